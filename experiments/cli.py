@@ -202,7 +202,7 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_completion_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=SHELLS, help="whose script")
+    parser.add_argument("shell", choices=SHELLS, help="shell that will use the script")
 
 
 def _show_required(parser: argparse.ArgumentParser, name: str, options: type, *words: str) -> None:
@@ -222,7 +222,7 @@ _PLACES = (
 
 OTHERS: dict[str, tuple[str, tuple[str, ...], Callable[[argparse.ArgumentParser], None]]] = {
     "demo": (
-        "a small probing study of an embedded model and corpus (nothing is downloaded)",
+        "run a small probing study of an embedded model and corpus (nothing is downloaded)",
         ("demo",),
         _add_demo_options,
     ),
@@ -237,7 +237,7 @@ OTHERS: dict[str, tuple[str, tuple[str, ...], Callable[[argparse.ArgumentParser]
         _add_make_options,
     ),
     "report": (
-        "make the report of a finished run again, or compare several runs",
+        "remake the report of a finished run, or compare several runs",
         REPORTS,
         _add_report_options,
     ),

@@ -19,7 +19,7 @@ from .sites import Index, Site, SiteLike, Span, UnknownSite, expand
 
 
 class SiteNeverFired(LayerscopeError, RuntimeError):
-    """A site was asked for, a forward ran, and the site's module did not."""
+    """A forward ran, but the module of a requested site did not."""
 
 
 class Gradients(Mapping[str, Tensor]):
@@ -71,7 +71,7 @@ class Gradients(Mapping[str, Tensor]):
 
 
 class Activations(Mapping[str, Tensor]):
-    """What a capture holds: a mapping from site to tensor, with gradients beside it.
+    """Captured activations: a mapping from site to tensor, with gradients in ``grad``.
 
     ``acts[site]`` takes every spelling of a site (name, selection, pair). A site that fired in several forwards (as in
     `generate`) has one tensor a forward: ``acts.all(site)``.

@@ -42,11 +42,11 @@ __all__ = [
 
 
 class WrappedModel(LayerscopeError, ValueError):
-    """A wrapper around a model in which hooks would not run where the model runs; the message says what to give instead."""
+    """A wrapper inside which hooks would not run; the message says what to pass instead."""
 
 
 class UnknownArchitecture(LayerscopeError, LookupError):
-    """No anatomy is known for a model: only raw module paths can be used."""
+    """A model without a known anatomy, for which only raw module paths can be used."""
 
 
 def heads_of(site: Site, count: int) -> list[int]:

@@ -133,7 +133,7 @@ def mean(reference: Reference, per: str = "all") -> Edit:
 
 
 def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = None) -> Edit:
-    """Each text's value becomes that of a text drawn from the reference set, position by position.
+    """Replace each text's value by that of a randomly drawn reference text, position by position.
 
     The draw is a function of the seed and the texts, so that two sites of one forward draw the same. The text itself is never
     drawn for it, and a longer reference text that begins with its tokens only where all do; `hooks.reference.partners` also
@@ -152,7 +152,7 @@ def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = N
 
 
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
-    """The value that another run had: its `Activations` (the same site), or a tensor, position by position of the whole text.
+    """The value of another run: its `Activations` (at the same site), or a tensor, position by position of the whole text.
 
     Raises:
         EditError: in the forward, if the two runs differ in shape.
@@ -226,7 +226,7 @@ def constant(vector: Tensor) -> Edit:
 
 
 def turned(edit: Edit, seed: int = 0) -> Edit:
-    """As far as ``edit`` moves each token, but in a random direction: value + Q (edited - value), Q a random rotation.
+    """A random change of the same size as ``edit`` at each token: value + Q (edited - value), Q a random rotation.
 
     One rotation for all tokens, so that what the displacements have in common, they keep: the null for "would any change
     of this size have done it?". Q is drawn from the Haar measure on the site's last axis.

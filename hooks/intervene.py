@@ -42,7 +42,7 @@ _ENTERED: dict[str, intervene] = {}
 
 
 class NothingChanged(UserWarning):
-    """An edit ran and every value it gave was the value that was there."""
+    """An edit ran but changed no value."""
 
 
 class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)

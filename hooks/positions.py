@@ -28,7 +28,7 @@ class EditError(LayerscopeError, ValueError):
 
 
 class PositionsUnknown(EditError):
-    """A place, a mean per position or a store asked of a forward that does not tell where its tokens stand."""
+    """A forward does not reveal the positions of its tokens, but an edit, a mean per position or a store needs them."""
 
 
 def checked_positions(positions: Any) -> Positions:

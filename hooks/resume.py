@@ -38,10 +38,10 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Readout:
-    """What reads the residual stream in place of the model's own end, such as a probe.
+    """A readout of the residual stream that replaces the end of the model, such as a probe.
 
     Args:
-        layer: the block whose output is read; the blocks behind it are not run.
+        layer: the block whose output is read; later blocks are not run.
         of: from that output, or some of its positions, to logits.
     """
 

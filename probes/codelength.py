@@ -44,7 +44,7 @@ NATS = float(np.log(2))
 
 @dataclass(frozen=True)
 class CodeLength:
-    """What it costs to send one target's labels.
+    """The code length of one target's labels.
 
     Attributes:
         bits: L.

@@ -39,7 +39,7 @@ PROBES: dict[str, Callable[[int], LogisticProbe | LDAProbe | MeanDifferenceProbe
 
 @dataclass(frozen=True)
 class CrossTable:
-    """What `cross_table` found.
+    """The result of `cross_table`.
 
     Args:
         orders: for each ranking the neurons from the most to the least informative.

@@ -223,7 +223,7 @@ def erased(
     labels_test: Iterable[Hashable],
     l2: float = 1.0,
 ) -> dict[str, float]:
-    """The proof that a property is gone, and what is left.
+    """How much of a property is left after erasure, and how much the erasure changed.
 
     Returns:
         ``gap`` and ``gap_before``: largest distance between two class means over the root mean square of x - mean, on the

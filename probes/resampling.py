@@ -345,5 +345,5 @@ def few_clusters(n_clusters: int, what: str = "sentences") -> str | None:
     if n_clusters == 1:
         return f"one of {what}: no interval, and nothing can be tested"
     if n_clusters < WARNED:
-        return f"{n_clusters} {what}: 95% intervals cover skewed effects in about 90%"
+        return f"{n_clusters} {what}: if effects are skewed, 95% intervals cover the truth in only about 90% of cases"
     return None

@@ -130,6 +130,7 @@ def floor(results: Raw, g: Groups, about: str) -> None:
         true(int(g["of"]) == len(records), "of how many")
     else:
         true(needed is None, "none can")
+        true(int(g["all"]) == len(records), "of how many")
 
 
 PART = r"L\d+(?: MLP| attention|[HN]\d+| at position \d+)?"
@@ -199,32 +200,44 @@ def one_group(results: Raw, g: Groups, about: str) -> None:
     true(all(r["p"] is None for r in of_family(results, about)), "tested")
 
 
-SPAN = r"(?:95% <low> to <high>|no interval: one group)"
+SPAN = r"(?:95% CI <low> to <high>|no interval: one group)"
+DOUBTED = r"<doubt:, a difference that is not significant|>"
 SWEEP = [
     (rf"The clean <metric:\w+> is <value> <unit:[\w ]+?> \({SPAN}, n = <n>\)\.", clean),
-    (r"Too few prompts to test each of <of> [\w ]+\.", too_few),
+    (r"There are too few prompts to test <of> [\w ]+ one by one\.", too_few),
     (
-        r"With <n> (?:groups of )?prompts the smallest possible p is <p>: (?:no [\w ]+ can|unless <needed> of <of> [\w ]+ have it, "
-        r"none can) reach q < 0\.05\.",
+        r"With <n> (?:groups of )?prompts, the smallest possible p is <p>"
+        r"(?:, which is too large for q < 0\.05 even if all <all> \w+ reach it\.|"
+        r"\. For q < 0\.05, at least <needed> of <of> \w+ must reach it\.)",
         floor,
     ),
-    (r"<count> of <of> [\w ]+ at a false-discovery rate of 5%\.", passing),
-    (rf"The strongest are <list:{PART} \([^.]*(?:\.\d[^.]*)*>\.(?= |$)", strongest),
-    (r"Effects on [\w ]+ cannot be tested: there is one group of prompts\.", one_group),
     (
-        rf"The \w+ is <clean> \w+ on the clean prompts and <corrupted> on the corrupted ones; difference <gap> \({SPAN}, n = <n>\)\.",
+        r"(?:[\w-]+ ablation changes it|This changes the \w+) significantly \(FDR < 0\.05\) at <count> of <of> \w+\.",
+        passing,
+    ),
+    (rf"The largest effects are <list:{PART} \([^.]*(?:\.\d[^.]*)*>\.(?= |$)", strongest),
+    (r"Effects of \w+ cannot be tested, because all prompts belong to one group\.", one_group),
+    (
+        rf"The \w+ is <clean> \w+ on the clean prompts and <corrupted> on the corrupted ones, a difference of <gap> "
+        rf"\({SPAN}, n = <n>\)\.",
         runs,
     ),
-    (r"Denoising \(clean values in the corrupted run\):", nothing),
-    (r"Noising \(corrupted values in the clean run\):", nothing),
     (
-        r"\S+ is read with the highest accuracy at layer <layer> \(<accuracy>, 95% <low> to <high>; most frequent class "
-        r"<majority><doubt:, not significantly less|>\)\.",
+        r"Denoising puts clean values into the corrupted run, one \w+ at a time\.",
+        nothing,
+    ),
+    (
+        r"Noising puts corrupted values into the clean run, one \w+ at a time\.",
+        nothing,
+    ),
+    (
+        r"\S+ is decoded best at layer <layer>, with an accuracy of <accuracy> \(95% CI <low> to <high>; most frequent class "
+        rf"<majority>{DOUBTED}\)\.",
         read_at,
     ),
-    (r"Erasing it at one layer at a time \(n = <n>\):", erased),
+    (r"It was then erased at one layer at a time \(n = <n>\)\.", erased),
     (
-        r"At <count> of <of> significant layers the effect is larger than the mean effect of equally large random changes\.",
+        r"At <count> of <of> significant layers, the effect is larger than the mean effect of random changes of the same size\.",
         beyond_null,
     ),
 ]
@@ -249,19 +262,19 @@ def holm(results: Raw, about: str) -> float:
 
 
 def accuracy(results: Raw, g: Groups, about: str) -> None:
-    record = method(results, g["name"])
-    true(g["name"] == about, "method")
+    record = method(results, about)
     same(g["accuracy"], record["accuracy"])
     ends(g, record["accuracy_interval"])
     same(g["n"], record["n"])
     same(g["confidence"], record["confidence"])
     same(g["ece"], record["ece"])
     ends(g, record["ece_interval"], "elow", "ehigh")
+    same(g["chance"], record["ece_chance"])
 
 
 def verdict(results: Raw, g: Groups, about: str) -> None:
     record = method(results, about)
-    same(g["chance"], record["ece_chance"])
+    true(g["name"] == about, "method")
     p, over = holm(results, about), record["overconfidence_interval"]
     if g["p"]:
         same(g["p"], p)
@@ -272,7 +285,7 @@ def verdict(results: Raw, g: Groups, about: str) -> None:
     if p < LEVEL:
         side = "over" if over["low"] > 0 else "under" if over["high"] < 0 else "neither"
         true(side in words, "side")
-    if by := re.search(r"by (\d\.\d+)$", words):
+    if by := re.search(r"by (\d\.\d+)", words):
         same(by[1], abs(record["overconfidence"]))
 
 
@@ -309,24 +322,26 @@ def between_groups(results: Raw, g: Groups, about: str) -> None:
 
 CONFIDENCE = [
     (
-        r"<name:[\w ]+>: accuracy <accuracy> \((?:95% <low> to <high>, )?n = <n>\), mean confidence <confidence>; ECE <ece>"
-        r"(?: \(<elow> to <ehigh>\))?\.",
-        accuracy,
-    ),
-    (
-        r"A perfectly calibrated model with these confidences would show <chance> by chance \(p (?:= <p>|< 0\.001)\): "
-        r"<verdict:not significantly miscalibrated|significantly miscalibrated, (?:(?:over|under)confident by \d\.\d+|but on average "
-        r"neither significantly overconfident nor underconfident)>\.",
+        r"<name:[\w ]+>: <verdict:not significantly miscalibrated|significantly miscalibrated, (?:(?:over|under)confident by "
+        r"\d\.\d+|but on average neither significantly overconfident nor underconfident)> \(p (?:= <p>|< 0\.001)\)\.",
         verdict,
     ),
     (
-        r"Right answers are more confident than wrong ones in <auroc> of pairs(?: \(<low> to <high>\))?\.",
+        r"The accuracy is <accuracy> \((?:95% CI <low> to <high>, )?n = <n>\) and the mean confidence <confidence>\. The ECE is <ece>"
+        r"(?: \(<elow> to <ehigh>\))?; a perfectly calibrated model with these confidences would have <chance> by chance\.",
+        accuracy,
+    ),
+    (
+        r"A right answer is more confident than a wrong one in <auroc> of pairs(?: \(<low> to <high>\))?\.",
         ranked,
     ),
-    (r"[\w ]+: <answered> of <n> answers gave a confidence: too few to measure\.", unmeasured),
+    (
+        r"[\w ]+: only <answered> of <n> answers gave a confidence, too few to measure\.",
+        unmeasured,
+    ),
     (r"<silent> of <n> answers gave no confidence\.", unanswered),
     (
-        r"\w+: <count> of <of> differences between groups are significant \(Holm\)\.",
+        r"\w+: significant differences between groups \(Holm\): <count> of <of>\.",
         between_groups,
     ),
 ]
@@ -360,11 +375,14 @@ def matter(results: Raw, g: Groups, about: str) -> None:
 ASK = [
     *CONFIDENCE,
     (
-        r"named words: removing them lowers the answer by <effect> \w+ \((?:95% <low> to <high>; )?<n> of <of> prompts\), removing as "
-        r"many random words by <random>: a difference of <over> \(<olow> to <ohigh>, p = <p>\)\.",
+        r"named words: removing them lowers the answer by <effect> \w+ \((?:95% CI <low> to <high>; )?<n> of <of> prompts\)\. Removing "
+        r"as many random words lowers it by <random>, a difference of <over> \(<olow> to <ohigh>, p = <p>\)\.",
         named_words,
     ),
-    (r"The words that it names <no:do not |>matter significantly more than random ones\.", matter),
+    (
+        r"The words that the model names <no:do not |>matter significantly more than random words\.",
+        matter,
+    ),
 ]
 
 # -- attention
@@ -410,26 +428,26 @@ def uniform_heads(results: Raw, g: Groups, about: str) -> None:
 
 ATTEND = [
     (
-        r"<count> of <of> heads have a named role here\. <sinks> give at least half of their attention to the first token; the mean "
-        r"normalised entropy is <entropy> \(1 is uniform attention\)\.",
+        r"Heads with a named role: <count> of <of>\. Heads that give at least half of their attention to the first token: <sinks>\. "
+        r"The mean normalised entropy is <entropy>, where 1 is uniform attention\.",
         head_roles,
     ),
     (
-        r"The strongest <role:induction|duplicate> head is <head:L\d+H\d+> \(<score> on repeated random tokens\)\.",
+        r"The strongest <role:induction|duplicate> head is <head:L\d+H\d+>, with <score> on repeated random tokens\.",
         strongest_head,
     ),
     (
-        r"Weight is not contribution: <head:L\d+H\d+> gives <weight> of its attention to the first token, which makes up <share> of "
-        r"what the attended values add\.",
+        r"Attention is not contribution: <head:L\d+H\d+> gives <weight> of its attention to the first token, but only <share> of the "
+        r"attended values' norm comes from there\.",
         parked,
     ),
     (
-        r"The rank correlation of a head's confidence with the size of its effect on the \w+ is <rho> over <n> heads\. <sharp> of the "
-        r"most confident quarter have no significant effect; <diffuse> of the least confident quarter have one\.",
+        r"The rank correlation between a head's confidence and the size of its effect on the \w+ is <rho> \(<n> heads\)\. In the most "
+        r"confident quarter, heads without a significant effect: <sharp>\. In the least confident quarter, heads with one: <diffuse>\.",
         apart,
     ),
     (
-        r"Of <of> heads these attend uniformly \(entropy 0\.95 or more\): <steps:\d+ at step \d+(?:, \d+ at step \d+)*>\.",
+        r"Heads that attend uniformly \(entropy 0\.95 or more\), of <of>: <steps:\d+ at step \d+(?:, \d+ at step \d+)*>\.",
         uniform_heads,
     ),
 ]
@@ -443,7 +461,7 @@ def largest_scores(results: Raw, g: Groups, about: str) -> None:
     for record in of_method:
         order = sorted(range(len(record["units"])), key=lambda i: -abs(record["scores"][i]))[:3]
         names = [record["units"][i] for i in order]
-        is_named = record["target"].lower() == g["target"].lower()
+        is_named = record["target"] == g["target"]
         if is_named and names == [name for name, _ in shown]:
             same(g["value"], record["value"])
             true(g["unit"] == record["unit"], "unit")
@@ -467,20 +485,20 @@ def costs(results: Raw, g: Groups, about: str) -> None:
     true(g["unit"] == results["records"][0]["unit"], "unit")
     same(g["random"], average)
     same(g["highest"], highest)
-    true(int(g["of"]) == len(means), "methods")
+    true(int(g["of"]) == int(g["methods"]) == len(means), "methods")
     true(int(g["above"]) == sum(value > average for value in means.values()), "above")
     true(int(g["beyond"]) == sum(value > highest for value in means.values()), "beyond")
 
 
 ATTRIBUTE = [
     (
-        r"<target:.+?> is <value> <unit:\w+>; the largest scores by <method:[\w-]+> are <list:.*\)>\.",
+        r"The <target:.+?> is <value> <unit:\w+>\. The largest scores by <method:[\w-]+> are <list:.*\)>\.",
         largest_scores,
     ),
     (
-        r"Of the words that a method ranks highest, removing those of <method:[\w-]+> costs most: <cost> <unit:\w+>, mean over texts and "
-        r"shares\. Random words cost <random>, their costliest draws <highest>: <above> of <of> methods cost more than the former, "
-        r"<beyond> more than the latter\.",
+        r"Removing the words that <method:[\w-]+> ranks highest costs <cost> <unit:\w+> \(mean over texts and shares of words\), the most "
+        r"of <methods> methods?\. Removing random words costs <random> on average and <highest> in the costliest draws\. The average is "
+        r"exceeded by <above> of <of>, the costliest draws by <beyond>\.",
         costs,
     ),
 ]
@@ -502,7 +520,7 @@ def stored(results: Raw, g: Groups, about: str) -> None:
 
 CAPTURE = [
     (
-        r"<rows> \w+s of <texts> texts at <sites> sites: <size> <unit:B|KiB|MiB|GiB> in \S+\. The largest value is <largest>, at "
+        r"\S+ holds <rows> \w+s of <texts> texts at <sites> sites \(<size> <unit:B|KiB|MiB|GiB>\)\. The largest value is <largest>, at "
         r"<site:\S+>\.",
         stored,
     )
@@ -519,7 +537,7 @@ def examined(results: Raw, g: Groups, about: str) -> None:
     true(int(g["findings"]) == len(records), "findings")
     for name in ("OK", "UNSUPPORTED"):
         true(int(g[name]) == sum(r["status"] == name for r in records), name)
-    true(("nothing" in g["wrong"]) == all(r["status"] != "WRONG" for r in records), "wrong")
+    true(("Nothing" in g["wrong"]) == all(r["status"] != "WRONG" for r in records), "wrong")
     for record in records:
         measured, bound = record["measured"], record["bound"]
         if record["status"] != "OK" or measured is None or bound is None:
@@ -530,8 +548,8 @@ def examined(results: Raw, g: Groups, about: str) -> None:
 
 DOCTOR = [
     (
-        r"<checks> checks, <findings> findings: <OK> OK, within their bounds; <UNSUPPORTED> UNSUPPORTED, not to be had or not to be "
-        r"checked here; <wrong:nothing is WRONG|WRONG: .*>\.",
+        r"<checks> checks gave <findings> findings: <OK> are OK \(within their bounds\) and <UNSUPPORTED> are UNSUPPORTED \(not "
+        r"available or not checkable on this model\)\. <wrong:Nothing is WRONG|WRONG: .*>\.",
         examined,
     )
 ]
@@ -580,19 +598,18 @@ def next_token(results: Raw, g: Groups, about: str) -> None:
 
 GEOMETRY = [
     (
-        r"The intrinsic dimension goes from <first> at the embedding to <last> at the end, largest at <widest:\S+> \(<dimension>\)\. "
-        r"Directions are least evenly spread at <narrowest:\S+>: two words' mean cosine is <cosine>, <centred> once the mean is taken "
-        r"away\.",
+        r"The intrinsic dimension is <first> at the first site and <last> at the last, with a maximum of <dimension> at <widest:\S+>\. "
+        r"Anisotropy is highest at <narrowest:\S+>: two words have a mean cosine of <cosine> there, and of <centred> after centring\.",
         space,
     ),
     (
-        r"Nearest neighbours from other sentences tell \S+ with the highest accuracy at <site:\S+>: <accuracy> \(95% <low> to <high>; "
-        r"most frequent class <majority><doubt:, not significantly less|>\), <maps:.* map>\.",
+        r"Nearest neighbours from other sentences predict \S+ best at <site:\S+>, with an accuracy of <accuracy> \(95% CI <low> to "
+        rf"<high>; most frequent class <majority>{DOUBTED}\)\. The accuracy is <maps:.* map>\.",
         neighbours,
     ),
     (
-        r"The model ranks the next token first in <top1> of places; half of that is reached at layer <layer:\w+>, where its mean log2 p "
-        r"is <log2p> \(at the end <end>\)\.",
+        r"The model predicts the next token correctly at <top1> of positions\. Half of that is reached at layer <layer:\w+>, where the "
+        r"token's mean log2 probability is <log2p> \(<end> at the last layer\)\.",
         next_token,
     ),
 ]
@@ -675,26 +692,26 @@ def compositions(results: Raw, g: Groups, about: str) -> None:
 
 LENS = [
     (
-        r"<kind:[\w-]+>: half-way, at layer <middle:\w+>, the reading is <kl_middle> bits a token(?: \(95% <low> to <high>\))? from the "
-        r"model's own prediction and its likeliest token agrees for <agree_middle> of tokens; at layer <last:\w+> <kl_last> bits and "
-        r"<agree_last>\.",
+        r"<kind:[\w-]+>: halfway through, at layer <middle:\w+>, the lens has the model's own top token for <agree_middle> of tokens, and "
+        r"its predictions differ from the model's by <kl_middle> bits per token(?: \(95% CI <low> to <high>\))?\. At layer <last:\w+>, "
+        r"the figures are <agree_last> and <kl_last> bits\.",
         half_way,
     ),
     (
-        r"text <text>: the model predicts <answer:'.*?'>; under the <kind:[\w-]+> lens that is the likeliest token from layer "
-        r"<layer:\w+> on\.",
+        r"text <text>: the model predicts <answer:'.*?'>, which is the top token of the <kind:[\w-]+> lens from layer <layer:\w+> on\.",
         likeliest,
     ),
     (
-        r"text <text>: the logit of <target:'.*?'>(?: over '.*?')? is <logit>; the largest direct contributions are <list:.*\)>\.",
+        r"text <text>: the logit of <target:'.*?'>(?: minus that of '.*?')? is <logit>\. The largest direct contributions are "
+        r"<list:.*\)>\.",
         direct,
     ),
     (
-        r"by their weights the heads that copy tokens most are <list:.*?\)> \(eigenvalue share of OV; 1: only copies\)\.",
+        r"The heads whose weights copy tokens most are <list:.*?\)>; 1 is pure copying \(eigenvalues of OV\)\.",
         copies,
     ),
     (
-        r"strongest composition: <list:.*?>; unrelated matrices give about <baseline>\.",
+        r"The strongest compositions are <list:.*?>; unrelated matrices give about <baseline>\.",
         compositions,
     ),
 ]
@@ -727,7 +744,8 @@ def one_neuron(results: Raw, g: Groups, about: str) -> None:
 
 
 def taken_out(results: Raw, g: Groups, about: str) -> None:
-    sets = [r for r in results["records"] if r["component"] == "sets" and r["value"] == g["value"]]
+    value = g["value"].lower()
+    sets = [r for r in results["records"] if r["component"] == "sets" and r["value"] == value]
     count = sum(r["q"] is not None and r["q"] < LEVEL and r["null_p"] <= LEVEL for r in sets)
     true(int(g["count"]) == count, "sets")
     true(int(g["of"]) == len(sets), "of sets")
@@ -740,13 +758,15 @@ def taken_out(results: Raw, g: Groups, about: str) -> None:
 
 NEURONS = [
     (
-        r"\S+ is read from one neuron with the highest accuracy at <site:\S+?>\[<neuron:\d+>\] \(<ranking:\w+>\): <accuracy> \(95% <low> "
-        r"to <high>; one at random <random>, all <width> <whole>, most frequent class <majority><doubt:, not significantly less|>\)\.",
+        r"\S+: the best single neuron is <site:\S+?>\[<neuron:\d+>\] \(ranked by <ranking:\w+>\), with an accuracy of <accuracy> \(95% CI "
+        rf"<low> to <high>; most frequent class <majority>{DOUBTED}\)\. A random neuron reaches <random>, and all <width> together "
+        r"<whole>\.",
         one_neuron,
     ),
     (
-        r"Taken out \(<value:\w+>\), <count> of <of> sets change the \w+ at a false-discovery rate of 5% and more than random sets do "
-        r"\(n = <n>\); most beyond random: the first <k> by <ranking:\w+> at <site:\S+>, <effect> [\w ]+ \(random <low> to <high>\)\.",
+        r"<value:\w+> ablation changes the \w+ significantly \(FDR < 0\.05\) and more than random sets do for <count> of <of> sets of "
+        r"neurons \(n = <n>\)\. The set furthest beyond random is the first <k> by <ranking:\w+> at <site:\S+>: <effect> [\w ]+ "
+        r"\(random sets <low> to <high>\)\.",
         taken_out,
     ),
 ]
@@ -762,17 +782,22 @@ def decodable(results: Raw, g: Groups, about: str) -> None:
     records = [r for r in results["records"] if r["property"] == about]
     top = max(records, key=lambda r: r["score"])
     true(g["metric"] == {"r2": "R2"}.get(top["metric"], top["metric"]), "metric")
+    true(g["first_layer"] == place_of(records[0]), "first layer")
     same(g["first"], records[0]["score"])
     same(g["best"], top["score"])
     ends(g, top["score_interval"])
-    true(g["last_layer"] == label(records[-1]), "last layer")
+    true(g["last_layer"] == place_of(records[-1]), "last layer")
     same(g["last"], records[-1]["score"])
     names = [label(r) for r in records]
     shown: set[str] = set()
-    for part in g["layers"].split(", "):
+    for part in (g["layers"] or "emb").split(", "):
         first, _, last = part.partition("–")
         shown |= set(names[names.index(first) : names.index(last or first) + 1])
     true(shown == {label(r) for r in records if r["best"]}, "best layers")
+
+
+def place_of(record: Raw) -> str:
+    return "the embeddings" if record["layer"] < 0 else f"layer {record['layer']}"
 
 
 def top_of(results: Raw, about: str) -> Raw:
@@ -853,35 +878,36 @@ def over_seeds(results: Raw, g: Groups, about: str) -> None:
 
 PROBE = [
     (
-        r"\S+: linear probes reach <metric:accuracy|R2> <first> on the embeddings and are best at layers? <layers:[\w–, ]+?> \(<best>(?:, "
-        r"95% <low> to <high>)?\); layer <last_layer:\w+>, the last that was read, has <last>\.",
+        r"\S+: the <metric:accuracy|R2> of linear probes is highest at (?:the embeddings|layers? <layers:[\w–, ]+?>) \(<best>(?:, "
+        r"95% CI <low> to <high>)?\)\. It is <first> at <first_layer:the embeddings|layer \d+>, the first that was read, and <last> at "
+        r"<last_layer:the embeddings|layer \d+>, the last\.",
         decodable,
     ),
     (
-        r"That is not significantly above (?:the most frequent class|a constant guess) \(<value>\)\.",
+        r"The highest is not significantly above (?:the most frequent class|a constant guess) \(<value>\)\.",
         not_above,
     ),
-    (r"The most frequent (?:label|value) of each word type gives <value>\.", of_types),
-    (r"That of each distance between the two words gives <value>\.", of_distances),
+    (r"Guessing each word type's most frequent (?:label|value) gives <value>\.", of_types),
+    (r"Guessing from the distance between the two words gives <value>\.", of_distances),
     (
-        r"Selectivity there is <value>(?:, 95% <low> to <high>)? \(the control task reaches <control>\)\.",
+        r"Selectivity at the best layer is <value>(?:, 95% CI <low> to <high>)?; the control task reaches <control>\.",
         selective,
     ),
     (r"The same layer of a random-weight model gives <value>\.", untrained),
     (
-        r"\S+: a probe that may read all layers has its centre of gravity at layer <centre> \(the embedding layer is -1\); what further "
-        r"layers add \(<more> in all\) comes at layer <layer> on average(?:, 95% <low> to <high>)?\.",
+        r"\S+: a probe that reads all layers has its centre of gravity at layer <centre> \(the embedding layer is -1\)\. Blocks add "
+        r"<more> to the embedding layer's score, on average at layer <layer>(?:, 95% CI <low> to <high>)?\.",
         mixed,
     ),
     (
-        r"tree: structural probes of rank <rank> recover <uuas> of the undirected edges(?:, 95% <low> to <high>,)? at the best of <of> "
-        r"layers, <layer:\w+> \(embeddings <embeddings>, words chained in a row <chain>, the same layer of a random-weight model "
-        r"<random>\); the root there is right in <root> of the sentences\.",
+        r"tree: structural probes of rank <rank> work best at layer <layer:\w+> of <of>, where they recover <uuas> of the undirected "
+        r"edges(?: \(95% CI <low> to <high>\))?\. The first layer read gives <embeddings>, and linking each word to the next gives "
+        r"<chain>\. The same layer of a random-weight model gives <random>\. The root is found in <root> of the sentences\.",
         of_trees,
     ),
     (
-        r"\S+: over <count> seeds the best layer is <layers:[\w, ]+>; at this run's best the score is <mean> on average, with a standard "
-        r"deviation of <sd>\.",
+        r"\S+: the best layers of <count> seeds are <layers:[\w, ]+>\. At this run's best layer, the mean score is <mean> \(standard "
+        r"deviation <sd>\)\.",
         over_seeds,
     ),
 ]
@@ -901,8 +927,8 @@ def pruned(results: Raw, g: Groups, about: str) -> None:
 
 PRUNE = [
     (
-        r"[Ww]ith <heads> of <of> heads a layer the \w+ goes from <before> to <after> [\w ]+ \(with heads drawn at random <random>\), "
-        r"<gone> of the parameters are gone[;.]",
+        r"With <heads> of <of> heads per layer, the \w+ changes from <before> to <after> [\w ]+ \(<random> with random heads\), and "
+        r"the model has <gone> fewer parameters\.",
         pruned,
     )
 ]
@@ -938,15 +964,15 @@ def another_class(results: Raw, g: Groups, about: str) -> None:
 
 SWAP = [
     (
-        r"Swapping \w+ from a to b moves <what:.+?> by <effect> \w+ on average \(n = <n>(?:, 95% <low> to <high>)?, p <p>\), and "
-        r"by <size> in either direction\.",
+        r"Swapping \w+ from a to b changes <what:.+?> by <effect> \w+ on average \(n = <n>(?:, 95% CI <low> to <high>)?, p = <p>\)\. "
+        r"The mean size of the change is <size>\.",
         swapped,
     ),
     (
-        r"Random swaps of as many words move it by <random> \(difference <beyond>, p <p>\)\.",
+        r"With random swaps of as many words it is <random> \(difference <beyond>, p = <p>\)\.",
         against_random,
     ),
-    (r"<share> of the texts get another class\.", another_class),
+    (r"The predicted class changes in <share> of the texts\.", another_class),
 ]
 
 _CLAIMS: dict[str, list[tuple[str, Check]]] = {

@@ -149,7 +149,7 @@ def _of_tokens(
 
     notes = units.notes
     if mask is not None and len(parts) > 1:
-        sentence = "an answer of several tokens is a pseudo-log-likelihood: each token read with the others there"
+        sentence = "an answer of several tokens is scored by its pseudo-log-likelihood: each token is predicted with the others in place"
         notes = (*notes, Note(kind="info", text=sentence))
     answers = f"{target.answer!r} against {target.wrong!r}" if has_wrong else repr(target.answer)
     name = f"{_spaced(measure)} of {answers}"
@@ -382,7 +382,7 @@ def _of_labels(
     if target.answer is None:
         predicted = int(clean_logits(question, part).argmax())
         chosen = [predicted]
-        name = f"{_spaced(measure)} of {labels[predicted]!r}, the predicted class"
+        name = f"{_spaced(measure)} of {labels[predicted]!r} (the predicted class)"
     else:
         answers = (target.answer, target.wrong)
         chosen = [_label(answer, labels) for answer in answers if answer is not None]

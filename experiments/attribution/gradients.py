@@ -210,9 +210,7 @@ def with_figures(
     all_figures: dict[str, Any] = {**figures}
     if options.site is not None:
         all_figures["site"] = str(options.site)
-        text = (
-            f"{figures['outside']:+.3g} of the value goes to positions of no unit (specials, BOS)"
-        )
+        text = f"{figures['outside']:+.3g} of the value is attributed to positions outside all units (special tokens, BOS)"
         notes = (*notes, Note(kind="info", text=text))
     return Found(
         scored.scores,
@@ -233,7 +231,7 @@ def saliency(scorer: Scorer, options: Options) -> Found:
         return slopes[0].abs(), {}
 
     scored, figures = each_part(scorer, options, method)
-    note = Note(kind="info", text="saliency has no sign")
+    note = Note(kind="info", text="saliency scores have no sign")
     return with_figures(scored, figures, options, (note,))
 
 
@@ -379,7 +377,7 @@ def complete(
     """
     # Relative to what is to be explained: a gap of nothing to explain is no error.
     share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
-    notes = [Note(kind="info", text=f"{way}: completeness gap {share:.2%} of the change")]
+    notes = [Note(kind="info", text=f"{way}; the completeness gap is {share:.2%} of the change")]
     if share > GAP:
         notes.append(
             Note(kind="warning", text=f"NOT COMPLETE: the gap is above {GAP:.0%}: {advice}")

@@ -87,7 +87,7 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
         "columns": labels,
         "whole": whole,
     }
-    note = f"replaced ({options.value}) at every unit at once, {options.site} takes {whole['all']:+.4g} of the value with it"
+    note = f"replacing {options.site} at all units at once ({options.value}) removes {whole['all']:+.4g} of the value"
     return Found(
         mean[:n_units, 0],
         value,

@@ -257,11 +257,11 @@ def leverage(game: Game, options: Options) -> Found:
         "asked_error": wanted,
     }
     text = (
-        f"{len(sample.masks)} changed texts: the largest standard error is {estimate.share:.1%} of the largest score; a "
-        f"surrogate predicts {estimate.explained:.0%} of the variance of texts that it has not seen"
+        f"with {len(sample.masks)} changed texts, the largest standard error is {estimate.share:.1%} of the largest score; a "
+        f"surrogate predicts {estimate.explained:.0%} of the variance of unseen texts"
     )
     notes = [Note(kind="info", text=text)]
     if wanted and estimate.share > wanted:
-        short = f"the asked standard error of {wanted:.1%} was not reached in {len(sample.masks)} texts: give more --samples"
+        short = f"the requested standard error of {wanted:.1%} was not reached with {len(sample.masks)} texts: give more --samples"
         notes.append(Note(kind="warning", text=short))
     return Found(scores, value, errors, empty, notes=tuple(notes), more=figures)

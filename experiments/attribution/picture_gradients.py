@@ -81,7 +81,7 @@ def picture_gradients(name: str, scorer: Scorer, options: Options) -> Found:
         scores += _shares(part, picture, slopes, ways, end.embeds - start.embeds, False)
         baseline += first
     if name == "saliency":
-        return Found(scores, value, notes=(Note(kind="info", text="saliency has no sign"),))
+        return Found(scores, value, notes=(Note(kind="info", text="saliency scores have no sign"),))
     if name == "grad-input":
         return Found(scores, value)
     outside = value - baseline - float(scores.sum())
@@ -93,7 +93,7 @@ def _found_of_path(
 ) -> Found:
     """Integrated gradients with what they miss of the change."""
     share = abs(gap) / max(abs(value - baseline), 1e-12)
-    text = f"from a grey picture and the mean embedding in {steps} steps: completeness gap {share:.2%} of the change"
+    text = f"integrated from a grey picture and the mean embedding in {steps} steps; the completeness gap is {share:.2%} of the change"
     notes = [Note(kind="info", text=text)]
     if share > GAP:
         why = "cells that meet in the processed pixels, or too few steps"

@@ -328,14 +328,16 @@ def _conservation_note(value: float, sums: dict[str, float], takers: list[str]) 
     total, *of_blocks = sums.values()
     # Biases take relevance that no input gave; without them all of it must arrive.
     share = abs(value - total) / max(abs(value), 1e-12)
-    text = f"relevance sums to {total:+.4g} of {value:+.4g} at the input: {share:.1%} "
+    text = f"relevance at the input sums to {total:+.4g} of {value:+.4g}; {share:.1%} "
     is_lost = share > LOST and not takers
     if is_lost:
-        text = f"NOT CONSERVED: {text}is lost and there are no biases to take it: the model has a layer without a rule here"
+        text = f"NOT CONSERVED: {text}is lost without biases to absorb it, so the model has a layer that no rule covers"
     else:
-        text += f"went to {' and '.join(takers) or 'rounding and soft caps'}"
+        text += f"is absorbed by {' and '.join(takers) or 'rounding and soft caps'}"
     by_block = ", ".join(f"{block:+.4g}" for block in of_blocks)
-    return Note(kind="warning" if is_lost else "info", text=f"{text}; by block {by_block}")
+    return Note(
+        kind="warning" if is_lost else "info", text=f"{text}. The sums by block are {by_block}"
+    )
 
 
 def _layer(name: str) -> int:
@@ -371,5 +373,5 @@ def chefer(scorer: Scorer, options: Options) -> Found:
         answer_at = len(part.ids) - 1 if question.subject.causal else 0
         row = rollout[list(part.reads) or [answer_at]].sum(0)
         scores += [float(row[list(places)].sum()) for places in part.tokens]
-    text = "chefer has no sign: how much is read from each unit, not for or against"
+    text = "chefer scores have no sign: they measure how much is read from each unit, not its direction"
     return Found(scores, value, notes=(Note(kind="info", text=text),))

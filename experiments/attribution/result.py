@@ -49,7 +49,7 @@ def largest_share(
 
 @dataclass(frozen=True)
 class Attribution:
-    """Which units of a text made a model give a number.
+    """The contribution of each unit of a text to a number that a model gives.
 
     Args:
         method: the method's name.

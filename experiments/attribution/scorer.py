@@ -236,7 +236,7 @@ class Scorer:
         values = self._of(torch.stack(states), present, part)
         if not self._checked and not self._agrees(rows, values, part):
             self._share = False
-            text = "with its cache this model gives other numbers: no beginnings are shared"
+            text = "this model's outputs change when its cache is used, so shared beginnings are computed again"
             self.notes.append(Note(kind="info", text=text))
             return None
         self._checked = True

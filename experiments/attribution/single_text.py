@@ -33,7 +33,7 @@ def attribute(
     batch_tokens: int = 2048,
     **settings: Any,
 ) -> Attribution:
-    """How much each word, token or span of a text adds to what the model says.
+    """The contribution of each word, token or span of a text to the model's answer.
 
     Args:
         subject: a causal or masked language model, a classifier of texts, or any model whose saved probe the target names.

@@ -108,11 +108,11 @@ def lime(game: Game, options: Options) -> Found:
             f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)"
         )
     texts.append(
-        f"{n} changed texts: the largest standard error is {line.share:.1%} of the largest score"
+        f"with {n} changed texts, the largest standard error is {line.share:.1%} of the largest score"
     )
     notes = [Note(kind="info", text=text) for text in texts]
     if line.share > asked > 0:
-        short = f"the asked standard error of {asked:.1%} was not reached in {n} texts: give more --samples"
+        short = f"the requested standard error of {asked:.1%} was not reached with {n} texts: give more --samples"
         notes.append(Note(kind="warning", text=short))
     figures = {"removal": game.removal, "samples": n, "r2": r2, "error": line.share}
     return Found(scores, game.value, spread, notes=tuple(notes), more=figures)

@@ -152,9 +152,13 @@ def _joined(
         raise AttributionError(f"expected a text with a {level}, got {text[:40]!r}")
     n_outside = len(free) - sum(map(len, tokens))
     sentences = [
-        (n_joined, "info", f"{level}s share a token with the one before and are one unit with it"),
-        (n_lost, "dropped", f"{level}s have no token and no score"),
-        (n_outside, "info", f"tokens belong to no {level} (white space) and stay as they are"),
+        (
+            n_joined,
+            "info",
+            f"{level}s share a token with the previous {level} and are merged with it",
+        ),
+        (n_lost, "dropped", f"{level}s have no token and therefore no score"),
+        (n_outside, "info", f"tokens (white space) belong to no {level} and are left unchanged"),
     ]
     notes = [Note(kind=kind, text=f"{n} {sentence}") for n, kind, sentence in sentences if n]
     return Units(

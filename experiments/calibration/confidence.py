@@ -1,7 +1,7 @@
 """A confidence measured against correctness: what ``calibrate`` and ``ask --confidence`` do.
 
 Predictions come from a file, or are made here: a language model's own token probabilities on questions with choices, on
-prompts with a right and a wrong answer, on minimal pairs, or of the next token of prompts. With validation rows each
+prompts with a right and a wrong answer, on minimal pairs, or of the next token of prompts or plain texts. With validation rows each
 scaling of `probes.scaling` is fitted on them, and judged on the others. With ``--confidence`` the model also says how sure
 it is of the same answers.
 """
@@ -9,7 +9,7 @@ it is of the same answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ from ..metrics.usable import check_share, unusable_notes, usable
 from ..report.schema import Finding, Note
 from ..runs.execute import Cost, DataFile, Inputs, Load, Run
 from ..subject import Subject
+from ..subject.word_spans import Encoded
 from ..sweep.effects import clusters_of, group_notes
 from ..sweep.sweep import chunks, clean_values
 from .asked import ASKED, Answer, Asking
@@ -35,6 +36,7 @@ from .labelled import (
     read_labelled_texts,
     with_known_labels,
 )
+from .next_tokens import encoded_texts, followed, next_tokens
 from .options import SOURCES, ConfidenceOptions
 from .predictions import (
     PredictionError,
@@ -74,6 +76,7 @@ class ConfidenceInputs(Inputs):
         source: the option that names the file.
         predictions: of the file and of the validation file, where they are predictions.
         labelled: texts of both files, where a classifier is asked.
+        texts: whose next tokens a language model predicts.
         questions: of both files, where a model is asked.
         templates: the wording of what it is asked.
         dropped: what was left out of the files.
@@ -86,6 +89,7 @@ class ConfidenceInputs(Inputs):
     questions: list[list[Question]]
     templates: Templates
     dropped: list[Note]
+    texts: list[Encoded] = field(default_factory=list)
 
     @property
     def is_open(self) -> bool:
@@ -100,6 +104,11 @@ class ConfidenceInputs(Inputs):
         elif self.labelled:
             clusters = clusters_of(self.labelled[0].texts)
             marked = np.array(self.labelled[0].validation)
+        elif self.texts:
+            clusters = np.concatenate(
+                [np.full(len(followed(text)), number) for number, text in enumerate(self.texts)]
+            )
+            marked = np.zeros(len(clusters), bool)
         else:
             clusters = clusters_of(self.questions[0])
             marked = np.zeros(len(clusters), bool)
@@ -124,7 +133,7 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     """
     # The options first, then the files, then the model: a mistake costs no time that was not needed to find it.
     source = _checked(options)
-    paths = [options.source]
+    paths = [] if source == "text" else [options.source]
     if options.validation:
         paths.append(options.validation)
     predictions: list[Predictions] = []
@@ -138,7 +147,7 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     elif source == "labelled":
         for path, left_out in zip(paths, unusable, strict=True):
             labelled.append(read_labelled_texts(path, options.limit, by, left_out))
-    else:
+    elif source != "text":
         for path, left_out in zip(paths, unusable, strict=True):
             questions.append(_read(options, source, path, left_out))
     # A file of which too much is left out is refused before the model is loaded, and again with what it cannot read.
@@ -158,6 +167,9 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
             _measurable(subject, rows, templates, options, left_out)
             for rows, left_out in zip(questions, unusable, strict=False)
         ]
+    texts: list[Encoded] = []
+    if source == "text" and subject is not None:
+        texts = encoded_texts(subject, getattr(options, "text", ())[: options.limit])
     notes: list[Note] = []
     for rows, left_out in zip(predictions or labelled or questions, unusable, strict=True):
         check_share(left_out, len(rows) + len(left_out), options.skip)
@@ -171,6 +183,7 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
         questions=questions,
         templates=templates,
         dropped=notes,
+        texts=texts,
     )
     files = zip((source, "validation"), paths, predictions or labelled or questions, strict=False)
     inputs.data = [DataFile.of(name, path, len(rows)) for name, path, rows in files]
@@ -223,6 +236,11 @@ def cost(inputs: ConfidenceInputs) -> Cost:
         return Cost(f"{n:,} rows; confidences: the probabilities of the file")
     if inputs.labelled:
         return Cost(f"{n:,} texts; confidences: the classifier's probabilities")
+    if inputs.texts:
+        n_tokens = sum(len(followed(text)) for text in inputs.texts)
+        return Cost(
+            f"{n_tokens:,} tokens of {len(inputs.texts):,} texts; confidence: the most probable next token"
+        )
     ways = ", ".join(("token probabilities", *inputs.options.confidence))
     return Cost(f"{n:,} rows; confidences: {ways}")
 
@@ -261,7 +279,12 @@ def measure(inputs: ConfidenceInputs, run: Run) -> dict[str, Any]:
     Writes ``predictions.npz`` and the scalings that were fitted, ``scalings/NAME.safetensors``, to the run's folder.
     """
     options = inputs.options
-    measurement = _next_token(inputs) if inputs.is_open else _of_distributions(inputs, run)
+    if inputs.texts:
+        measurement = _of_texts(inputs)
+    elif inputs.is_open:
+        measurement = _next_token(inputs)
+    else:
+        measurement = _of_distributions(inputs, run)
     fields = measurement.fields(inputs.source, options.bins, options.seed)
     fields["notes"] = [*inputs.dropped, *fields["notes"]]
     if not getattr(options, "group_by", ()) or measurement.test is None:
@@ -318,7 +341,7 @@ def _checked(options: ConfidenceOptions) -> str:
         QuestionError: none or several, a model missing or too much, an option that has nothing to act on.
     """
     sources = [name for name in SOURCES if hasattr(options, name)]
-    given = [name for name in sources if getattr(options, name) is not None]
+    given = [name for name in sources if getattr(options, name) not in (None, ())]
     if len(given) != 1:
         raise QuestionError(
             f"expected one of --{', --'.join(sources)}, got {', '.join(given) or 'none'}"
@@ -329,10 +352,15 @@ def _checked(options: ConfidenceOptions) -> str:
         raise QuestionError("--confidence: expected a model to ask, not predictions from a file")
     if is_of_file != (options.model is None):
         raise QuestionError(
-            "expected --model for labelled texts, questions, prompts and pairs, and none for --predictions"
+            "expected --model for labelled texts, texts, questions, prompts and pairs, and none for --predictions"
         )
     if options.confidence and source == "labelled":
         raise QuestionError("--confidence: expected a language model to ask, not a classifier")
+    if source == "text" and (options.confidence or options.validation or options.split):
+        raise QuestionError(
+            "--confidence, --validation and --split need answers to choose from: expected --questions, --prompts or --pairs in "
+            "place of --text"
+        )
     # The options of `ask --confidence` know neither of these two.
     by, positive = getattr(options, "group_by", ()), getattr(options, "positive", None)
     if by and source not in ("predictions", "labelled"):
@@ -345,7 +373,8 @@ def _checked(options: ConfidenceOptions) -> str:
         )
     if options.validation is not None and options.split:
         raise QuestionError("expected one of --validation FILE and --split SHARE")
-    for path in (options.source, options.validation):
+    files = [options.validation] if source == "text" else [options.source, options.validation]
+    for path in files:
         if path is not None and not path.is_file():
             raise QuestionError(f"{path}: expected a file, there is none")
     return source
@@ -399,7 +428,7 @@ def _class_predictions(
         return class_probabilities(subject, labelled.texts, options.batch_tokens).tolist()
 
     if count := n_cut(subject, labelled.texts):
-        text = f"{count} texts are longer than the model's {subject.max_length} tokens: their ends are cut off"
+        text = f"{count} texts exceed the model's {subject.max_length} tokens and are truncated"
         notes.append(Note(kind="warning", text=text))
     return predicted(subject, labelled, np.array(run.folder.kept(cell, computed)))
 
@@ -445,6 +474,14 @@ def _next_token(inputs: ConfidenceInputs) -> Measurement:
     note = Note(kind="info", text="the answer is the most probable of all tokens after the prompt")
     others = ["another token"] * len(questions)
     return Measurement([judged], (texts, others, answers), [note])
+
+
+def _of_texts(inputs: ConfidenceInputs) -> Measurement:
+    """The most probable token at every position of plain texts, and whether it is the one that follows."""
+    rows = next_tokens(inputs.subject, inputs.texts, inputs.options.batch_tokens)
+    note = Note(kind="info", text="a row is a token of the texts that has another in front of it")
+    names = (rows.fronts, rows.predicted, rows.following)
+    return Measurement([rows.judged], names, [note, *group_notes(rows.text)])
 
 
 def _of_prompts(
@@ -522,7 +559,7 @@ def _notes(records: Sequence[JudgedRecord]) -> list[Note]:
             text = f"{record.method}: {record.commonest_share:.0%} of the confidences are {record.commonest:.3g}"
             notes.append(Note(kind="warning", text=text))
         if record.n_impossible:
-            rows = f"{record.n_impossible} rows give their label no probability"
-            text = f"{record.method}: {rows}: the log-likelihood is infinite"
+            rows = f"{record.n_impossible} rows give their label zero probability"
+            text = f"{record.method}: {rows}, so the log-likelihood is infinite"
             notes.append(Note(kind="warning", text=text))
     return notes

@@ -94,7 +94,7 @@ def compare_groups(
             records += [record for record in of_group if record is not None]
             records += _ece(column, group, rows, predictions, bins, seed)
             if rows.sum() < FEW:
-                text = f"{column} {group}: {int(rows.sum())} rows say little"
+                text = f"{column} {group}: {int(rows.sum())} rows are too few for precise rates"
                 notes.append(Note(kind="warning", text=text))
         differences += _differences(column, groups, of_row, measures, predictions, seed)
     return records, differences, notes
@@ -244,12 +244,11 @@ def group_findings(
     for column in dict.fromkeys(record.by for record in differences):
         of_column = [record for record in differences if record.by == column]
         passing = [r for r in of_column if r.p_holm is not None and r.p_holm < level]
-        head = (
-            f"{len(passing)} of {len(of_column)} differences between groups are significant (Holm)"
-        )
+        head = f"significant differences between groups (Holm): {len(passing)} of {len(of_column)}"
         largest = sorted(passing, key=lambda r: -abs(r.difference))[:3]
         named = [f"{measure_name(r.measure, r.label)} {r.b} − {r.a} {_signed(r)}" for r in largest]
-        sentences.append((column, f"{column}: {head}{': ' + '; '.join(named) if named else ''}."))
+        largest_first = f". The largest: {'; '.join(named)}" if named else ""
+        sentences.append((column, f"{column}: {head}{largest_first}."))
     return sentences
 
 

@@ -15,6 +15,7 @@ from ..report.parts import (
     Column,
     Fold,
     Heat,
+    Multiples,
     Page,
     Picture,
     Section,
@@ -22,18 +23,19 @@ from ..report.parts import (
     Table,
     score_cell,
 )
-from ..report.reliability import CAPTION, class_table, diagram, tips
+from ..report.reliability import CAPTION, class_table, diagram, small_diagram, tips
 from ..report.schema import Finding
 from ..report.words import ABSENT, count, finite, interval, number, p_value, plural, signed, unnamed
 from .records import ComparisonRecord, ErrorRecord, JudgedRecord
+from .reliability import SIGNIFICANT
 
 CONTROLS = (
     Control(
         "ECE of a perfectly calibrated model by chance",
-        "an error that the bins make",
+        "an error caused by binning",
         field("ece_chance"),
     ),
-    Control("interval over groups", "a difference within the rows' chance", has_interval("ece")),
+    Control("interval over groups", "a difference due to the choice of rows", has_interval("ece")),
 )
 """What each control rules out."""
 COLOURS = ("score", "f1", "control", "random", "type", "emb")
@@ -112,9 +114,12 @@ def _measures(records: Sequence[JudgedRecord], comparisons: Sequence[ComparisonR
         ),
     ]
     caption = "Every measure, with 95% intervals in small print"
-    parts: list[Any] = [
-        Table("measures", caption, columns, [_row(record) for record in records], copy=True)
-    ]
+    parts: list[Any] = []
+    measured = [record for record in records if record.measured]
+    if measured:
+        parts.append(_multiples(measured))
+    rows = [_row(record) for record in records]
+    parts.append(Table("measures", caption, columns, rows, copy=True))
     if whole := [record for record in records if record.brier is not None]:
         parts.append(_brier(whole))
     if comparisons:
@@ -123,7 +128,33 @@ def _measures(records: Sequence[JudgedRecord], comparisons: Sequence[ComparisonR
         "An expected calibration error (ECE) is above 0 by chance alone, more so with fewer rows: compare it with that of a "
         "perfectly calibrated model."
     )
-    return Section("measures-section", "All confidences", parts, about)
+    headline = in_short(measured[0]) if measured else ""
+    return Section("measures-section", "All confidences", parts, about, headline=headline)
+
+
+def _multiples(records: Sequence[JudgedRecord]) -> Multiples:
+    """A small diagram of each confidence, with what a reader in a hurry takes home."""
+    drawings = []
+    for number_, record in enumerate(records):
+        drawing = Markup(small_diagram(record, f"small-{number_}"))
+        drawings.append((record.method, drawing, in_short(record)))
+    return Multiples(drawings)
+
+
+def in_short(record: JudgedRecord) -> str:
+    """Confidence against accuracy in one sentence, which claims no more than the test and the interval support."""
+    text = (
+        f"On average {record.confidence:.0%} confident, and right {record.accuracy:.0%} of the time"
+    )
+    if record.ece_p_holm is None or record.overconfidence is None:
+        return f"{text}: too few groups to test"
+    if record.ece_p_holm >= SIGNIFICANT:
+        return f"{text}: not significantly miscalibrated"
+    ends, points = record.overconfidence_interval, abs(100 * record.overconfidence)
+    if ends is not None and ends.excludes(0.0):
+        side = "overconfident" if record.overconfidence > 0 else "underconfident"
+        return f"{text}: {side} by {points:.0f} points"
+    return f"{text}: significantly miscalibrated, but neither over- nor underconfident on average"
 
 
 def _row(r: JudgedRecord) -> list[Cell]:

@@ -22,7 +22,7 @@ def recalibrated(
     """
     validation = predictions.rows(predictions.validation)
     if not len(validation):
-        text = "scalings skipped: no validation rows to fit them on (--validation FILE, --split SHARE, or rows marked so)"
+        text = "scalings skipped: there are no validation rows to fit them on (--validation FILE, --split SHARE, or marked rows)"
         notes.append(Note(kind="skipped", text=text))
         return []
     if not test.same_width:
@@ -37,7 +37,7 @@ def recalibrated(
     if set(validation.clusters.tolist()) & set(test.clusters.tolist()):
         notes.append(
             Note(
-                kind="warning", text="some groups have rows in validation and among those measured"
+                kind="warning", text="some groups have rows both in validation and in the test set"
             )
         )
     methods = []

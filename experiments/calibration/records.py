@@ -66,12 +66,14 @@ class JudgedRecord:
     )
     squared_error_all_interval: Interval | None = entry("its 95% interval")
     measured: bool = entry(
-        "false where too few rows have a confidence: what follows is then null or left out"
+        "false if too few rows have a confidence: the fields below are then null or absent"
     )
 
     confidence: float | None = entry("mean confidence")
     confidence_interval: Interval | None = entry("its 95% interval")
-    overconfidence: float | None = entry("mean confidence less accuracy of the rows with one")
+    overconfidence: float | None = entry(
+        "mean confidence minus accuracy, over rows with a confidence"
+    )
     overconfidence_interval: Interval | None = entry("its 95% interval")
     ece: float | None = entry("expected calibration error, bins of equal width")
     ece_interval: Interval | None = entry("its 95% interval")
@@ -145,7 +147,9 @@ class ComparisonRecord:
     a: str = entry("the first confidence")
     b: str = entry("the other")
     n: int = entry("rows that both answered", "rows")
-    difference: float | None = entry("mean squared error of b less that of a: below 0, b is better")
+    difference: float | None = entry(
+        "mean squared error of b minus that of a: below 0, b is better"
+    )
     difference_interval: Interval | None = entry("its 95% interval")
     p_holm: float | None = entry(
         "paired over groups: sign flips and studentised bootstrap, Holm-corrected; null with one group"
@@ -176,7 +180,7 @@ class GroupDifferenceRecord:
     label: str | None = entry("the class that it is of; null for all")
     a: str = entry("the first group")
     b: str = entry("the second group, or all others")
-    difference: float = entry("value of b less that of a")
+    difference: float = entry("value of b minus that of a")
     difference_interval: Interval | None = entry("its 95% interval")
     p: float | None = entry("permutation test of no difference")
     p_holm: float | None = entry("Holm-corrected over all comparisons of the column")
@@ -190,4 +194,4 @@ class ErrorRecord:
     text: str = entry("what the row is")
     gold: str = entry("the right answer")
     predicted: str = entry("the answer that was given")
-    confidence: float | None = entry("its confidence; null where there is none")
+    confidence: float | None = entry("its confidence; null if there is none")

@@ -337,21 +337,21 @@ def finding(record: JudgedRecord) -> str:
     """One paragraph in words; it claims no more than the intervals and the test support."""
     name = record.method
     if not record.measured:
-        return f"{name}: {record.n_answered} of {record.n} answers gave a confidence: too few to measure."
+        return f"{name}: only {record.n_answered} of {record.n} answers gave a confidence, too few to measure."
     ends = [f"n = {record.n}"]
     if record.accuracy_interval is not None:
-        ends.insert(0, f"95% {record.accuracy_interval.text()}")
-    error = f"ECE {record.ece:.3f}"
+        ends.insert(0, f"95% CI {record.accuracy_interval.text()}")
+    error = f"{record.ece:.3f}"
     if record.ece_interval is not None:
         error += f" ({record.ece_interval.text()})"
     tested = f" (p {p_text(record.ece_p_holm)})" if record.ece_p_holm is not None else ""
     text = (
-        f"{name}: accuracy {record.accuracy:.3f} ({', '.join(ends)}), mean confidence {record.confidence:.3f}; {error}. "
-        f"A perfectly calibrated model with these confidences would show {record.ece_chance:.3f} by chance{tested}: "
-        f"{_verdict(record)}."
+        f"{name}: {_verdict(record)}{tested}. The accuracy is {record.accuracy:.3f} ({', '.join(ends)}) and the mean confidence "
+        f"{record.confidence:.3f}. The ECE is {error}; a perfectly calibrated model with these confidences would have "
+        f"{record.ece_chance:.3f} by chance."
     )
     if record.auroc is not None:
-        text += f" Right answers are more confident than wrong ones in {record.auroc:.3f} of pairs"
+        text += f" A right answer is more confident than a wrong one in {record.auroc:.3f} of pairs"
         text += f" ({record.auroc_interval.text()})." if record.auroc_interval else "."
     if record.n_answered < record.n:
         text += f" {record.n - record.n_answered} of {record.n} answers gave no confidence."

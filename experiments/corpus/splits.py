@@ -101,7 +101,7 @@ def _read_parts(
             size = max(1, len(train) // CUT)
             parts[split] = replace(train, sentences=tuple(shuffled[:size]))
             shuffled = shuffled[size:]
-            text = f"{split}: {size} sentences cut at random from {train.path.name}, since no file was given"
+            text = f"{split}: {size} sentences drawn at random from {train.path.name}, because no file was given"
             notes.append({"kind": "info", "text": text})
     parts["train"] = replace(train, sentences=tuple(shuffled))
     return train, parts, notes
@@ -121,7 +121,7 @@ def _drawn(corpus: Corpus, limit: int | None, seed: int, notes: list[dict[str, s
     if limit < size:
         text = f"{limit} of {size} training sentences drawn at random (seed {seed})"
     else:
-        text = f"--sample {limit}, but only {size} training sentences are there: all were used"
+        text = f"--sample {limit} exceeds the {size} training sentences, so all were used"
     notes.append({"kind": "info", "text": text})
     return replace(corpus, sentences=corpus.sentences[:limit])
 
@@ -133,6 +133,6 @@ def _near_copies(splits: dict[Split, Corpus]) -> list[dict[str, str]]:
     for split in ("dev", "test"):
         alike = sum(bare(sentence.text) in trained for sentence in splits[split].sentences)
         if alike:
-            text = f"{alike} of {len(splits[split])} {split} sentences equal a training one up to case and punctuation"
+            text = f"{alike} of {len(splits[split])} {split} sentences equal a training sentence except for case and punctuation"
             notes.append({"kind": "warning", "text": text})
     return notes

@@ -119,7 +119,7 @@ def view_of(options: ExploreOptions) -> View:
 
 
 def explore(model: Any, tokenizer: Any = None, **options: Any) -> Any:
-    """Explore a model in memory, or one that is named: in a notebook the screen itself, elsewhere in the browser.
+    """Open a model in the live bench: as a widget in a notebook, elsewhere in the browser.
 
     Args:
         model: a transformers model in evaluation mode, a `Subject`, or what ``layerscope explore --model`` takes.

@@ -13,21 +13,23 @@ TEXT = "The keys to the cabinet"
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreOptions:
-    """Try edits on a text live, in the browser."""
+    """Live exploration."""
 
     model: str | Any = option("hub id, local folder or GGUF file", metavar="M", in_memory=True)
-    text: str = option("the text that is shown first", TEXT)
-    other: str = option("a second text, which patches take values from", "")
+    text: str = option("text to start with", TEXT)
+    other: str = option("second text, from which patches take their values", "")
     edit: tuple[str, ...] = option(
-        "an edit in force, SITE=HOW[:VALUE][@POSITIONS], such as 'blocks.3.attn.hook_z[5]=zero' (repeatable)",
+        "an edit to start with, SITE=HOW[:VALUE][@POSITIONS], such as 'blocks.3.attn.hook_z[5]=zero' (repeatable)",
         (),
         metavar="EDIT",
     )
     answer_id: int | None = option(
-        "token that is followed (default: the likeliest)", None, metavar="ID"
+        "id of the token to follow (default: the most likely one)", None, metavar="ID"
     )
     wrong_id: int | None = option(
-        "token it is compared with (default: the second)", None, metavar="ID"
+        "id of the token to compare it with (default: the second most likely one)",
+        None,
+        metavar="ID",
     )
     probe: tuple[Path, ...] = option(
         "a probe that a probing run saved, or a folder of them (repeatable)", (), metavar="FILE"
@@ -35,16 +37,14 @@ class ExploreOptions:
     lens: tuple[Path, ...] = option(
         "a lens that layerscope lens saved (repeatable)", (), metavar="FILE"
     )
-    prompts: Path | None = option(
-        "prompts that 'run on a data set' reads where the screen gives none", None, metavar="FILE"
-    )
+    prompts: Path | None = option("default prompts of 'run on a data set'", None, metavar="FILE")
     host: str = option(
-        "address to listen on; others than this machine's let others in", "127.0.0.1"
+        "address to listen on; any address but this machine's own lets others connect", "127.0.0.1"
     )
     port: int = option("port to listen on; 0 takes a free one", 8765, most=65535)
-    no_browser: bool = option("print the address only", False)
+    no_browser: bool = option("print the address, but open no browser", False)
     json: bool = option(
-        "print the numbers of the text and its edits as JSON, and end", False, aliases=("print",)
+        "print the numbers of the text and its edits as JSON, and exit", False, aliases=("print",)
     )
     bos: str = option("token placed in front of each text: auto, always, never, or a token", "auto")
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)

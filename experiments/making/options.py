@@ -8,23 +8,24 @@ from pathlib import Path
 from ..runs.options import option
 
 DATASETS = {
-    "ioi": "prompts with two names, one of them again, and the other as the answer",
+    "ioi": "prompts with two names, of which one is repeated and the other is the answer",
     "agreement": "minimal pairs of subject and verb with a noun between them",
-    "names": "prompts with a name and the pronoun that takes it up",
+    "names": "prompts with a name, answered by the pronoun that refers to it",
     "questions": "questions about well-known facts with four choices",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class MakeOptions:
-    """A data set whose answers are one token of a model each."""
+    """Data set."""
 
     model: str = option(
-        "hub id, local folder or GGUF file: answers are one of its tokens", metavar="M"
+        "hub id, local folder or GGUF file; every answer is a single token of this model",
+        metavar="M",
     )
-    out: Path | None = option("the file (default: DATASET.jsonl)", None, metavar="FILE")
-    n: int = option("items, at most: fewer where the words give no more", 100, least=1)
-    seed: int = option("seed of the draws", 0)
+    out: Path | None = option("output file (default: DATASET.jsonl)", None, metavar="FILE")
+    n: int = option("maximum number of items", 100, least=1)
+    seed: int = option("seed of every random draw", 0)
     bos: str = option("token placed in front of each text: auto, always, never, or a token", "auto")
     trust_remote_code: bool = option(
         "allow model code that is stored with the weights to run", False

@@ -60,20 +60,20 @@ def holds(name: str) -> Callable[[Results], bool]:
 
 
 OVER_PROMPTS = Control(
-    "interval and sign-flip test over prompts", "an effect of a few prompts", field("p")
+    "interval and sign-flip test over prompts", "an effect that only a few prompts show", field("p")
 )
 GRID = Control(
     "false-discovery rate over the grid", "one of many parts that stands out by luck", field("q")
 )
 TURNED = Control(
-    "changes as large in random directions",
-    "any change of that size would do it",
+    "equally large changes in random directions",
+    "any change of that size would have this effect",
     field("null"),
     "--null-draws 20",
 )
 _DOCTOR = Control(
     "the doctor's quick checks",
-    "a site that is not what it is called",
+    "a site that does not hold what its name says",
     lambda results: bool(results.provenance.get("doctor")),
 )
 

@@ -16,7 +16,7 @@ from .packing import html_of, taken
 from .parts import Attention, Page, Section, Table
 from .render import document, environment
 
-VIEWS = ("attention", "marked", "heat", "picture", "map", "matrix")
+VIEWS = ("attention", "marked", "heat", "picture", "multiples", "map", "matrix")
 """Parts that are looked at."""
 BESIDE = ("heading", "stats", "table")
 """Parts that are kept with them."""

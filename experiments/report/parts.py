@@ -124,6 +124,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Multiples:
+    """Small drawings of one kind abreast, each with a sentence: (name, drawing, sentence)."""
+
+    kind: ClassVar[str] = "multiples"
+    drawings: Sequence[tuple[str, Markup, str]]
+
+
+@dataclass(frozen=True)
 class Matrix:
     """All pairs compared: the drawing, and the key of the data from which its table is made."""
 
@@ -294,7 +302,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading and a place in the table of contents."""
+    """A part of the page with a heading and a place in the table of contents.
+
+    Args:
+        title: its name in the table of contents.
+        headline: what it shows, in a sentence, in place of its name above it.
+    """
 
     uid: str
     title: str
@@ -302,6 +315,7 @@ class Section:
     about: str = ""
     badges: Sequence[tuple[str, str]] = ()
     study: bool = False
+    headline: str = ""
 
 
 @dataclass(frozen=True)

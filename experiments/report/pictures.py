@@ -12,7 +12,7 @@ from typing import Any
 
 from layerscope.errors import InputError
 
-from .parts import Fold, Heat, Matrix, Page, Table
+from .parts import Fold, Heat, Matrix, Multiples, Page, Table
 from .parts import Picture as Drawn
 from .style import standalone_style
 
@@ -84,6 +84,8 @@ def pictures(page: Page) -> list[Picture]:
             drawings += [Picture(drawing.label, alone(drawing.wide)) for drawing in part.drawings]
         elif isinstance(part, Heat):
             drawings.append(Picture(part.label, alone(part.drawing)))
+        elif isinstance(part, Multiples):
+            drawings += [Picture(name, alone(drawing)) for name, drawing, _ in part.drawings]
         elif isinstance(part, Matrix):
             drawings.append(Picture(part.caption, alone(part.drawing)))
     return drawings

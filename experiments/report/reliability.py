@@ -118,6 +118,22 @@ def diagram(record: Diagrammed, uid: str) -> str:
     )
 
 
+SMALL = Box(240.0, 216.0, left=36.0, right=10.0, top=12.0, bottom=42.0)
+
+
+def small_diagram(record: Diagrammed, uid: str) -> str:
+    """The upper half of the drawing, small enough for several abreast."""
+    x, y = Scale.across(SMALL, 0.0, 1.0), Scale.upwards(SMALL, 0.0, 1.0)
+    body = [*draw_values(SMALL, y, 4), *draw_values_across(SMALL, x, lines=False)]
+    body += _chance(record.bins, x, y)
+    body.append(diagonal(x, y))
+    body += _accuracies(record.bins, SMALL, x, y)
+    body += draw_names(SMALL, "", "confidence")
+    words = f"Accuracy over confidence, in {len(record.bins)} bins"
+    title = f"Reliability of {record.method}, small"
+    return svg(SMALL, body, title=title, desc=words, uid=f"{uid}-svg")
+
+
 def _chance(bins: Sequence[Bin], x: Scale, y: Scale) -> list[str]:
     """Behind each bar, where 95% of perfectly calibrated models would have it."""
     out = ['<g class="s-major">']

@@ -95,7 +95,7 @@ def estimated(name: str, estimate: Estimate | None) -> dict[str, Any]:
 class Finding:
     """One sentence of what was found."""
 
-    property: str = entry("what it speaks of")
+    property: str = entry("its subject")
     text: str = entry("the sentence")
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from .schema import Interval
 
 ABSENT = "–"
+DOUBT = ", a difference that is not significant"
+"""What follows a baseline that a score does not exceed significantly."""
 
 
 def finite(value: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""Where work runs: here, one cell after the other, or on Ray. The same functions, the same results.
+"""Execution backends: this process, one cell after the other, or Ray. Both give the same results.
 
     engine.map(work, cells)             cell, work(cell), ...          as they end
     engine.reduce(work, cells, merge)   ((w0 w1) (w2 w3)) ((w4 w5) w6)  one tree, whoever computes it
@@ -83,7 +83,7 @@ class Local:
         cells: Iterable[Item],
         merge: Callable[[Result, Result], Result],
     ) -> Result:
-        """What becomes of all cells, merged in a tree."""
+        """Collect the results of all cells, merged in a tree."""
         return tree(map(work, cells), merge)
 
     def stream(

@@ -1,4 +1,4 @@
-"""The run folder: configuration, cells that are done, results, report; and where the numbers come from."""
+"""The run folder: configuration, finished cells, results, report, and the provenance of the numbers."""
 
 from __future__ import annotations
 

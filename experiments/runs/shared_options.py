@@ -128,12 +128,13 @@ class TextsOptions(RunOptions):
     """Options of which one says what is measured."""
 
     text: tuple[str, ...] = option(
-        "a text to measure, in place of a file of prompts (repeatable)", (), metavar="TEXT"
+        "a text to measure instead of a file of prompts (repeatable)", (), metavar="TEXT"
     )
     target: str | None = option("with --text: its answer, with its leading space", None)
     wrong: str | None = option("with --text: the answer that --target is compared with", None)
     target_prefix: str | None = option(
-        "with --text, of an encoder-decoder: what its decoder has written before the answer", None
+        "with --text, for encoder-decoder models: text that the decoder has produced before the answer",
+        None,
     )
     prompts: Path | None = option(
         "prompts (JSONL, JSON, CSV or TSV) with prompt and, if the metric needs them, answer and wrong",
@@ -146,7 +147,7 @@ class TextsOptions(RunOptions):
         metavar="FILE",
     )
     labelled: Path | None = option(
-        "texts with their label, for a model that classifies texts (JSONL, JSON, CSV or TSV with text and label)",
+        "labelled texts for a text classifier (JSONL, JSON, CSV or TSV with text and label)",
         None,
         metavar="FILE",
     )
@@ -186,7 +187,7 @@ class EffectsOptions(RunOptions):
         "with --estimate: number of other effects, drawn at random, to measure exactly", 32
     )
     null_draws: int = option(
-        "also measure changes of the same size in N random directions",
+        "also measure N random changes of the same size",
         0,
         metavar="N",
         aliases=("null",),

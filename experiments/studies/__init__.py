@@ -77,7 +77,7 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         "neurons",
-        "rank the neurons that carry a property, and test what the model loses without them",
+        "rank the neurons that encode a property, and test what the model loses without them",
         (
             f"neurons {GPT2} {TRAIN} --property feats:Number --layer 5 --pairs agreement.jsonl --out runs/number-neurons",
             f"neurons {GPT2} {TRAIN} --property upos --ranking mutual_information --k 10 --k 100",
@@ -131,7 +131,7 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         "lens",
-        "what each layer would predict, how far to believe it, and which parts write the prediction",
+        "what each layer would predict, how reliable that is, and which parts write the prediction",
         (
             f"lens {GPT2} --text 'The Eiffel Tower is in the city of' --target ' Paris' --wrong ' Rome' --out runs/tower",
             f"lens {GPT2} --corpus texts.txt --kind logit --kind least-squares --kind jacobian --out runs/lens",

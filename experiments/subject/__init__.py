@@ -114,7 +114,7 @@ class Subject:
         self._encoder = TextEncoder(self._tokenizer, choice.prefix, self.max_length)
         if self.bos is None:
             self.notes.append(
-                "no BOS: the first word of a text stands at position 0, where a model may keep an attention sink"
+                "no BOS: the first word of each text is at position 0, where the model may have an attention sink"
             )
         if not self.padding.right.possible:
             self.notes.append(self.padding.right.why + "; only texts of equal length share a batch")

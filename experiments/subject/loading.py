@@ -170,7 +170,7 @@ def _missing(name: str, model: nn.Module, keys: Any) -> list[str]:
             f"{name} lacks {len(needed)} of the weights that {type(model).__name__} needs "
             f"(first: {needed[0]}): the checkpoint does not fit its config.json"
         )
-    return [f"{len(missing)} pooler weights are absent and unused"] if missing else []
+    return [f"{len(missing)} pooler weights are absent, but they are not used"] if missing else []
 
 
 def _about_modes(model: nn.Module, modes: Modes) -> list[str]:
@@ -180,18 +180,18 @@ def _about_modes(model: nn.Module, modes: Modes) -> list[str]:
     if modes.dtype is None and dtype.itemsize < 4:
         kind = str(dtype).removeprefix("torch.")
         notes.append(
-            f"weights and activations in {kind}, as the checkpoint holds them (--dtype float32 rounds less); means, norms "
-            "and probes are computed in float32"
+            f"weights and activations are in {kind}, the checkpoint's own type (--dtype float32 rounds less); means, norms and "
+            "probes are computed in float32"
         )
     if modes.load_in is not None:
         notes.append(
-            f"linear layers quantised to {modes.load_in}: the numbers are the quantised model's"
+            f"linear layers are quantised to {modes.load_in}: all numbers describe the quantised model"
         )
     if modes.adapter is not None:
-        notes.append(f"with the adapter in {modes.adapter}")
+        notes.append(f"the adapter in {modes.adapter} is applied")
     if modes.device_map is not None:
         devices = sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
-        notes.append(f"spread over {', '.join(devices) or modes.device_map}")
+        notes.append(f"the model is spread over {', '.join(devices) or modes.device_map}")
     return notes
 
 

@@ -64,7 +64,7 @@ def _mean(boot: ClusterBootstrap, values: Float[np.ndarray, " prompts"]) -> Mean
 
 def span(mean: Mean) -> str:
     """The interval of a mean, for a sentence."""
-    return f"95% {mean.interval.text('.3g')}" if mean.interval else "no interval: one group"
+    return f"95% CI {mean.interval.text('.3g')}" if mean.interval else "no interval: one group"
 
 
 def differs_from_0(mean: Mean) -> bool:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 ALL, NOT_FIRST, AUTO = "all", "not-first", "auto"
 HELP = (
-    "positions that are edited and that means are taken over; not-first leaves out the first token of each text, where a model "
-    "may keep an attention sink"
+    "positions to edit and to average over; not-first leaves out the first token of each text, where a model may have an "
+    "attention sink"
 )
 HELP_AUTO = f"{HELP}; auto: all for classifiers that attend both ways, else not-first"
 Options = TypeVar("Options")

@@ -87,9 +87,9 @@ class Race:
             left.append(f"{int((self.ran_on == n).sum())} after {n} prompts")
         who = ", ".join(left) if left else "none"
         text = (
-            f"a race for the {keep} largest effects: of {len(self.ran_on)} {noun} left {who}; "
-            f"{int((self.ran_on == total).sum())} ran on all {total} prompts, and they alone have intervals and tests; "
-            f"{self.share:.0%} of the edited forwards of a run without a race"
+            f"race for the {keep} largest effects: {int((self.ran_on == total).sum())} of {len(self.ran_on)} {noun} ran on all "
+            f"{total} prompts, and only these have intervals and tests. Dropped: {who}. The race took {self.share:.0%} of the "
+            "edited forward passes of a full run"
         )
         return Note(kind="info", text=text)
 

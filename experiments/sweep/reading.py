@@ -128,24 +128,24 @@ def power_note(records: Sequence[EffectRecord], noun: str) -> str:
     if needed == 1:
         return ""
     kind = "prompts" if first.n_clusters == first.n else "groups of prompts"
-    floor = f"With {first.n_clusters} {kind} the smallest possible p is {smallest_p(first.n_clusters, parts):.2g}"
+    floor = f"With {first.n_clusters} {kind}, the smallest possible p is {smallest_p(first.n_clusters, parts):.2g}"
     if needed > parts:
-        return f"{floor}: no {noun} can reach q < {LEVEL}."
-    return f"{floor}: unless {needed} of {parts} {noun} have it, none can reach q < {LEVEL}."
+        return f"{floor}, which is too large for q < {LEVEL} even if all {parts} {noun} reach it."
+    return f"{floor}. For q < {LEVEL}, at least {needed} of {parts} {noun} must reach it."
 
 
-def significance_text(records: Sequence[EffectRecord], noun: str, verb: str) -> str:
+def significance_text(records: Sequence[EffectRecord], noun: str, change: str) -> str:
     """How many parts have a significant effect, and what this many groups could have shown.
 
     Args:
         noun: what the parts are called, such as ``heads``.
-        verb: what follows the count, such as ``change the loss``.
+        change: subject and verb of the sentence, such as ``Zero ablation changes it``.
     """
     if all(record.p is None for record in records):
-        return f"Effects on {noun} cannot be tested: there is one group of prompts."
+        return f"Effects of {noun} cannot be tested, because all prompts belong to one group."
     passing = len(significant(records))
     limits = power_note(records, noun)
     if not passing and limits:
-        return f"Too few prompts to test each of {len(records)} {noun}. {limits}"
-    count = f"{passing} of {len(records)} {noun} {verb} at a false-discovery rate of {LEVEL:.0%}."
+        return f"There are too few prompts to test {len(records)} {noun} one by one. {limits}"
+    count = f"{change} significantly (FDR < {LEVEL}) at {passing} of {len(records)} {noun}."
     return f"{count} {limits}".rstrip()

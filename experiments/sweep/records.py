@@ -25,7 +25,7 @@ class EffectRecord:
     layer: int = entry("the block, from 0")
     index: int | None = entry("head, neuron or position; null for a whole site")
     component: str = entry("kind of part: heads, neurons, mlps, attentions, layers, positions")
-    value: str = entry("what takes the part's place")
+    value: str = entry("what replaces the part")
     baseline: float | None = entry("the metric without edits", "the metric's", default=None)
     metric: str = entry("what is measured")
     unit: str = entry("its unit")
@@ -51,7 +51,7 @@ class EffectRecord:
         "size of the estimate with one layer passed by at a time", "the metric's", default=None
     )
     null: float | None = entry(
-        "mean size of the effect of equally large changes in random directions",
+        "mean size of the effect of random changes of the same size",
         "the metric's",
         default=None,
     )

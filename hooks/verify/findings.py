@@ -16,7 +16,7 @@ Status = Literal["OK", "UNSUPPORTED", "WRONG"]
 
 
 class UnsoundModel(LayerscopeError, ValueError):
-    """A model on which a check came out WRONG: numbers read from it would not be what its sites' names say."""
+    """A check of the model is WRONG: values read from it would not be what the names of its sites say."""
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,7 @@ def test_no_method_is_praised_that_does_no_better_than_random() -> None:
             RandomRecord(**one, **ends, method="random", draws=1, comprehensiveness=1.0),
         ]
         text = findings(records, ["lime"])[-1].text
-        assert (
-            f"{above} of 1 methods cost more than the former, {beyond} more than the latter" in text
-        )
+        assert f"The average is exceeded by {above} of 1, the costliest draws by {beyond}." in text
 
 
 def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,7 +238,7 @@ def test_a_classifier_answers_for_its_class() -> None:
     assert found.value == pytest.approx(float(logits[2]), abs=1e-5)
     assert (
         attribute(subject, TEXT).target
-        == f"logit of {['bad', 'so', 'good'][int(logits.argmax())]!r}, the predicted class"
+        == f"logit of {['bad', 'so', 'good'][int(logits.argmax())]!r} (the predicted class)"
     )
     with pytest.raises(AttributionError, match="expected one of bad, so, good"):
         attribute(subject, TEXT, target="fine")

@@ -42,7 +42,7 @@ def test_relevance_is_conserved_at_every_block(name: str) -> None:
 
 def test_what_is_lost_without_a_bias_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = bias_free("phi3")
-    assert "went to" in attribute(subject, TEXT, target=TARGET, method="cp-lrp").notes[0].text
+    assert "absorbed by" in attribute(subject, TEXT, target=TARGET, method="cp-lrp").notes[0].text
     monkeypatch.setattr(relevance, "FUSED", ("no layer",))
     assert attribute(subject, TEXT, target=TARGET, method="cp-lrp").notes[0].kind == "warning"
 

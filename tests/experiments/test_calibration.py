@@ -129,7 +129,7 @@ def test_options_without_anything_to_act_on_are_refused(
     for words, message in (
         (
             ["--predictions", path, "--model", "x"],
-            "expected --model for labelled texts, questions, prompts and pairs, and none",
+            "expected --model for labelled texts, texts, questions, prompts and pairs, and none",
         ),
         (
             ["--predictions", path, "--questions", path],
@@ -145,6 +145,50 @@ def test_options_without_anything_to_act_on_are_refused(
     ):
         assert cli.main(["calibrate", *map(str, words), "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_text_is_measured_at_every_token_that_has_one_in_front(tmp_path: Path) -> None:
+    """Two texts, against transformers' forward of each alone."""
+    one = load(demo_paths().model)
+    texts = [pair.good for pair in read_pairs(demo_paths().pairs, 2)]
+    expected: list[tuple[float, bool]] = []
+    for text in texts:
+        ids = torch.tensor([one.encode([text])[0].ids])
+        with torch.no_grad():
+            p = torch.softmax(one.model(ids).logits[0, :-1].double(), -1)
+        expected += zip(p.amax(-1).tolist(), (p.argmax(-1) == ids[0, 1:]).tolist(), strict=True)
+    words = [word for text in texts for word in ("--text", text)]
+    results = run(tmp_path / "out", "--model", demo_paths().model, *words, "--bins", 3)
+    (record,) = results["records"]
+    assert (record["n"], record["n_clusters"]) == (len(expected), 2)
+    assert record["confidence"] == pytest.approx(np.mean([p for p, _ in expected]), abs=1e-5)
+    assert record["accuracy"] == pytest.approx(np.mean([right for _, right in expected]))
+    wrong = max(p for p, right in expected if not right)
+    assert results["errors"][0]["confidence"] == pytest.approx(wrong, abs=1e-5)
+    assert results["source"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--text", "a b", "--confidence", "p_true"], "expected --questions, --prompts or --pairs"),
+        (["--text", "a b", "--split", "0.5"], "expected --questions, --prompts or --pairs"),
+        (["--text", "The", "--bos", "never"], "expected at least 2 tokens"),
+        (["--text", "The guard", "--bins", "15"], "expected at least as many rows as bins"),
+        (["--text", "x", "--prompts", "y.jsonl"], "got text, prompts"),
+    ],
+)
+def test_texts_that_cannot_be_measured_are_one_line(words, message, tmp_path, capsys) -> None:
+    command = [
+        "calibrate",
+        "--model",
+        str(demo_paths().model),
+        *words,
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert cli.main(command) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_models_confidence_in_pairs_is_that_of_whole_forwards(tmp_path: Path) -> None:

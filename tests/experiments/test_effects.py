@@ -115,7 +115,8 @@ def test_a_resampled_effect_is_that_of_another_text(tmp_path: Path, tokens: int)
     )
     assert results["records"][0]["n"] == 3  # the longest has no other
     assert (
-        "1 of 4 items left out: no other reference text is as long" in results["notes"][0]["text"]
+        "1 of 4 items left out: no other reference text has the same length"
+        in results["notes"][0]["text"]
     )
     ids = [torch.tensor([one.encode([prompt.prompt])[0].ids]) for prompt in PROMPTS]
     for record in results["records"]:
@@ -280,10 +281,10 @@ def test_six_prompts_are_no_finding_of_nothing() -> None:
     note = power_note(some_records(effects, np.arange(6)), "heads")
     assert (
         note
-        == "With 6 prompts the smallest possible p is 0.031: unless 6 of 8 heads have it, none can reach q < 0.05."
+        == "With 6 prompts, the smallest possible p is 0.031. For q < 0.05, at least 6 of 8 heads must reach it."
     )
     note = power_note(some_records(effects[:, :5], np.arange(5)), "heads")
-    assert note.endswith("no heads can reach q < 0.05.")
+    assert note.endswith("which is too large for q < 0.05 even if all 8 heads reach it.")
     assert power_note(some_records(np.tile(effects, 4), np.arange(24)), "heads") == ""
 
 

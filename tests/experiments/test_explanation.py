@@ -121,7 +121,7 @@ def test_words_that_matter_are_told_from_words_that_do_not(
     assert named["over_random_interval"]["low"] > 0
     assert named["p"] < 0.01
     assert (
-        "matter significantly more than random ones: 100% of the difference"
+        "matter significantly more than random words. The difference is 100% of"
         in results["findings"][0]["text"]
     )
 
@@ -129,7 +129,7 @@ def test_words_that_matter_are_told_from_words_that_do_not(
     results = asked(prompts, tmp_path / "any", monkeypatch, lambda words: rng.choice(words))
     named = results["records"][0]
     assert named["over_random_interval"]["low"] < 0
-    assert "do not matter significantly more than random ones" in results["findings"][0]["text"]
+    assert "do not matter significantly more than random words" in results["findings"][0]["text"]
     assert "The attribution's top words do" in results["findings"][0]["text"]
 
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_tested_is_counted(
     assert results["records"][0]["n"] == N - 9
     text = " ".join(note["text"] for note in results["notes"])
     assert f"2 of {N} answers refused, such as 'I cannot say'" in text
-    assert f"{N - 7} of {N} answers name words that the text does not have" in text
+    assert f"{N - 7} of {N} answers name words that are not in the text" in text
     assert results["prompts"][0]["named_effect"] is None
 
 
@@ -175,15 +175,18 @@ BEST = record("attribution", 4.0, 3.0, 5.0, 0.001)
     [
         (
             record("named", 2.0, 1.0, 3.0, 0.002),
-            "matter significantly more than random ones: 50% of the difference",
+            "matter significantly more than random words. The difference is 50% of",
         ),
-        (record("named", 2.0, 1.0, 3.0, 0.5), "do not matter significantly more than random ones"),
+        (record("named", 2.0, 1.0, 3.0, 0.5), "do not matter significantly more than random words"),
         (
             record("named", 2.0, -1.0, 3.0, 0.04),
-            "do not matter significantly more than random ones",
+            "do not matter significantly more than random words",
         ),
-        (record("named", -2.0, -3.0, -1.0, 0.002), "matter significantly less than random ones."),
-        (record("named", 2.0, None, None, None), "cannot be tested: all prompts are of one group"),
+        (record("named", -2.0, -3.0, -1.0, 0.002), "matter significantly less than random words."),
+        (
+            record("named", 2.0, None, None, None),
+            "cannot be tested, because all prompts belong to one group",
+        ),
     ],
 )
 def test_a_finding_claims_no_more_than_its_interval_and_test(

@@ -257,7 +257,7 @@ SHOWN = [
     ("prune", "steps-table", of("prune"),
      same("parameters", "change", "difference") | {"heads a layer": "heads", "loss": "value", "at random": "random"}),
     ("lens", "layers-table", of("lens", "layers"), same("loss", "agreement") | {"KL": "kl", "median rank": "median_rank"}),
-    ("swap", "swap-table", of("swap"), {f"size, {of('swap')[0]['unit']}": "size", "another class": "flips"}),
+    ("swap", "swap-table", of("swap"), {f"size, {of('swap')[0]['unit']}": "size", "class changes": "flips"}),
     ("capture", "sites-table", of("capture"), same("width", "largest")),
 ]  # fmt: skip
 

@@ -216,7 +216,8 @@ def test_a_file_without_annotation_has_no_trees_to_probe(tmp_path):
     )
     assert out["trees"] == []
     assert any(
-        "no sentence of train, dev, test has two words with vectors and one root" in n["text"]
+        "no sentence of train, dev, test has two words with vectors and exactly one root"
+        in n["text"]
         for n in out["notes"]
     )
 

@@ -99,9 +99,9 @@ def test_the_effect_is_that_of_the_changed_texts(tmp_path: Path) -> None:
     assert swap["effect"] == pytest.approx(np.mean(expected), abs=1e-5)
     assert swap["size"] == pytest.approx(np.abs(expected).mean(), abs=1e-5)
     assert swap["p_holm"] < 0.01
-    assert "1 texts with words of both sides left out" in json.dumps(found.notes)
+    assert "1 texts left out because they contain words of both sides" in json.dumps(found.notes)
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Texts that move most" in page
+    assert "Texts with the largest change" in page
 
 
 def test_no_bias_is_no_effect_beyond_random_swaps(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_words_are_swapped_as_they_are_written() -> None:
     [
         ("--labelled {file} --swap he", "--swap he: expected two words with a colon between"),
         ("--labelled {file} --swap he:he", "expected two words that differ"),
-        ("--labelled {file} --list names", "names: no text has words of one side of the list"),
+        ("--labelled {file} --list names", "names: no text contains words of exactly one side of the list"),
         ("--labelled {file} --positive judge", "--positive judge: expected one of clerk, boss"),
         ("--text x --metric kl", "metric kl: expected one of --labelled texts or --prompts"),
     ],

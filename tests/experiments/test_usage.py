@@ -69,9 +69,7 @@ def test_number_is_decodable_erased_and_missed(found: tuple[dict[str, Any], Path
     assert strong["q"] < 0.05
     assert abs(strong["effect"]) > 3 * strong["null"]
     assert {r["value"] for r in results["records"]} == {"erase", "push Plur", "push Sing"}
-    assert (
-        "feats:Number is read with the highest accuracy at layer" in results["findings"][0]["text"]
-    )
+    assert "feats:Number is decoded best at layer" in results["findings"][0]["text"]
     assert not (out / "features").exists()
     assert (out / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 

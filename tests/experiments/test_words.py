@@ -187,7 +187,7 @@ def test_nearly_equal_sentences_of_two_splits_are_reported(tmp_path: Path) -> No
     )
     notes = read_splits(train, dev, test, None, 0)[1]
     assert [n["text"] for n in notes] == [
-        "1 of 2 test sentences equal a training one up to case and punctuation"
+        "1 of 2 test sentences equal a training sentence except for case and punctuation"
     ]
     assert bare("So what?!") == "sowhat"
 

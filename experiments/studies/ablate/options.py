@@ -12,18 +12,18 @@ from ...sweep.positions import AUTO, positions_option
 
 @dataclass(frozen=True, kw_only=True)
 class AblateOptions(TextsOptions, EffectsOptions, EngineOptions):
-    """Every part of a kind ablated on its own."""
+    """Ablation."""
 
     component: str = option(
         "what is ablated", "heads", choices=("heads", "neurons", "mlps", "attentions", "layers")
     )
     value: str = option(
-        "what takes its place",
+        "what replaces it",
         "zero",
         choices=("zero", "mean", "mean-position", "resample", "optimal"),
     )
     race: int | None = option(
-        "find the K largest effects: parts that are surely smaller stop before they have run on all prompts",
+        "find the K largest effects: other parts stop early, without running on all prompts",
         None,
         metavar="K",
         least=1,
@@ -31,12 +31,12 @@ class AblateOptions(TextsOptions, EffectsOptions, EngineOptions):
     positions: str = positions_option(AUTO)
     steps: int = option("with --value optimal: steps of gradient descent", 50, least=1)
     reference: Path | None = option(
-        "prompts whose values give mean and resample (default: the measured ones)",
+        "prompts that supply the values for mean and resample (default: the measured prompts)",
         None,
         metavar="FILE",
     )
     probe: Path | None = option(
-        "a saved probe (DIR/probes/... of a probing run): measure what it reads instead",
+        "a saved probe (DIR/probes/... of a probing run) whose prediction is the metric",
         None,
         metavar="FILE",
     )

@@ -27,7 +27,7 @@ def page(results: Results) -> Page:
         extra.append(RAN_ON)
     view = EffectsView(
         noun="ablations",
-        about="Metric with the part taken out minus metric of the untouched model, mean over prompts.",
+        about="Metric with the part ablated minus metric of the unchanged model, averaged over prompts.",
         positions=positions_text(results.positions),
         share=(
             "of the clean metric",

@@ -37,4 +37,6 @@ class Results(EffectResults):
 
     records: list[AblationRecord] = entry("one for each part")
     baseline: Mean = entry("the metric without edits")
-    patterns: HeadPatterns | None = entry("where the heads look in the shortest text", default=None)
+    patterns: HeadPatterns | None = entry(
+        "where the heads attend in the shortest text", default=None
+    )

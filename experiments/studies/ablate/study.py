@@ -252,8 +252,8 @@ def _with_partners(
             "--value resample: expected another reference text that is as long, no text has one: give --reference"
         )
     text = (
-        f"{len(alone)} of {len(items)} items left out: no other reference text is as long as theirs (--reference FILE "
-        "gives more)"
+        f"{len(alone)} of {len(items)} items left out: no other reference text has the same length (--reference FILE adds "
+        "texts)"
     )
     return kept, read(kept), rows, [Note(kind="dropped", text=text)]
 
@@ -445,16 +445,16 @@ def _results(
         text = f"effects are not normalised: the clean {metric.name} is not significantly different from 0 ({span(base)})"
         notes.append(Note(kind="skipped", text=text))
     if options.value == "resample":
-        text = "each text's values come from one other reference text, drawn once and the same at all sites"
+        text = "each text takes its values from one other reference text, drawn once and used at all sites"
         notes.append(Note(kind="info", text=text))
     certificates = {}
     if measured.certificate is not None:
         certificates[options.component] = measured.certificate
         notes += certificate_notes(options.component, measured.certificate)
-    changed = f"change it by {options.value} ablation"
+    change = f"{options.value.capitalize()} ablation changes it"
     finding = (
         f"The clean {metric.name} is {base.value:.3g} {metric.unit} ({span(base)}, n = {len(items)}). "
-        f"{significance_text(records, options.component, changed)} The strongest are {ranking(records)}."
+        f"{significance_text(records, options.component, change)} The largest effects are {ranking(records)}."
     )
     return Results(
         positions=options.positions,

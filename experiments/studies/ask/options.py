@@ -10,19 +10,19 @@ from ...runs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class AskOptions(ConfidenceOptions):
-    """What a model says about its answers: its reasons, or its confidence."""
+    """Self-explanations."""
 
     reasons: bool = option(
         "ask which words mattered, and remove them (the default without --confidence; needs --prompts)",
         False,
     )
     null_draws: int = option(
-        "with --reasons: draws of as many random words", 20, least=1, aliases=("random",)
+        "with --reasons: number of random sets of as many words", 20, least=1, aliases=("random",)
     )
     attribution: str = option(
-        "with --reasons: attribution method whose top words are the yardstick", "leave-one-out"
+        "with --reasons: attribution method whose top words are compared", "leave-one-out"
     )
     removal: str | None = option(
-        "with --reasons: what replaces a removed word: delete, mask, pad, mean, ... (default: deleted if words remain)",
+        "with --reasons: how words are removed: delete, mask, pad, mean, ... (default: delete, if words remain)",
         None,
     )

@@ -70,7 +70,7 @@ def page(results: Results) -> Page:
     if records:
         facts += [f"{records[0].n:,} tested", records[0].unit]
     return Page(
-        title=f"Do the words matter that {name} names?",
+        title=f"Do the words that {name} names matter?",
         kicker="layerscope ask",
         facts=facts,
         findings=[

@@ -17,9 +17,11 @@ class WordsRecord:
         "named by the model, drawn, or an attribution's top words"
     )
     unit: str = entry("unit of the effects")
-    effect: float = entry("value of the text less its value without the words, mean over prompts")
+    effect: float = entry("value of the text minus its value without the words, mean over prompts")
     effect_interval: Interval | None = entry("its 95% interval; null with one group of prompts")
-    over_random: float | None = entry("effect less that of as many random words; null for those")
+    over_random: float | None = entry(
+        "effect minus that of as many random words; null for the random words themselves"
+    )
     over_random_interval: Interval | None = entry("its 95% interval")
     p: float | None = entry(
         "of over_random being 0: sign flips and studentised bootstrap over groups, Holm-corrected over both kinds of words; null "
@@ -35,9 +37,9 @@ class PromptRecord:
 
     text: str = entry("the prompt")
     answer: str = entry("the continuation that the model prefers")
-    said: str = entry("its answer when it is asked for the words that mattered")
-    named: list[str] = entry("words of the prompt that it names")
-    absent: list[str] = entry("words that it names and the prompt does not have")
+    said: str = entry("the model's answer to the question which words mattered")
+    named: list[str] = entry("words of the prompt that the model names")
+    absent: list[str] = entry("named words that are not in the prompt")
     reason: str = entry(
         "why it is not tested: refused, unparsable, or everything; empty where it is"
     )

@@ -235,26 +235,25 @@ def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
     assert named.over_random is not None
     assert best.over_random is not None
     prompts = f"{named.n} of {n_prompts} prompts"
-    ends = f"95% {named.effect_interval.text('.3g')}; " if named.effect_interval else ""
+    ends = f"95% CI {named.effect_interval.text('.3g')}; " if named.effect_interval else ""
     text = (
-        f"named words: removing them lowers the answer by {named.effect:.3g} {named.unit} ({ends}{prompts}), removing as "
-        f"many random words by {drawn.effect:.3g}: a difference of {named.over_random:+.3g}"
+        f"named words: removing them lowers the answer by {named.effect:.3g} {named.unit} ({ends}{prompts}). Removing as many "
+        f"random words lowers it by {drawn.effect:.3g}, a difference of {named.over_random:+.3g}"
     )
     if named.over_random_interval is None or named.p is None:
-        return (
-            f"{text}. Whether this differs from 0 cannot be tested: all prompts are of one group."
-        )
+        return f"{text}. The difference cannot be tested, because all prompts belong to one group."
     text += f" ({named.over_random_interval.text('.3g')}, p = {named.p:.3g}). "
     sign = _direction(named)
     if sign == 0:
-        text += "The words that it names do not matter significantly more than random ones."
+        text += "The words that the model names do not matter significantly more than random words."
         if _direction(best) > 0:
             text += f" The attribution's top words do: removing them lowers the answer by {best.effect:.3g}."
         return text
-    text += f"The words that it names matter significantly {'more' if sign > 0 else 'less'} than random ones"
+    text += f"The words that the model names matter significantly {'more' if sign > 0 else 'less'} than random words."
     if sign > 0 and _direction(best) > 0:
-        text += f": {named.over_random / best.over_random:.0%} of the difference that the attribution's top words make"
-    return f"{text}."
+        share = named.over_random / best.over_random
+        text += f" The difference is {share:.0%} of the one for the attribution's top words."
+    return text
 
 
 def _direction(record: WordsRecord) -> int:
@@ -278,9 +277,9 @@ def _notes(named: Sequence[Named]) -> list[Note]:
     for reason, words in REASONS.items():
         texts = [one.text for one in named if one.reason == reason]
         if texts:
-            text = f"{len(texts)} of {len(named)} answers {words}, such as {texts[0][:60]!r}: counted, not tested"
+            text = f"{len(texts)} of {len(named)} answers {words}, such as {texts[0][:60]!r}; they are counted but not tested"
             notes.append(Note(kind="dropped", text=text))
     if absent := sum(bool(one.absent) for one in named):
-        text = f"{absent} of {len(named)} answers name words that the text does not have"
+        text = f"{absent} of {len(named)} answers name words that are not in the text"
         notes.append(Note(kind="warning", text=text))
     return notes

@@ -39,14 +39,14 @@ def _heads_finding(records: Sequence[HeadRecord]) -> Finding:
     sinks = sum(record.first >= HALF for record in records)
     entropy = np.mean([record.entropy for record in records])
     text = (
-        f"{with_role} of {len(records)} heads have a named role here. {sinks} give at least half of their attention to "
-        f"the first token; the mean normalised entropy is {entropy:.2f} (1 is uniform attention)."
+        f"Heads with a named role: {with_role} of {len(records)}. Heads that give at least half of their attention to the "
+        f"first token: {sinks}. The mean normalised entropy is {entropy:.2f}, where 1 is uniform attention."
     )
     for name in ("induction", "duplicate"):
         strongest = max(records, key=lambda record: getattr(record, name))
         score = getattr(strongest, name)
         if score >= ON_REPEATS:
-            text += f" The strongest {name} head is {strongest.name} ({score:.2f} on repeated random tokens)."
+            text += f" The strongest {name} head is {strongest.name}, with {score:.2f} on repeated random tokens."
     return Finding(property="heads", text=text)
 
 
@@ -60,8 +60,8 @@ def _values_finding(records: Sequence[HeadRecord]) -> Finding | None:
     if gap(parked) <= PARKED:
         return None
     text = (
-        f"Weight is not contribution: {parked.name} gives {parked.first:.0%} of its attention to the first token, which "
-        f"makes up {parked.norm_first:.0%} of what the attended values add."
+        f"Attention is not contribution: {parked.name} gives {parked.first:.0%} of its attention to the first token, but only "
+        f"{parked.norm_first:.0%} of the attended values' norm comes from there."
     )
     return Finding(property="values", text=text)
 
@@ -78,8 +78,8 @@ def _dependencies_finding(words: WordRoles) -> Finding | None:
         for r in followed[:LISTED]
     ]
     text = (
-        f"{len(followed)} of {len(words.relations)} dependencies and directions have a head that follows them clearly "
-        f"better than the best fixed offset: {', '.join(heads)}."
+        f"For {len(followed)} of {len(words.relations)} dependencies and directions, a head follows them significantly better "
+        f"than the best fixed offset: {', '.join(heads)}."
     )
     return Finding(property="dependencies", text=text)
 
@@ -89,9 +89,9 @@ def effects_finding(apart: Disagreement) -> Finding:
     rho = apart.spearman["confidence"]
     correlation = "is not defined" if rho is None else f"is {rho:.2f}"
     text = (
-        f"The rank correlation of a head's confidence with the size of its effect on the {apart.metric} {correlation} "
-        f"over {apart.n} heads. {len(apart.sharp_unneeded)} of the most confident quarter have no significant effect; "
-        f"{len(apart.diffuse_needed)} of the least confident quarter have one."
+        f"The rank correlation between a head's confidence and the size of its effect on the {apart.metric} {correlation} "
+        f"({apart.n} heads). In the most confident quarter, heads without a significant effect: {len(apart.sharp_unneeded)}. In "
+        f"the least confident quarter, heads with one: {len(apart.diffuse_needed)}."
     )
     return Finding(property="effects", text=text)
 
@@ -105,7 +105,7 @@ def checkpoint_finding(records: Sequence[CheckpointRecord]) -> Finding:
     for step in dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1])):
         n_broad = sum(entropy[step, *head] >= BROAD for head in heads)
         counts.append(f"{n_broad} at step {step}")
-    text = f"Of {len(heads)} heads these attend uniformly (entropy {BROAD} or more): {', '.join(counts)}."
+    text = f"Heads that attend uniformly (entropy {BROAD} or more), of {len(heads)}: {', '.join(counts)}."
     # The step at which each head is first sharper than that; heads that never are have none.
     sharpened: dict[tuple[int, int], int] = {}
     for head in heads:
@@ -116,5 +116,7 @@ def checkpoint_finding(records: Sequence[CheckpointRecord]) -> Finding:
     if sharpened:
         first = min(sharpened, key=lambda head: sharpened[head])
         if sharpened[first] != steps[0]:
-            text += f" {head_name(*first)} is the first that does not, at step {sharpened[first]}."
+            text += (
+                f" {head_name(*first)} is the first to become sharper, at step {sharpened[first]}."
+            )
     return Finding(property="checkpoints", text=text)

@@ -11,7 +11,7 @@ from ...runs.shared_options import RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class AttendOptions(RunOptions):
-    """What every head looks at."""
+    """Attention."""
 
     corpus: Path | None = option("annotated sentences, CoNLL-U", None, metavar="FILE")
     prompts: Path | None = option(
@@ -23,15 +23,13 @@ class AttendOptions(RunOptions):
         "a finished ablation of heads, to compare effects with attention", None, metavar="DIR"
     )
     checkpoints: Path | None = option(
-        "a folder of models of one training run, named by their step: how each head comes to look where it looks",
+        "a folder of models of one training run, named by step: follow how each head's attention develops",
         None,
         metavar="DIR",
     )
-    show: int = option("texts whose patterns the page shows", 6, metavar="N")
-    flow: bool = option(
-        "also attention flow through all layers, for the texts that are shown", False
-    )
-    batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)
+    show: int = option("number of texts whose patterns the page shows", 6, metavar="N")
+    flow: bool = option("also show attention flow through all layers for these texts", False)
+    batch_tokens: int = option("tokens per batch", 4096, least=1)
 
     @property
     def source(self) -> Path:

@@ -37,15 +37,17 @@ from .records import (
 from .targets_page import target_section
 
 CONTROLS = (
-    Control("uniform attention", "a number that uniform attention has too", holds("uniform")),
+    Control(
+        "uniform attention", "a value that uniform attention would also have", holds("uniform")
+    ),
     Control(
         "the best fixed offset",
-        "a head that looks one word back is taken to follow syntax",
+        "a head that always looks one word back appears to follow syntax",
         holds("relations"),
     ),
     Control(
         "effects of ablation",
-        "what a head attends to is taken for what it does",
+        "attention is mistaken for effect",
         holds("effects"),
         "--effects DIR",
     ),
@@ -58,15 +60,15 @@ MASSES = {
     "confidence": "largest weight on a token of the text",
     "distance": "mean distance in tokens, among tokens of the text",
     "first": "weight on the first token, BOS or CLS where there is one",
-    "norm_first": "the first token's share of what the attended values add",
+    "norm_first": "the first token's share of the attended values' norm",
     "sink": "weight on the learned sink, which is no token",
     "end": "weight on special tokens after the text",
     "punctuation": "weight on punctuation",
     "self": "weight on the token itself",
     "previous": "weight on the token before",
     "next": "weight on the token after",
-    "output": "size of what the head adds to the residual stream",
-    "induction": "weight on what followed the earlier copy, on repeated random tokens",
+    "output": "size of the head's output to the residual stream",
+    "induction": "weight on the token after the earlier copy, on repeated random tokens",
     "duplicate": "weight on the earlier copy, on repeated random tokens",
 }
 """Statistics that are shown, in this order, and what each is."""
@@ -162,7 +164,7 @@ def look_section(results: Results, data: dict[str, Any]) -> Section:
         [(key, SHOWS[key]) for key in shows],
         list(values),
     )
-    about = "Every head on a few texts. Small pictures: each row is a token that attends to the columns; darker is more."
+    about = "Every head on a few texts. In a small picture, each row is a token that attends to the columns; darker means more attention."
     return Section("look", "Patterns", [part], about, study=True)
 
 
@@ -271,7 +273,7 @@ def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Secti
             data,
             title="Change of the mean pattern",
             y_title="1 − overlap with the layer before",
-            caption="Squared Hellinger distance of the mean pattern over heads to that of the layer before.",
+            caption="Squared Hellinger distance between the layer's mean pattern and the previous layer's.",
             words="; ".join(f"layer {record.layer} {number(record.change)}" for record in layers),
             **axis,
         )
@@ -309,8 +311,8 @@ def relations_section(relations: Sequence[RelationRecord]) -> Section:
             ]
         )
     about = (
-        "The head that agrees most with each dependency on one half of the texts, scored on the other half against the "
-        "offset that is best there. In a causal model only arcs to earlier words count."
+        "For each dependency, the head that agrees with it most on one half of the texts. It is scored on the other half and "
+        "compared with the best fixed offset there. In a causal model, only arcs to earlier words count."
     )
     table = Table(
         "relations-table", "The best head for each dependency", columns, rows, tall=True, copy=True

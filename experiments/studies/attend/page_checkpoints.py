@@ -26,7 +26,7 @@ TRAINING = {
     ),
     "change": (
         "Movement over training",
-        "Squared Hellinger distance of each token's attention to the checkpoint before.",
+        "Squared Hellinger distance between each token's attention and that at the previous checkpoint.",
     ),
 }
 """What is drawn over the checkpoints: its title and caption."""

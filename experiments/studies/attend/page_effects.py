@@ -52,8 +52,8 @@ def effects_section(
         for name, rho in apart.spearman.items()
     ]
     about = (
-        "Weight is not importance. Sharp, not needed: among the most confident quarter, no significant effect "
-        "(FDR < 0.05). Diffuse, needed: among the least confident quarter, a significant one."
+        "Attention weight is not importance. Sharp, not needed: a head in the most confident quarter without a significant "
+        "effect (FDR < 0.05). Diffuse, needed: a head in the least confident quarter with a significant one."
     )
     parts = [
         Stats(items),

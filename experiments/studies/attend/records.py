@@ -15,7 +15,7 @@ class Statistics:
     entropy: float = entry("normalised entropy: 1 is uniform attention")
     confidence: float = entry("largest weight on a token of the text, mean over tokens")
     distance: float = entry("mean distance to the attended tokens of the text", "tokens")
-    first: float = entry("weight on the first token, a BOS or CLS where there is one")
+    first: float = entry("weight on the first token, a BOS or CLS if there is one")
     end: float = entry("weight on special tokens after the text")
     punctuation: float = entry("weight on punctuation")
     self: float = entry("weight on the token itself")
@@ -23,11 +23,11 @@ class Statistics:
     next: float = entry("weight on the token after")
     sink: float | None = entry("weight on the learned sink, which is no token", default=None)
     norm_first: float | None = entry(
-        "the first token's share of what the attended values add", default=None
+        "the first token's share of the attended values' norm", default=None
     )
     norm_end: float | None = entry("the same of special tokens after the text", default=None)
     norm_punctuation: float | None = entry("the same of punctuation", default=None)
-    output: float | None = entry("size of what the head adds to the residual stream", default=None)
+    output: float | None = entry("size of the head's output to the residual stream", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,9 @@ class HeadRecord(Statistics, Intervals):
     index: int = entry("the head's number")
     component: str = entry("heads")
     duplicate: float = entry("weight on the earlier copy of the token, on repeated random tokens")
-    induction: float = entry("weight on what followed the earlier copy, on repeated random tokens")
+    induction: float = entry(
+        "weight on the token after the earlier copy, on repeated random tokens"
+    )
     positional: float = entry(
         "share of words whose most attended word is at the head's favourite offset"
     )
@@ -85,7 +87,7 @@ class HeadRecord(Statistics, Intervals):
     nearest: str | None = entry(
         "the head with the most similar attention; null for a model of one head"
     )
-    nearest_similarity: float | None = entry("their overlap: 1 for heads that attend alike")
+    nearest_similarity: float | None = entry("their overlap: 1 for heads with identical attention")
     role: str = entry("the head's roles, from where it attends; empty for none")
     measured: HeadEffect | None = entry("its measured effect", default=None)
 
@@ -169,7 +171,7 @@ class Disagreement:
     )
     metric: str | None = entry("what the ablation measured", default=None)
     unit: str | None = entry("its unit", default=None)
-    value: str | None = entry("what the heads were replaced by", default=None)
+    value: str | None = entry("replacement of the heads", default=None)
     baseline: float | None = entry("the metric without ablation", default=None)
 
 
@@ -185,7 +187,7 @@ class TargetHeadRecord:
     confidence: float = entry("largest weight, mean over the target's tokens")
     first: float = entry("weight on the first token")
     previous: float | None = entry("weight on the token before; null for X")
-    end: float | None = entry("weight on special tokens behind the source; null for D")
+    end: float | None = entry("weight on special tokens after the source; null for D")
     monotone: float | None = entry(
         "rank correlation of a token's place with the mean place that it attends to; null for D"
     )
@@ -251,7 +253,7 @@ class Results(StudyResults):
     records: list[HeadRecord] = entry("one for each head")
     layers: list[LayerRecord] = entry("one for each layer")
     relations: list[RelationRecord] = entry("one for each dependency and direction")
-    uniform: dict[str, float] = entry("what uniform attention would score on the same texts")
+    uniform: dict[str, float] = entry("score of uniform attention on the same texts")
     shown: ShownTexts = entry("patterns of a few texts")
     checkpoints: list[CheckpointRecord] = entry("one for each checkpoint and head", default=[])
     effects: Disagreement | None = entry("attention against measured effects", default=None)

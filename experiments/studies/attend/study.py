@@ -398,19 +398,19 @@ def _notes(inputs: AttendInputs, seen: Attention) -> list[Note]:
     if lost := inputs.layout.n_lost:
         notes.append(Note(kind="dropped", text=f"{lost} words without tokens (truncated) left out"))
     if shared := seen.words.n_shared:
-        text = f"{shared} dependencies between words that are the same tokens left out: attention cannot tell them apart"
+        text = f"{shared} dependencies left out because both words are the same tokens"
         notes.append(Note(kind="dropped", text=text))
     if options.corpus is None:
-        text = "dependencies: the texts are not annotated; --corpus FILE.conllu shows which heads follow them"
+        text = "dependencies: the texts are not annotated (--corpus FILE.conllu shows which heads follow dependencies)"
         notes.append(Note(kind="skipped", text=text))
     if not seen.heads.has_norms:
         text = "contributions: this architecture's values or output projection cannot be read"
         notes.append(Note(kind="skipped", text=text))
     if n_texts > GROUPS:
-        text = f"intervals resample {GROUPS} groups, into which the {n_texts:,} texts were dealt at random (seed {options.seed})"
+        text = f"intervals resample {GROUPS} groups, to which the {n_texts:,} texts were assigned at random (seed {options.seed})"
         notes.append(Note(kind="info", text=text))
     text = (
-        f"heads are compared on at most {ROWS} tokens of each text; favourite offsets are sought from {OFFSETS[0]} to "
-        f"{OFFSETS[-1]:+d} words; dependencies are scored on the half of the texts that did not choose the head"
+        f"heads are compared on at most {ROWS} tokens per text; preferred offsets are searched from {OFFSETS[0]} to "
+        f"{OFFSETS[-1]:+d} words; a head is chosen for a dependency on one half of the texts and scored on the other"
     )
     return [*notes, Note(kind="info", text=text)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...report.schema import Finding
+from ...report.words import plural
 from .records import RANDOM, MethodRecord, RandomRecord, Record
 
 SHOWN_TEXTS, SHOWN_UNITS = 3, 3
@@ -26,10 +27,9 @@ def _strongest(record: MethodRecord) -> Finding:
     units = []
     for i in largest_first[:SHOWN_UNITS]:
         units.append(f"{record.units[i]!r} ({record.scores[i]:+.2f})")
-    target = f"{record.target[0].upper()}{record.target[1:]}"
-    value = f"{target} is {record.value:.2f} {record.unit}"
-    scores = f"the largest scores by {record.method} are {', '.join(units)}"
-    return Finding(property="", text=f"{value}; {scores}.")
+    value = f"The {record.target} is {record.value:.2f} {record.unit}."
+    scores = f"The largest scores by {record.method} are {', '.join(units)}."
+    return Finding(property="", text=f"{value} {scores}")
 
 
 def _faithful(records: Sequence[Record], methods: Sequence[str]) -> Finding | None:
@@ -48,9 +48,10 @@ def _faithful(records: Sequence[Record], methods: Sequence[str]) -> Finding | No
     n_above = sum(loss > by_chance for loss in means.values())
     n_beyond = sum(loss > highest for loss in means.values())
     text = (
-        f"Of the words that a method ranks highest, removing those of {best} costs most: {means[best]:.2f} {records[0].unit}, mean "
-        f"over texts and shares. Random words cost {_rounded(by_chance)}, their costliest draws {_rounded(highest)}: {n_above} of "
-        f"{len(means)} methods cost more than the former, {n_beyond} more than the latter."
+        f"Removing the words that {best} ranks highest costs {means[best]:.2f} {records[0].unit} (mean over texts and shares of "
+        f"words), the most of {plural(len(means), 'method')}. Removing random words costs {_rounded(by_chance)} on average and "
+        f"{_rounded(highest)} in the costliest draws. The average is exceeded by {n_above} of {len(means)}, the costliest draws "
+        f"by {n_beyond}."
     )
     return Finding(property="faithfulness", text=text)
 

@@ -50,14 +50,14 @@ CONTROLS = (
     ),
     Control(
         "other seeds of methods that draw",
-        "a ranking by one draw",
+        "a ranking that depends on one random draw",
         field("stability"),
         "--seeds 2",
         applies=lambda results: field("stability")(results) or not told("seeds")(results),
     ),
     Control(
         "small noise",
-        "a ranking that the next text overturns",
+        "a ranking that a tiny change of the text overturns",
         told("sensitivity"),
         "--sensitivity 10",
     ),
@@ -76,11 +76,11 @@ DRAWN_METHODS = 5
 FAINT = 0.05
 """Share of the strongest score below which a word is not shaded."""
 MEASURES = {
-    "comprehensiveness": "what the value loses without the top 1, 5, 10, 20, 50% of the units; more is better",
-    "sufficiency": "what it loses when only they are left; less is better",
-    "deletion": "mean value while units leave, the highest first; less is better",
-    "insertion": "mean value while units come, the highest first; more is better",
-    "infidelity": "from 0 (the scores predict what random units take with them) to 1",
+    "comprehensiveness": "drop of the value without the top 1, 5, 10, 20, 50% of the units; higher is better",
+    "sufficiency": "drop of the value with only these units; lower is better",
+    "deletion": "mean value while units are removed, highest score first; lower is better",
+    "insertion": "mean value while units are added, highest score first; higher is better",
+    "infidelity": "error of the scores in predicting the effect of removing random units, from 0 to 1; lower is better",
     "stability": "rank correlation of the scores over seeds, for methods that draw",
     "sensitivity": "largest relative change of the scores under a noise too small to matter",
 }
@@ -326,10 +326,10 @@ def faithful_section(results: Results, methods: Sequence[str], data: dict[str, A
     compared = [RANDOM, *methods] if has_random else list(methods)
     parts: list[Any] = [methods_table(results, compared)]
     parts.append(
-        Picture([curve(records, compared, "deleted", "Units leave, the highest score first", data)])
+        Picture([curve(records, compared, "deleted", "Units removed, highest score first", data)])
     )
     parts.append(
-        Picture([curve(records, compared, "inserted", "Units come, the highest score first", data)])
+        Picture([curve(records, compared, "inserted", "Units added, highest score first", data)])
     )
     removal = ", ".join(sorted({record.measured_by for record in records}))
     about = (
@@ -402,7 +402,7 @@ def curve(
         title=title,
         y_title=f"value, {records[0].unit}",
         x_title="share of the units",
-        caption=f"{title}; mean over texts.{left_out} A faithful method's curve leaves that of random attributions early.",
+        caption=f"{title}; mean over texts.{left_out} A faithful method's curve departs early from that of random attributions.",
         words="; ".join(
             f"{s.name}: " + ", ".join(number(value) for value in s.values) for s in series
         ),

@@ -23,13 +23,21 @@ class Measured:
     target: str = entry("what is explained, in words")
     unit: str = entry("its unit: bits or nats")
     comprehensiveness: float = entry(
-        "what the value loses without the top units, mean over shares; more is better"
+        "drop of the value without the top units, mean over shares; higher is better"
     )
-    sufficiency: float = entry("what it loses when only they are left; less is better")
-    deletion: float = entry("mean value while units leave, the highest first; less is better")
-    insertion: float = entry("mean value while units come, the highest first; more is better")
-    infidelity: float = entry("0 where the scores predict what random units take with them, to 1")
-    deleted: list[float] = entry("value with 0, 10, ..., 100% of the units gone, the highest first")
+    sufficiency: float = entry("drop of the value with only these units; lower is better")
+    deletion: float = entry(
+        "mean value while units are removed, highest score first; lower is better"
+    )
+    insertion: float = entry(
+        "mean value while units are added, highest score first; higher is better"
+    )
+    infidelity: float = entry(
+        "error in predicting the effect of removing random units, from 0 to 1; lower is better"
+    )
+    deleted: list[float] = entry(
+        "value with 0, 10, ..., 100% of the units removed, highest score first"
+    )
     inserted: list[float] = entry(
         "value with 0, 10, ..., 100% of the units there, the highest first"
     )
@@ -42,23 +50,23 @@ class MethodRecord(Measured):
 
     units: list[str] = entry("the words, tokens or spans")
     spans: list[list[int]] = entry("start and end of each in characters")
-    scores: list[float] = entry("what each adds to the value, signed", "the value's unit")
+    scores: list[float] = entry("signed contribution of each to the value", "the value's unit")
     errors: list[float] | None = entry("standard errors; null for methods that draw nothing")
     value: float = entry("the number that is explained, on the whole text")
     baseline: float | None = entry(
-        "the value with every unit absent, where the method has such a state"
+        "the value with all units removed, if the method has such a state"
     )
     asked: int = entry("changed texts whose values were asked for")
     forwards: int = entry("texts run through the model, each distinct one once")
     backwards: int = entry("texts whose gradient was computed")
     notes: list[Note] = entry("what was joined, left out, approximated or is incomplete")
-    inner: list[list[float]] | None = entry("scores by head, neuron or site, where asked for")
+    inner: list[list[float]] | None = entry("scores by head, neuron or site, if requested")
     more: dict[str, Any] = entry("the method's own settings and figures")
     stability: float | None = entry(
         "rank correlation of the scores over seeds; null for methods that draw nothing"
     )
     sensitivity: float | None = entry(
-        "largest relative change of the scores under small noise; null if not asked for"
+        "largest relative change of the scores under small noise; null if not requested"
     )
     patches: int = entry(
         "how many of the first units are patches of the picture, row by row", default=0
@@ -84,7 +92,7 @@ Record = MethodRecord | RandomRecord
 class Flip:
     """The fewest words found whose change makes the model give another answer."""
 
-    changes: list[tuple[int, str, str]] = entry("unit, its text, what took its place, in order")
+    changes: list[tuple[int, str, str]] = entry("unit, its text and its replacement, in order")
     values: list[float] = entry(
         "the answer's lead over the other one, before and after each change", "nats"
     )
@@ -106,7 +114,7 @@ class Example:
     """One text's explanations by example."""
 
     item: int = entry("the text's number")
-    flip: Flip | None = entry("the changed words; null where not asked for")
+    flip: Flip | None = entry("the changed words; null if not requested")
     nearest: list[Neighbour] = entry("the known texts most like it")
 
 
@@ -144,7 +152,7 @@ class Modalities:
         "its unit",
     )
     words: float = entry("the same of the words; both sum to value - without_both", "its unit")
-    measured_by: str = entry("what an absent word is")
+    measured_by: str = entry("how words are removed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +178,8 @@ class Results(StudyResults):
     agreement: dict[str, dict[str, float | None]] = entry(
         "rank correlation of every two methods, mean over texts"
     )
-    examples: list[Example] = entry("explanations by example, where asked for")
-    predictions: list[Prediction] = entry("what the model answers for each text", default=[])
+    examples: list[Example] = entry("explanations by example, if requested")
+    predictions: list[Prediction] = entry("the model's answer for each text", default=[])
     modalities: list[Modalities] = entry(
         "of texts with a picture, the share of each in the answer", default=[]
     )

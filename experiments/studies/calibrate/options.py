@@ -12,7 +12,7 @@ from ...runs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateOptions(ConfidenceOptions):
-    """Confidence against correctness, of predictions in a file or of a language model."""
+    """Calibration."""
 
     model: str | Any | None = option(
         "hub id, local folder or GGUF file; none with --predictions",
@@ -21,14 +21,17 @@ class CalibrateOptions(ConfidenceOptions):
         in_memory=True,
     )
     predictions: Path | None = option(
-        "any classifier's probabilities and labels: JSONL, JSON, CSV, TSV or npz",
+        "probabilities and labels of any classifier: JSONL, JSON, CSV, TSV or npz",
         None,
         metavar="FILE",
     )
     labelled: Path | None = option(
-        "texts with their label, for a --model that classifies texts: JSONL, JSON, CSV or TSV with text and label",
+        "labelled texts for a --model that classifies texts: JSONL, JSON, CSV or TSV with text and label",
         None,
         metavar="FILE",
+    )
+    text: tuple[str, ...] = option(
+        "a text whose every next token a language model predicts (repeatable)", (), metavar="TEXT"
     )
     group_by: tuple[str, ...] = option(
         "compare accuracy, calibration and errors between the values of this column of --predictions or --labelled "

@@ -21,7 +21,9 @@ class Results(StudyResults):
     records: list[JudgedRecord] = entry("one for each confidence")
     comparisons: list[ComparisonRecord] = entry("the first confidence against each other one")
     errors: list[ErrorRecord] = entry("the wrong answers that the first confidence was surest of")
-    source: str = entry("what was measured: predictions, labelled, questions, prompts or pairs")
+    source: str = entry(
+        "what was measured: predictions, labelled, text, questions, prompts or pairs"
+    )
     groups: list[GroupRecord] = entry(
         "with --group-by: each measure of each group of rows", default=[]
     )

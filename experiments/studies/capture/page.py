@@ -14,7 +14,7 @@ from ...report.provenance import model_name
 from ...report.words import count, family, number, plural
 from .records import Results, SiteRecord
 
-CONTROLS = (Control("checksums of every shard", "damaged values are read as true", always),)
+CONTROLS = (Control("checksums of every shard", "damaged values are read as correct", always),)
 """What each control rules out."""
 
 

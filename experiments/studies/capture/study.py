@@ -155,8 +155,8 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     whole = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
     top = max(records, key=lambda record: record.largest)
     text = (
-        f"{end.rows:,} {inputs.source.level}s of {end.texts:,} texts at {len(records)} sites: {size(whole.bytes)} in "
-        f"{store.folder}. The largest value is {top.largest:.4g}, at {top.site}."
+        f"{store.folder} holds {end.rows:,} {inputs.source.level}s of {end.texts:,} texts at {len(records)} sites "
+        f"({size(whole.bytes)}). The largest value is {top.largest:.4g}, at {top.site}."
     )
     return Results(
         records=records,
@@ -323,12 +323,12 @@ def _check_room(options: CaptureOptions, store: ActivationStore, need: int) -> N
 def _notes(end: End) -> list[Note]:
     """What was cut, lost or halved."""
     counted = [
-        ("warning", end.cut, f"{end.cut} texts are longer than the model takes: cut at their end"),
-        ("dropped", end.lost, f"{end.lost} words have no tokens (cut): no row"),
         (
             "warning",
-            end.halved,
-            f"memory did not suffice for every batch: {end.halved} times one was halved",
+            end.cut,
+            f"{end.cut} texts exceed the model's maximum length and are truncated",
         ),
+        ("dropped", end.lost, f"{end.lost} words have no tokens (truncated) and therefore no row"),
+        ("warning", end.halved, f"a batch was halved {end.halved} times for lack of memory"),
     ]
     return [Note(kind=kind, text=text) for kind, count, text in counted if count]

@@ -9,4 +9,4 @@ from ...runs.shared_options import RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(RunOptions):
-    """Proof, on this model, that what is read is what the model does."""
+    """Checks of every site on this model."""

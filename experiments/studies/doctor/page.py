@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ....hooks.verify import worst
 from ...report.controls import Control, field
-from ...report.parts import Cell, Column, Fold, Notes, Page, Section, Stats, Table
+from ...report.parts import Cell, Column, Fold, Notes, Page, Section, Stats, Table, Text
 from ...report.provenance import model_name
 from ...report.words import plural
 from .kinds import map_of, short_name
+from .picture import map_picture
 from .records import CheckRecord, Results
 
 CONTROLS = (
-    Control("a bound for every check", "an error is small because it is called so", field("bound")),
+    Control("a bound for every check", "an error is called small without a limit", field("bound")),
 )
 """What each control rules out."""
 
 
 ABOUT = (
-    "Each cell is the worst of all layers, with the measured number farthest from its right value in small print: an error "
-    "relative to what it should be, for edits a change. ok: within its bound at every layer. –: not supported, see below."
+    "Each cell shows the worst layer, with the measured relative error in small print (for edits, a change). ok: within its "
+    "bound at every layer. –: not supported, see below."
 )
 
 
@@ -28,7 +30,8 @@ def page(results: Results) -> Page:
     """All parts of the page, top to bottom."""
     about, records = results.provenance, results.records
     counts = {s: sum(r.status == s for r in records) for s in ("OK", "UNSUPPORTED", "WRONG")}
-    sections = [map_section(results, records, counts)] if records else []
+    data: dict[str, Any] = {"charts": {}}
+    sections = [map_section(results, records, counts, data)] if records else []
     if counts["WRONG"]:
         sections.append(_listed("wrong", "Wrong", [r for r in records if r.status == "WRONG"]))
     if counts["UNSUPPORTED"]:
@@ -51,7 +54,7 @@ def page(results: Results) -> Page:
         else "nothing is WRONG"
     )
     return Page(
-        title=f"What is read of {model_name(about)}: {verdict}",
+        title=f"Sites of {model_name(about)}: {verdict}",
         kicker="layerscope doctor",
         facts=[
             plural(len({r.check for r in records}), "check"),
@@ -59,7 +62,7 @@ def page(results: Results) -> Page:
         ],
         findings=[("map", "doctor", f.text) for f in results.findings],
         sections=sections,
-        data={"charts": {}},
+        data=data,
     )
 
 
@@ -68,9 +71,12 @@ NOTICED = ("weights", "beginning of text")
 
 
 def map_section(
-    results: Results, records: Sequence[CheckRecord], counts: Mapping[str, int]
+    results: Results,
+    records: Sequence[CheckRecord],
+    counts: Mapping[str, int],
+    data: dict[str, Any],
 ) -> Section:
-    """The map as a table: a row a check, a column a kind of site."""
+    """The map as a picture, and behind it as a table: a row a check, a column a kind of site."""
     kinds, grid = map_of(records)
     about = results.checks
     columns = [
@@ -83,7 +89,7 @@ def map_section(
     ]
     items = [
         ("OK", f"{counts['OK']:,}", "within their bounds"),
-        ("not supported", f"{counts['UNSUPPORTED']:,}", "cannot be had or checked here"),
+        ("not supported", f"{counts['UNSUPPORTED']:,}", "not available or not checkable"),
         ("WRONG", f"{counts['WRONG']:,}", "beyond their bounds"),
     ]
     table = Table("map-table", "Checks by kinds of sites", columns, rows, compact=True, copy=True)
@@ -94,13 +100,13 @@ def map_section(
         [Column("check", False), Column("what is compared", False)],
         meant,
     )
-    return Section(
-        "map",
-        "Map",
-        [Stats(items), table, Fold("What each check compares", [words])],
-        ABOUT,
-        study=True,
-    )
+    parts = [
+        Stats(items),
+        map_picture("doctor-map", kinds, grid, data),
+        Fold("What each check compares", [words]),
+        Fold("The numbers behind the map", [Text([ABOUT]), table]),
+    ]
+    return Section("map", "Map", parts, study=True)
 
 
 def _cell(found: Sequence[CheckRecord]) -> Cell:

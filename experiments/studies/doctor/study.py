@@ -42,6 +42,6 @@ def finding(verdict: Verdict) -> str:
     counts = Counter(f.status for f in verdict)
     wrong = f"WRONG: {verdict.line()}" if verdict.wrong else verdict.line()
     return (
-        f"{len(verdict.checks())} checks, {len(verdict):,} findings: {counts['OK']:,} OK, "
-        f"within their bounds; {counts['UNSUPPORTED']} UNSUPPORTED, not to be had or not to be checked here; {wrong}."
+        f"{len(verdict.checks())} checks gave {len(verdict):,} findings: {counts['OK']:,} are OK (within their bounds) and "
+        f"{counts['UNSUPPORTED']} are UNSUPPORTED (not available or not checkable on this model). {wrong[0].upper()}{wrong[1:]}."
     )

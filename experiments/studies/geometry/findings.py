@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...report.schema import Finding, is_above
-from ...report.words import interval, layer_label
+from ...report.words import DOUBT, interval, layer_label, listed
 from .records import LayerRecord, LensRecord
 
 
@@ -15,10 +15,10 @@ def space_finding(records: Sequence[LayerRecord]) -> Finding:
     widest = max(records, key=lambda record: record.intrinsic_dimension)
     narrowest = max(records, key=lambda record: record.anisotropy)
     text = (
-        f"The intrinsic dimension goes from {first.intrinsic_dimension:.1f} at the embedding to "
-        f"{last.intrinsic_dimension:.1f} at the end, largest at {widest.site} ({widest.intrinsic_dimension:.1f}). "
-        f"Directions are least evenly spread at {narrowest.site}: two words' mean cosine is "
-        f"{narrowest.anisotropy:.2f}, {narrowest.anisotropy_centred:.2f} once the mean is taken away."
+        f"The intrinsic dimension is {first.intrinsic_dimension:.1f} at the first site and {last.intrinsic_dimension:.1f} at the "
+        f"last, with a maximum of {widest.intrinsic_dimension:.1f} at {widest.site}. Anisotropy is highest at {narrowest.site}: "
+        f"two words have a mean cosine of {narrowest.anisotropy:.2f} there, and of {narrowest.anisotropy_centred:.2f} after "
+        "centring."
     )
     return Finding(property="space", text=text)
 
@@ -30,18 +30,16 @@ def separability_finding(
     if name not in records[0].separability:
         return None
     best = max(records, key=lambda record: record.separability[name].places["space"].accuracy)
-    told = best.separability[name]
-    in_space = told.places["space"]
-    on_maps = ", ".join(
-        f"{told.places[method].accuracy:.2f} on the {method} map" for method in methods
+    separable = best.separability[name]
+    in_space = separable.places["space"]
+    on_maps = listed(
+        [f"{separable.places[method].accuracy:.2f} on the {method} map" for method in methods]
     )
-    doubt = (
-        "" if is_above(in_space.accuracy_interval, told.majority) else ", not significantly less"
-    )
+    doubt = "" if is_above(in_space.accuracy_interval, separable.majority) else DOUBT
     text = (
-        f"Nearest neighbours from other sentences tell {name} with the highest accuracy at {best.site}: "
-        f"{in_space.accuracy:.2f} (95% {interval(in_space.accuracy_interval, 2) or 'n/a'}; most frequent class "
-        f"{told.majority:.2f}{doubt}), {on_maps}."
+        f"Nearest neighbours from other sentences predict {name} best at {best.site}, with an accuracy of "
+        f"{in_space.accuracy:.2f} (95% CI {interval(in_space.accuracy_interval, 2) or 'n/a'}; most frequent class "
+        f"{separable.majority:.2f}{doubt}). The accuracy is {on_maps}."
     )
     return Finding(property=name, text=text)
 
@@ -51,7 +49,8 @@ def lens_finding(records: Sequence[LensRecord]) -> Finding:
     last = records[-1]
     half = next((record for record in records if record.top1 >= last.top1 / 2), last)
     text = (
-        f"The model ranks the next token first in {last.top1:.0%} of places; half of that is reached at layer "
-        f"{layer_label(half.layer)}, where its mean log2 p is {half.log2p:.1f} (at the end {last.log2p:.1f})."
+        f"The model predicts the next token correctly at {last.top1:.0%} of positions. Half of that is reached at layer "
+        f"{layer_label(half.layer)}, where the token's mean log2 probability is {half.log2p:.1f} ({last.log2p:.1f} at the last "
+        "layer)."
     )
     return Finding(property="logit lens", text=text)

@@ -93,8 +93,8 @@ class DrawnWords:
             text = "the first word of each text is left out: without a BOS it is the attention sink"
             notes.append(Note(kind="info", text=text))
         text = (
-            f"{len(self.chosen):,} of {self.n_usable:,} words drawn at random (seed {options.seed}); all figures are of these. "
-            f"Maps other than PCA start from {maps.KEPT} principal components and are turned to lie on the layer before"
+            f"all figures are for {len(self.chosen):,} of {self.n_usable:,} words, drawn at random (seed {options.seed}). Maps other "
+            f"than PCA start from {maps.KEPT} principal components and are rotated to match the previous layer"
         )
         return [*notes, Note(kind="info", text=text)]
 

@@ -12,33 +12,37 @@ from ...runs.shared_options import RunOptions, StoreOptions
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryOptions(StoreOptions, RunOptions):
-    """What the space of each layer looks like."""
+    """Geometry."""
 
     corpus: Path = option("annotated sentences, CoNLL-U", metavar="FILE")
     property: tuple[str, ...] = option(
-        "what colours the maps: upos, deprel, depth, ... (repeatable; default: upos)", ()
+        "property that colours the maps: upos, deprel, depth, ... (repeatable; default: upos)", ()
     )
     limit: int | None = option("use the first N sentences", 400, metavar="N", least=1)
     sample: int = option(
         "draw N of their words at random", 1000, metavar="N", least=1, aliases=("words",)
     )
-    method: tuple[str, ...] = option("pca, tsne, umap (repeatable; default: pca and tsne)", ())
-    perplexity: float = option("of t-SNE", 30.0, least=1)
-    site: str = option("site or glob that is read at every layer", "hook_resid_post")
+    method: tuple[str, ...] = option(
+        "projection: pca, tsne or umap (repeatable; default: pca and tsne)", ()
+    )
+    perplexity: float = option("perplexity of t-SNE", 30.0, least=1)
+    site: str = option("site to read at every layer: a name or a glob", "hook_resid_post")
     pooling: str = option(
-        "a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean")
+        "how the vectors of a word's tokens are combined", "mean", choices=("first", "last", "mean")
     )
     compare: str | None = option(
-        "another model, whose layers are compared with this one's", None, metavar="M"
+        "another model whose layers are compared with this model's", None, metavar="M"
     )
     lens_texts: int = option(
-        "texts whose every layer is read by the model's own head; 0 skips them",
+        "number of texts for the logit lens; 0 skips it",
         24,
         metavar="N",
         aliases=("lens",),
     )
-    export: tuple[str, ...] = option("also write npz, parquet, projector (repeatable)", ())
-    batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)
+    export: tuple[str, ...] = option(
+        "also write the points: npz, parquet or projector (repeatable)", ()
+    )
+    batch_tokens: int = option("tokens per batch", 4096, least=1)
 
     @cached_property
     def methods(self) -> tuple[str, ...]:

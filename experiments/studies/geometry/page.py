@@ -34,17 +34,17 @@ from .records import LayerRecord, Results, Similarity
 CONTROLS = (
     Control(
         "trustworthiness of the maps",
-        "neighbours that only the map made",
+        "neighbours that exist only on the map",
         always,
     ),
     Control(
         "separability in the space itself",
-        "clusters that only the map made",
+        "clusters that exist only on the map",
         lambda results: any(record.separability for record in results.records),
     ),
     Control(
         "anisotropy after centring",
-        "a common direction is taken for likeness",
+        "a shared direction is mistaken for similarity",
         field("anisotropy_centred"),
     ),
 )
@@ -193,7 +193,7 @@ def figure_curves(records: Sequence[LayerRecord], data: dict[str, Any]) -> list[
             data,
             title="Anisotropy",
             y_title="mean cosine, share of variance",
-            caption="Mean cosine of two words, as they are and with the mean removed; the variance that a PCA map shows.",
+            caption="Mean cosine of two words before and after the mean is removed, and the variance that a PCA map shows.",
             words=_spoken(records, anisotropy),
             **_axis(records),
         ),
@@ -295,7 +295,7 @@ def norms_section(records: Sequence[LayerRecord]) -> Section:
         rows.append([head, *cells, Cell(general(others), others), Cell(number(ratio, 1), ratio)])
     about = (
         "Mean length of the vector at the first tokens of the texts, a BOS or CLS included. A first token many times longer "
-        "than the rest is where attention sinks; it is on no map."
+        "than the rest is an attention sink. It is left off the maps."
     )
     return Section(
         "norms",
@@ -334,7 +334,7 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
     body += grid.column_ticks([short[site] for site in columns], each=24.0)
     other = cka.model
     words = (
-        "Linear CKA of the same words' vectors, without the bias of few words: 1 is the same cloud up to rotation and scale. "
+        "Linear CKA of the same words' vectors, corrected for the number of words. 1 means equal up to rotation and scale. "
         + (
             f"Rows: this model; columns: {other}."
             if other

@@ -68,8 +68,8 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
     ]
     texts = [lens_text(text, place, labels) for place, text in enumerate(lens.texts)]
     about = (
-        "The model's own final norm and head read the residual stream at each layer: how likely they make the "
-        "token that follows, and how many tokens they rank above it."
+        "The model's own final norm and output head are applied to the residual stream at each layer. The figures show how "
+        "likely and how highly ranked the token that follows then is."
     )
     parts = [
         Picture([drawing]),

@@ -46,7 +46,7 @@ class LayerRecord:
     trust_tsne: float | None = entry("trustworthiness of the t-SNE map", default=None)
     trust_umap: float | None = entry("trustworthiness of the UMAP map", default=None)
     separability: dict[str, Separability] = entry(
-        "by property, how well neighbours tell it", default={}
+        "by property, how well neighbours predict it", default={}
     )
     norms: list[float | None] = entry("mean length of the vector at each of the first positions")
     norm_first: float | None = entry("mean length at the first position, a BOS included")
@@ -96,7 +96,7 @@ class LensRecord:
     """What one layer says of the next token, over places."""
 
     layer: int = entry(
-        "the block behind which the residual stream is read; -1 for the embedding layer"
+        "the block after which the residual stream is read; -1 for the embedding layer"
     )
     log2p: float = entry("mean log2 p(next token)", "bits")
     log2p_interval: Interval | None = entry("its 95% interval over texts", "bits")

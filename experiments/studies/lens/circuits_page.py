@@ -30,12 +30,12 @@ def _head(record: CircuitRecord) -> Fold:
     """The token pairs of one head."""
     uid, name = f"pairs-{record.layer}-{record.head}", f"L{record.layer}H{record.head}"
     parts: list[Any] = [
-        Heading(f"OV of {name}", "What a token that is looked at (from) raises (to)."),
+        Heading(f"OV of {name}", "Attending to the first token raises the logit of the second."),
         _pairs(f"{uid}-ov", f"OV of {name}", record.ov_pairs),
     ]
     if record.qk_pairs:
         parts += [
-            Heading(f"QK of {name}", "Which token looks (from) at which (to)."),
+            Heading(f"QK of {name}", "The first token attends to the second."),
             _pairs(f"{uid}-qk", f"QK of {name}", record.qk_pairs),
         ]
     return Fold(f"Token pairs of {name}", parts, open=True)

@@ -1,4 +1,4 @@
-"""The sentences that stand first on the page of ``layerscope lens``."""
+"""The findings at the top of the page of ``layerscope lens``."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def findings(
     for kind in dict.fromkeys(row.kind for row in layers if row.kind in KINDS):
         rows = [row for row in layers if row.kind == kind]
         middle, last = rows[len(rows) // 2], rows[-1]
-        span = f" (95% {middle.kl_interval.text('.3g')})" if middle.kl_interval else ""
+        span = f" (95% CI {middle.kl_interval.text('.3g')})" if middle.kl_interval else ""
         out.append(
             Finding(
                 property=kind,
-                text=f"{kind}: half-way, at layer {layer_label(middle.layer)}, the reading is {middle.kl:.3g} bits a token{span} "
-                f"from the model's own prediction and its likeliest token agrees for {middle.agreement:.0%} of tokens; at "
-                f"layer {layer_label(last.layer)} {last.kl:.3g} bits and {last.agreement:.0%}.",
+                text=f"{kind}: halfway through, at layer {layer_label(middle.layer)}, the lens has the model's own top token for "
+                f"{middle.agreement:.0%} of tokens, and its predictions differ from the model's by {middle.kl:.3g} bits per "
+                f"token{span}. At layer {layer_label(last.layer)}, the figures are {last.agreement:.0%} and {last.kl:.3g} bits.",
             )
         )
     for number, text in enumerate(texts):
@@ -61,8 +61,8 @@ def _text_findings(
         out.append(
             Finding(
                 property=kind,
-                text=f"text {number + 1}: the model predicts {answer!r}; under the {kind} lens that is the likeliest "
-                f"token from layer {label} on.",
+                text=f"text {number + 1}: the model predicts {answer!r}, which is the top token of the {kind} lens from "
+                f"layer {label} on.",
             )
         )
     rows = [part for part in parts if part.text == number]
@@ -74,11 +74,11 @@ def _text_findings(
         ]
         largest = sorted(named, key=lambda row: -abs(row.logit))[:5]
         words = ", ".join(f"{part_name(row)} ({row.logit:+.2f})" for row in largest)
-        against = f" over {text.wrong!r}" if text.wrong else ""
+        against = f" minus that of {text.wrong!r}" if text.wrong else ""
         out.append(
             Finding(
                 property="contributions",
-                text=f"text {number + 1}: the logit of {text.target!r}{against} is {text.logit:.2f}; the largest direct "
+                text=f"text {number + 1}: the logit of {text.target!r}{against} is {text.logit:.2f}. The largest direct "
                 f"contributions are {words}.",
             )
         )
@@ -93,7 +93,7 @@ def circuit_findings(
     if circuits:
         ranked = sorted(circuits, key=lambda record: -record.ov_share)
         names = ", ".join(f"L{r.layer}H{r.head} ({r.ov_share:.2f})" for r in ranked[:5])
-        text = f"by their weights the heads that copy tokens most are {names} (eigenvalue share of OV; 1: only copies)."
+        text = f"The heads whose weights copy tokens most are {names}; 1 is pure copying (eigenvalues of OV)."
         out.append(Finding(property="circuits", text=text))
     best: dict[str, CompositionRecord] = {}
     for record in compositions:
@@ -101,7 +101,9 @@ def circuit_findings(
     if best:
         words = ", ".join(f"{composition_name(r)} ({r.score:.3f})" for r in best.values())
         baseline = next(iter(best.values())).baseline
-        text = f"strongest composition: {words}; unrelated matrices give about {baseline:.3f}."
+        text = (
+            f"The strongest compositions are {words}; unrelated matrices give about {baseline:.3f}."
+        )
         out.append(Finding(property="circuits", text=text))
     return out
 

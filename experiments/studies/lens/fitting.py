@@ -100,10 +100,10 @@ def _notes(lens: Lens, n_layers: int) -> list[Note]:
     about = lens.about
     notes = []
     if (improved := about.get("layers_improved")) is not None:
-        text = f"tuned: {improved} of {n_layers} layers are better on validation texts than the least squares they start from"
+        text = f"tuned: on validation texts, {improved} of {n_layers} layers improve on the least-squares lens they start from"
         notes.append(Note(kind="info", text=text))
     if left := about.get("left_out_texts"):
-        text = f"jacobian: {left} texts are too short for it (under {about['first_position'] + 2} tokens)"
+        text = f"jacobian: {left} texts are too short (under {about['first_position'] + 2} tokens) and are left out"
         notes.append(Note(kind="dropped", text=text))
     if lens.missing:
         names = ", ".join("embedding" if n == 0 else str(n - 1) for n in sorted(lens.missing))

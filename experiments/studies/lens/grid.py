@@ -82,8 +82,8 @@ def reading_grid(
     body += grid.row_ticks([layer_label(layer) for layer in layers], each=HEIGHT)
     body += grid.column_ticks([_short(token) for token in tokens], each=WIDTH)
     words = (
-        "The likeliest next token behind each token, at each layer. Deeper shades: more probable; for the rank of the target, "
-        "deepest is the likeliest and grey is not among 100. Click a cell for the ten likeliest."
+        "The most likely next token after each token, at each layer. Darker cells are more probable. For the rank of the target, "
+        "the darkest cells are rank 1 and grey ones are beyond rank 100. Click a cell for its ten most likely tokens."
     )
     drawing = svg(
         box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"'
@@ -110,7 +110,7 @@ def _cell(k: int, token: str, x: float, y: float, shade: int) -> list[str]:
 def _tip(record: ReadingRecord) -> list[str]:
     """Place, likeliest token, and the target."""
     likeliest = record.top[0]
-    place = f"layer {layer_label(record.layer)}, behind {record.token!r}"
+    place = f"layer {layer_label(record.layer)}, after {record.token!r}"
     target = ""
     if record.target_rank is not None:
         target = f"target: p = {number(record.target_probability, 4)}, rank {record.target_rank:,}"

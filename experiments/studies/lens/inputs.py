@@ -134,9 +134,11 @@ def _halves(
             f"{options.corpus}: expected texts of two tokens or more to fit and to test on, got {len(different)} texts"
         )
     counts = {
-        "are repeated and read once": len(texts) - len(different),
-        "have one token and no next one": sum(len(text) < 2 for text in encoded),
-        f"are cut to {subject.max_length} tokens": sum(text.cut is not None for text in encoded),
+        "are duplicates, which are read once": len(texts) - len(different),
+        "have a single token and no next one": sum(len(text) < 2 for text in encoded),
+        f"are truncated to {subject.max_length} tokens": sum(
+            text.cut is not None for text in encoded
+        ),
     }
     notes = [
         Note(kind="dropped", text=f"corpus: {count} texts {what}")

@@ -11,13 +11,13 @@ from ...runs.shared_options import RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class LensOptions(RunOptions):
-    """What each layer would predict, and which parts write the prediction."""
+    """Lenses, direct logit attribution and circuits."""
 
     text: tuple[str, ...] = option(
         "a text to read at every layer and position (repeatable)", (), metavar="TEXT"
     )
     prompts: Path | None = option(
-        "texts to read, JSONL with prompt and perhaps answer, wrong", None, metavar="FILE"
+        "texts to read, JSONL with prompt and, optionally, answer and wrong", None, metavar="FILE"
     )
     corpus: Path | None = option(
         "texts to fit and test the lenses on: one text a line, or CoNLL-U (.conllu)",
@@ -28,7 +28,7 @@ class LensOptions(RunOptions):
         "use only the first N texts of the corpus and of the prompts", None, metavar="N", least=1
     )
     kind: tuple[str, ...] = option(
-        "lens (repeatable; default: logit). All but logit are fitted on --corpus or read by --lens",
+        "kind of lens (repeatable; default: logit); all but logit are fitted on --corpus or loaded with --lens",
         (),
         choices=("logit", "least-squares", "tuned", "jacobian"),
     )
@@ -43,38 +43,41 @@ class LensOptions(RunOptions):
         aliases=("export",),
     )
     target: str | None = option(
-        "continuation whose rank and logit are followed, with its leading space", None
+        "continuation whose rank and logit are shown, with its leading space", None
     )
     wrong: str | None = option("another continuation that the target is compared with", None)
     by: str | None = option(
-        "also direct logit attribution of the target to these parts (default: head, where there is a target)",
+        "also attribute the target's logit directly to these parts (default: head, if there is a target)",
         None,
         choices=("head", "layer", "mlp", "neuron", "position"),
     )
     verify: int = option(
-        "number of largest contributions whose parts are also ablated, to measure their effects exactly",
+        "number of largest contributions to measure exactly by ablation",
         10,
         metavar="N",
         aliases=("exact",),
     )
     circuits: bool = option(
-        "also OV and QK circuits of every head and composition between heads, from the weights",
+        "also compute the OV and QK circuits of every head, and composition between heads, from the weights",
         False,
     )
     head: tuple[str, ...] = option(
-        "circuits as well, with the largest token pairs of this head (repeatable)",
+        "also compute circuits, and list the largest token pairs of this head (repeatable)",
         (),
         metavar="LAYER.HEAD",
     )
     held_out: float = option("share of the corpus that the lenses are tested on", 0.3)
     steps: int = option("steps of gradient descent of the tuned lens", 60, least=1)
-    jacobian_texts: int = option("most texts of the Jacobian lens", 24, metavar="N", least=2)
+    jacobian_texts: int = option(
+        "maximum number of texts for the Jacobian lens", 24, metavar="N", least=2
+    )
     first_position: int = option(
-        "positions that the Jacobian lens leaves out at the beginning of each text", 16
+        "number of positions at the start of each text that the Jacobian lens leaves out", 16
     )
     reliability: float = option(
-        "stop fitting the Jacobian lens at this reliability of its worst layer; 1 never", 0.95
+        "stop fitting the Jacobian lens once its worst layer reaches this reliability; 1: never",
+        0.95,
     )
     random_models: int = option(
-        "random-weight models whose logit lens is compared; 0 skips them", 1
+        "number of random-weight models whose logit lens is compared; 0 skips them", 1
     )

@@ -35,7 +35,7 @@ from .records import LayerRecord, Results
 
 CONTROLS = (
     Control(
-        "random weights", "any stream would be read so", lambda r: any("random" in x.kind for x in r.layers),
+        "random weights", "any residual stream would be read this way", lambda r: any("random" in x.kind for x in r.layers),
         "--random-models 1", lambda r: bool(r.layers),
     ),
     Control(
@@ -43,10 +43,10 @@ CONTROLS = (
         "--kind least-squares", lambda r: bool(r.layers),
     ),
     Control(
-        "held-out texts with intervals", "a reading of one text", lambda r: bool(r.layers), "--corpus FILE"
+        "held-out texts with intervals", "a result that holds for one text only", lambda r: bool(r.layers), "--corpus FILE"
     ),
     Control(
-        "exact ablation of the largest contributions", "a direct contribution is taken for the whole effect",
+        "exact ablation of the largest contributions", "a direct contribution is mistaken for the total effect",
         lambda r: any(x.exact is not None for x in r.contributions), "--verify 10", lambda r: bool(r.contributions),
     ),
 )  # fmt: skip
@@ -70,7 +70,7 @@ def page(results: Results) -> Page:
     name = model_name(results.provenance)
     title = f"What each layer of {name} would predict"
     if not (results.texts or results.layers):
-        title = f"What the heads of {name} are, by their weights"
+        title = f"The heads of {name}, read from their weights"
     return Page(
         title=title,
         kicker="layerscope lens",
@@ -94,7 +94,7 @@ def _text_section(results: Results, number_: int, data: dict[str, Any]) -> Secti
                     (
                         f"logit of {text.target!r}{against}",
                         signed(text.logit),
-                        "behind the last token",
+                        "after the last token",
                     )
                 ]
             )
@@ -166,7 +166,9 @@ def _layers_section(results: Results, data: dict[str, Any]) -> Section:
     parts.append(_layers_table(results.layers))
     if results.comparisons:
         parts.append(_comparisons(results))
-    return Section("layers", "How far each layer can be believed", parts, about, study=True)
+    return Section(
+        "layers", "How well each layer's reading agrees with the model", parts, about, study=True
+    )
 
 
 def _reliability(results: Results, data: dict[str, Any]) -> Drawing:

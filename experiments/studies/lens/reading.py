@@ -84,7 +84,7 @@ def first_token(
     if len(ids) > 1:
         note = Note(
             kind="info",
-            text=f"{answer!r} is {len(ids)} tokens: the first, {shown_token(subject, token)!r}, is followed",
+            text=f"{answer!r} has {len(ids)} tokens: only the first, {shown_token(subject, token)!r}, is followed",
         )
         if note not in notes:
             notes.append(note)

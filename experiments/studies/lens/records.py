@@ -22,7 +22,7 @@ class ReadingRecord:
     text: int = entry("number of the text, from 0")
     kind: str = entry("the lens")
     layer: int = entry(
-        "the block behind which is read, from 0; -1 is the embedding, the last the model itself"
+        "the block after which the stream is read, from 0; -1 is the embedding, the last the model itself"
     )
     position: int = entry("the token's position, from 0")
     token: str = entry("the token there, decoded")
@@ -36,7 +36,7 @@ class LayerRecord:
     """How far one layer can be believed under one lens, on held-out texts."""
 
     kind: str = entry("the lens, or its control")
-    layer: int = entry("the block behind which is read, from 0; -1 is the embedding")
+    layer: int = entry("the block after which the stream is read, from 0; -1 is the embedding")
     kl: float = entry("divergence of the model's prediction from the layer's", "bits a token")
     kl_interval: Interval | None = entry("95% interval over texts", "bits a token")
     loss: float = entry("cross-entropy of the next token", "bits a token")
@@ -63,7 +63,7 @@ class LayerRecord:
 class ReliabilityRecord:
     """How well so many texts determine the Jacobian of a layer."""
 
-    layer: int = entry("the block behind which is read, from 0; -1 is the embedding")
+    layer: int = entry("the block after which the stream is read, from 0; -1 is the embedding")
     texts: int = entry("texts so far", "texts")
     reliability: float = entry("of their mean, from the cosine of two halves (Spearman-Brown)")
 
@@ -74,9 +74,9 @@ class ComparisonRecord:
 
     a: str = entry("a lens")
     b: str = entry("another")
-    layer: int = entry("the block behind which is read, from 0; -1 is the embedding")
+    layer: int = entry("the block after which the stream is read, from 0; -1 is the embedding")
     difference: float = entry(
-        "divergence under b less that under a, mean over texts: below 0, b is better",
+        "divergence under b minus that under a, mean over texts: below 0, b is better",
         "bits a token",
     )
     difference_interval: Interval | None = entry("95% interval over texts", "bits a token")
@@ -105,7 +105,7 @@ class ContributionRecord:
 class PairRecord:
     """Two tokens and what a circuit gives from one to the other."""
 
-    source: str = entry("the token that is read (OV) or that looks (QK)")
+    source: str = entry("the token that is attended to (OV) or that attends (QK)")
     target: str = entry("the token that is raised (OV) or looked at (QK)")
     value: float = entry("entry of the circuit of tokens: logits up to the final scale, or scores")
 
@@ -117,13 +117,13 @@ class CircuitRecord:
     layer: int = entry("the block, from 0")
     head: int = entry("the head, from 0")
     ov_share: float = entry(
-        "eigenvalue share of OV: 1 where tokens raise themselves (copying), -1 where they lower themselves"
+        "eigenvalue share of OV: 1 if tokens raise themselves (copying), -1 if they lower themselves"
     )
     qk_share: float | None = entry(
-        "eigenvalue share of QK: 1 where tokens look for their like; null where there is no QK circuit"
+        "eigenvalue share of QK: 1 if tokens attend to similar tokens; null if there is no QK circuit"
     )
-    ov_pairs: list[PairRecord] = entry("largest entries of OV, for the heads asked for")
-    qk_pairs: list[PairRecord] = entry("largest entries of QK, for the heads asked for")
+    ov_pairs: list[PairRecord] = entry("largest entries of OV, for the requested heads")
+    qk_pairs: list[PairRecord] = entry("largest entries of QK, for the requested heads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class CompositionRecord:
     reader_layer: int = entry("the block of the head that reads")
     reader_head: int = entry("that head")
     score: float = entry("norm of the product of their circuits, over the product of their norms")
-    baseline: float = entry("about what unrelated matrices give, 1 / sqrt(width)")
+    baseline: float = entry("approximate value for unrelated matrices, 1 / sqrt(width)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,9 @@ class TextRecord:
     tokens: list[str] = entry("its tokens, decoded")
     target: str | None = entry("the continuation that is followed")
     wrong: str | None = entry("the one that it is compared with")
-    logit: float | None = entry("the target's logit, less the wrong one's", "logits", default=None)
+    logit: float | None = entry(
+        "the target's logit, minus that of the wrong answer", "logits", default=None
+    )
     bias: float | None = entry(
         "the part of it from biases of the final norm and the head", "logits", default=None
     )
@@ -166,7 +168,7 @@ class Results(StudyResults):
     reliability: list[ReliabilityRecord] = entry("the Jacobian lens as texts were added")
     comparisons: list[ComparisonRecord] = entry("lenses against each other, on the corpus")
     contributions: list[ContributionRecord] = entry("direct logit attribution")
-    circuits: list[CircuitRecord] = entry("OV and QK circuits of every head, where asked for")
+    circuits: list[CircuitRecord] = entry("OV and QK circuits of every head, if requested")
     compositions: list[CompositionRecord] = entry("the strongest compositions of each kind")
 
     @property

@@ -54,7 +54,7 @@ def measure(inputs: LensInputs, run: Run) -> Results:
             layers += random_models(subject, inputs)
         notes += test_notes(len(inputs.test), len(comparisons))
     elif inputs.prompts:
-        text = "single texts have no interval: --corpus tests the lenses on many"
+        text = "single texts have no intervals: --corpus FILE tests the lenses on many texts"
         notes.append(Note(kind="info", text=text))
     with run.timed("reading"):
         read = [

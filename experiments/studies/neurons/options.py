@@ -12,14 +12,14 @@ from ...runs.shared_options import StoreOptions, TextsOptions, WordsOptions
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronsOptions(WordsOptions, StoreOptions, TextsOptions):
-    """Neurons ranked by a property, read by probes, and changed in the running model."""
+    """Neurons."""
 
     property: str = option("property of words: upos, feats:Number, misc:NER, ...", metavar="P")
     dev: Path | None = option(
         "sentences kept out of training (default: a tenth of the corpus)", None, metavar="FILE"
     )
     test: Path | None = option(
-        "sentences used for scoring, and as texts if no prompts or pairs are given (default: a tenth of the corpus)",
+        "sentences used for scoring, and as texts if neither prompts nor pairs are given (default: a tenth of the corpus)",
         None,
         metavar="FILE",
     )
@@ -29,11 +29,11 @@ class NeuronsOptions(WordsOptions, StoreOptions, TextsOptions):
         "how neurons are ranked (repeatable; default: all rankings)", ()
     )
     gradient: bool = option(
-        "also rank by the gradient of the metric, on half of the texts; effects are then measured on the others",
+        "also rank by the gradient of the metric on half of the texts; effects are then measured on the other half",
         False,
     )
     k: tuple[int, ...] = option(
-        "how many of the first neurons to use (repeatable; 1 is always included)",
+        "number of top-ranked neurons to use (repeatable; 1 is always included)",
         (1, 4, 16, 64),
         least=1,
     )
@@ -44,9 +44,9 @@ class NeuronsOptions(WordsOptions, StoreOptions, TextsOptions):
         least=-inf,
     )
     null_draws: int = option(
-        "random sets of the same size to compare with", 20, aliases=("random",)
+        "number of random sets of the same size to compare with", 20, aliases=("random",)
     )
     rotations: int = option(
-        "random rotations to compare with; 0 skips them, and the report says so", 3
+        "number of random rotations to compare with; 0 skips them, and the report says so", 3
     )
-    show: int = option("how many neurons of each ranking the page describes", 3)
+    show: int = option("number of neurons of each ranking that the page describes", 3)

@@ -16,12 +16,10 @@ class SetRecord(EffectRecord):
     index: int | None = entry("the neuron that is changed alone; null for a set")
     component: Literal["sets", "neurons"] = entry("a ranking's first neurons, or one neuron alone")
     value: str = entry("the change: mean, zero or translate CLASS")
-    ranking: str = entry("whose first neurons they are; alone for a single neuron")
+    ranking: str = entry("the ranking whose first neurons they are; alone for a single neuron")
     k: int = entry("how many neurons")
     neurons: list[int] = entry("which")
-    null: float = entry(
-        "mean effect of as many neurons drawn at random at the site", "the metric's"
-    )
+    null: float = entry("mean effect of as many random neurons of the site", "the metric's")
     null_interval: Interval = entry("the middle 95% of the draws' effects", "the metric's")
     null_p: float = entry("share of the random draws with at least this effect")
     beyond: float = entry("effect minus the mean effect of the random draws", "the metric's")

@@ -13,7 +13,7 @@ from ....probes.evaluation import ClusterBootstrap
 from ....probes.sparse import BAND
 from ...metrics.metrics import Metric
 from ...report.schema import Interval, Note, estimated, is_above
-from ...report.words import interval
+from ...report.words import DOUBT, interval
 from ...sweep.components import Component
 from ...sweep.effects import effect_records
 from ...sweep.measure import Measured
@@ -148,11 +148,11 @@ def _read_best(
     at_best = [r for r in sets if (r.site, r.ranking) == (best.site, best.ranking)]
     neuron = at_best[0].neurons[0]
     whole = site.whole[best.probe]
-    doubt = "" if is_above(best.accuracy_interval, site.majority) else ", not significantly less"
+    doubt = "" if is_above(best.accuracy_interval, site.majority) else DOUBT
     return (
-        f"{name} is read from one neuron with the highest accuracy at {best.site}[{neuron}] ({best.ranking}): {best.accuracy:.3f} "
-        f"(95% {interval(best.accuracy_interval) or 'n/a'}; one at random {best.random:.3f}, all {site.width} "
-        f"{whole:.3f}, most frequent class {site.majority:.3f}{doubt})."
+        f"{name}: the best single neuron is {best.site}[{neuron}] (ranked by {best.ranking}), with an accuracy of "
+        f"{best.accuracy:.3f} (95% CI {interval(best.accuracy_interval) or 'n/a'}; most frequent class {site.majority:.3f}{doubt}). "
+        f"A random neuron reaches {best.random:.3f}, and all {site.width} together {whole:.3f}."
     )
 
 
@@ -163,10 +163,10 @@ def _used_most(
     passing = [r for r in sets if r.q is not None and r.q < LEVEL and r.null_p <= LEVEL]
     most = max(sets, key=lambda record: abs(record.beyond))
     return (
-        f"Taken out ({options.value}), "
-        f"{len(passing)} of {len(sets)} sets change the {metric.name} at a false-discovery rate of {LEVEL:.0%} and more "
-        f"than random sets do (n = {n_items}); most beyond random: the first {most.k} by {most.ranking} at "
-        f"{most.site}, {most.effect:+.3g} {metric.unit} (random {most.null_interval.text('+.3g')})."
+        f"{options.value.capitalize()} ablation changes the {metric.name} significantly (FDR < {LEVEL}) and more than random sets "
+        f"do for {len(passing)} of {len(sets)} sets of neurons (n = {n_items}). The set furthest beyond random is the first "
+        f"{most.k} by {most.ranking} at {most.site}: {most.effect:+.3g} {metric.unit} (random sets "
+        f"{most.null_interval.text('+.3g')})."
     )
 
 
@@ -190,11 +190,11 @@ def study_notes(options: NeuronsOptions, sites: Sequence[SiteRecord], ranked_on:
         notes.append(
             (
                 "skipped",
-                "no random rotations: whether the neurons' own basis is special is not supported",
+                "random rotations skipped: claims about the neurons' own basis are not supported",
             )
         )
     if 1 / (1 + options.null_draws) > LEVEL:
         least = round(1 / LEVEL) - 1
-        text = f"{options.null_draws} random sets: fewer than {least} cannot show that an effect is beyond them"
+        text = f"{options.null_draws} random sets are too few to show that an effect exceeds them; at least {least} are needed"
         notes.append(("warning", text))
     return [Note(kind=kind, text=text) for kind, text in notes]

@@ -12,26 +12,27 @@ from ...sweep.positions import ALL, positions_option
 
 @dataclass(frozen=True, kw_only=True)
 class PatchOptions(EffectsOptions):
-    """Values of one run put into another, one head, position or layer at a time."""
+    """Activation patching."""
 
     clean: Path = option(
-        "prompts, JSONL with prompt, answer, wrong and perhaps corrupted", metavar="FILE"
+        "prompts, JSONL with prompt, answer, wrong and, optionally, corrupted", metavar="FILE"
     )
     corrupted: Path | None = option(
-        "the corrupted prompts, a line for each of --clean (default: their 'corrupted')",
+        "corrupted prompts, one for each line of --clean (default: the field 'corrupted')",
         None,
         metavar="FILE",
     )
     by: str = option("what is patched", "head", choices=("head", "position", "layer"))
     site: str | None = option(
-        "another site of a block (default: by head attn.hook_z, by position hook_resid_pre)", None
+        "site to patch in each block (default: attn.hook_z by head, hook_resid_pre by position)",
+        None,
     )
     direction: str = option(
-        "clean into corrupted, corrupted into clean",
+        "denoising (clean values into the corrupted run), noising (the reverse), or both",
         "both",
         choices=("both", "denoising", "noising"),
     )
     positions: str = positions_option(ALL)
-    metric: str = option("what is measured", "logit_difference")
-    limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
+    metric: str = option("metric", "logit_difference")
+    limit: int | None = option("use only the first N prompts", None, metavar="N", least=1)
     skip: float = option(SKIP, 0.1, metavar="SHARE")

@@ -16,7 +16,7 @@ CONTROLS = (
     TURNED,
     Control(
         "both directions",
-        "a part that is enough is taken for one that is needed",
+        "a sufficient part is mistaken for a necessary one",
         lambda results: len({record.value for record in results.records}) > 1,
         "--direction both",
     ),
@@ -30,7 +30,7 @@ def page(results: Results) -> Page:
     metric = f"{first.metric}, {first.unit}"
     view = EffectsView(
         noun="patches",
-        about="Metric with one value from the other run minus metric without, mean over prompts.",
+        about="Metric with the patch minus metric without it, averaged over prompts.",
         positions=positions_text(results.positions),
         share=(
             "of the way",

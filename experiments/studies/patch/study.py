@@ -223,7 +223,7 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
             measured,
             f"{direction} patches",
             metric.name,
-            "both runs hold the same value there",
+            "both runs have the same value there",
             "info",
         )
         if measured.certificate is not None:
@@ -257,7 +257,7 @@ def _runs_finding(metric: Metric, means: Baselines, gap: Mean, n: int) -> Findin
     """What the metric is in both runs, and whether they differ."""
     text = (
         f"The {metric.name} is {means.clean.value:.3g} {metric.unit} on the clean prompts and "
-        f"{means.corrupted.value:.3g} on the corrupted ones; difference {gap.value:.3g} ({span(gap)}, "
+        f"{means.corrupted.value:.3g} on the corrupted ones, a difference of {gap.value:.3g} ({span(gap)}, "
         f"n = {n})."
     )
     return Finding(property="runs", text=text)
@@ -300,13 +300,13 @@ def _records(
 
 
 def _finding(direction: str, by: str, records: Sequence[EffectRecord]) -> str:
-    """One sentence of the strongest."""
+    """What a direction does, how many patches have an effect, and the largest effects."""
     moved = {
-        "denoising": "clean values in the corrupted run",
-        "noising": "corrupted values in the clean run",
+        "denoising": "clean values into the corrupted run",
+        "noising": "corrupted values into the clean run",
     }[direction]
-    noun = f"patches by {by}"
+    change = f"This changes the {records[0].metric}"
     return (
-        f"{direction.capitalize()} ({moved}): {significance_text(records, noun, 'have an effect')} The strongest are "
-        f"{ranking(records)}."
+        f"{direction.capitalize()} puts {moved}, one {by} at a time. {significance_text(records, 'patches', change)} "
+        f"The largest effects are {ranking(records)}."
     )

@@ -133,7 +133,7 @@ def _add_trees(
 ) -> None:
     view = next((view for view in views if view.name == PLAIN), None)
     if view is None:
-        text = "structural probes skipped: they need a property of the text as it stands beside a rewritten one"
+        text = "structural probes skipped: they need at least one property that is read from the unchanged text"
         out.notes.append(Note(kind="skipped", text=text))
         return
     splits: dict[Split, Trees] = {}
@@ -141,12 +141,12 @@ def _add_trees(
         splits[split] = Trees.of(view.splits[split], view.layouts[split], view.offsets[split])
     empty = [split for split, trees in splits.items() if not trees.rows]
     if empty:
-        text = f"structural probes skipped: no sentence of {', '.join(empty)} has two words with vectors and one root"
+        text = f"structural probes skipped: no sentence of {', '.join(empty)} has two words with vectors and exactly one root"
         out.notes.append(Note(kind="skipped", text=text))
         return
     for split, trees in splits.items():
         if trees.dropped:
-            what = "sentences of one word, without one root, or with words without tokens"
+            what = "sentences left out (one word, not exactly one root, or a word without tokens)"
             out.notes.append(Note(kind="dropped", text=f"tree: {trees.dropped} {split} {what}"))
     out.trees = _trees(options, view, splits, places, stores, folder)
     unconverged = [record.site for record in out.trees if not record.converged]
@@ -154,7 +154,7 @@ def _add_trees(
         text = f"tree: structural probes not converged at {', '.join(unconverged)}"
         out.notes.append(Note(kind="warning", text=text))
     if not options.random_models:
-        text = "tree: the random-weight model is not supported (none was asked for)"
+        text = "tree: random-weight model skipped: the comparison with it is not supported"
         out.notes.append(Note(kind="skipped", text=text))
     out.findings.append(Finding(property="tree", text=tree_finding(out.trees)))
 

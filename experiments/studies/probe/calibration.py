@@ -94,8 +94,8 @@ def with_calibration(results: Results, folder: Path, seed: int) -> Results:
         calibration.append(CalibrationRecord(**vars(judged), **place))
     if any(record.ece is not None for record in records):
         text = (
-            "calibration: test words of classes that training lacks are left out; temperatures are fitted on the dev "
-            "rows that also chose the penalty"
+            "calibration leaves out test words whose class is absent from training; temperatures are fitted on the dev rows that "
+            "also chose the penalty"
         )
         notes.append(Note(kind="info", text=text))
     return replace(

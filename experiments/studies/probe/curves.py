@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ...report.schema import Interval
+from ...report.schema import Interval, is_above
 from ...report.words import family, finite, interval, layer_label, listed, number, runs
 from .records import (
     METRICS,
@@ -119,14 +119,31 @@ class Profile:
         sites = {record.site for record in self.records}
         return [row for row in same if getattr(row, "site", None) in (None, *sites)]
 
+    @property
+    def headline(self) -> str:
+        """Where the property is decoded best, and what random weights reach, in a line."""
+        top = self.highest
+        doubtful = 0.0 if self.is_number else top.majority
+        if not is_above(top.score_interval, doubtful):
+            guess = "a constant guess" if self.is_number else "the most frequent class"
+            return f"{self.title} is not decoded better than {guess} ({number(doubtful)})"
+        best = self.best or [self.top]
+        where = runs(best, self.labels)
+        plural = "layers" if len(best) > 1 else "layer"
+        place = "the embeddings" if where == "emb" else f"{plural} {where}"
+        text = f"{self.title} peaks at {place} ({self.metric} {number(top.score)})"
+        if top.random_model is not None:
+            text += f"; random weights reach {number(top.random_model)}"
+        return text
+
     def describe(self) -> str:
         """A plain sentence for a kind of site that no finding speaks of."""
         top = self.highest
-        text = f"{self.name} is read best at layer {self.labels[self.top]} "
+        text = f"{self.name} is decoded best at layer {self.labels[self.top]} "
         span = interval(top.score_interval)
         text += f"({self.metric} {number(top.score)}{f', {span}' if span else ''})."
         if len(self.best) > 1:
-            text += f" Layers {self.best_text} are not shown to be worse."
+            text += f" Layers {self.best_text} are not significantly worse."
         return text
 
 

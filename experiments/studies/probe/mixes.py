@@ -125,25 +125,25 @@ def mix_finding(record: MixRecord) -> str:
     """One sentence in words."""
     if record.is_weaker():
         return (
-            f"{record.property}: the probe of all layers is weaker than that of the best single layer "
-            f"({record.margin:+.3f}{_span(record.margin_interval)}): it was not trained to its "
-            "end, so its weights and the expected layer are not supported."
+            f"{record.property}: a probe that reads all layers is weaker than the probe of the best layer "
+            f"({record.margin:+.3f}{_span(record.margin_interval)}). Its training did not finish, so its weights and the expected "
+            "layer are not supported."
         )
     text = (
-        f"{record.property}: a probe that may read all layers has its centre of gravity at "
-        f"layer {record.centre_of_gravity:.2f} (the embedding layer is -1)"
+        f"{record.property}: a probe that reads all layers has its centre of gravity at layer "
+        f"{record.centre_of_gravity:.2f} (the embedding layer is -1)."
     )
     if record.expected_layer is None:
         return (
-            f"{text}; all layers together are not significantly better than the embedding layer "
+            f"{text} All layers together are not significantly better than the embedding layer "
             f"({record.headroom:+.3f}{_span(record.headroom_interval)}), so the expected layer is not supported."
         )
     return (
-        f"{text}; what further layers add ({record.headroom:+.3f} in all) comes at layer {record.expected_layer:.2f} on "
-        f"average{_span(record.expected_layer_interval, '.2f')}."
+        f"{text} Blocks add {record.headroom:+.3f} to the embedding layer's score, on average at layer "
+        f"{record.expected_layer:.2f}{_span(record.expected_layer_interval, '.2f')}."
     )
 
 
 def _span(ends: Interval | None, form: str = "+.3f") -> str:
     """An interval inside a sentence, where there is one."""
-    return f", 95% {ends.text(form)}" if ends else ""
+    return f", 95% CI {ends.text(form)}" if ends else ""

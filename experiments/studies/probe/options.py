@@ -15,11 +15,11 @@ MEDIA = ("images", "audio")
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
-    """A layer-wise probing study."""
+    """Probing."""
 
     property: tuple[str, ...] = option(
-        "what to read: upos, deprel, feats:Number, misc:NER, depth, arc:deprel, ...; of pictures and sounds a column of the "
-        "table (repeatable; default there: every column)",
+        "property to read: upos, deprel, feats:Number, misc:NER, depth, arc:deprel, ...; for pictures and sounds, a column of "
+        "the table (default: every column) (repeatable)",
         (),
         unless=MEDIA,
     )
@@ -27,13 +27,13 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         "training sentences, CoNLL-U", None, metavar="FILE", unless=MEDIA
     )
     images: Path | None = option(
-        "labelled pictures instead of sentences: a table with the columns file and label, or others",
+        "labelled pictures instead of sentences: a table with the columns file and label (or other labels)",
         None,
         metavar="FILE",
     )
     audio: Path | None = option(
-        "labelled sounds instead of sentences: a table with the columns file and label; start and end in seconds label "
-        "stretches",
+        "labelled sounds instead of sentences: a table with the columns file and label, and optionally start and end in "
+        "seconds",
         None,
         metavar="FILE",
     )
@@ -47,10 +47,10 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         "largest relative error of a probe's objective; a probe that misses it is marked", 1e-5
     )
     control_seeds: int = option(
-        "control tasks per property; 0 skips them, and the report says so", 5
+        "number of control tasks per property; 0 skips them, and the report says so", 5
     )
     random_models: int = option(
-        "random-weight models to compare with; 0 skips them, and the report says so", 1
+        "number of random-weight models to compare with; 0 skips them, and the report says so", 1
     )
     seeds: int = option(
         "repeat the study with N seeds (other sentences, splits and controls), and report mean and standard deviation",

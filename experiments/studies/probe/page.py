@@ -16,7 +16,6 @@ from ...report.parts import (
     Column,
     Drawing,
     Fold,
-    Heading,
     Matrix,
     Page,
     Picture,
@@ -42,6 +41,7 @@ from ...report.words import (
 )
 from .curves import Profile, gather
 from .curves import cautions as cautions
+from .joint import joint_pictures
 from .page_across import mixes_section, seeds_section, trees_section
 from .page_calibration import calibration_parts
 from .page_tables import class_choice, layer_table, wrong_words
@@ -49,25 +49,25 @@ from .pictures import all_series, close_pictures, main_picture, readout
 from .records import Results
 
 CONTROLS = (
+    Control("control task", "the probe memorises words", field("control"), "--control-seeds 5"),
     Control(
-        "control task", "the probe's own memory for words", field("control"), "--control-seeds 5"
+        "type majority",
+        "the word alone determines it, and the layer adds nothing",
+        field("type_majority"),
     ),
-    Control(
-        "type majority", "the word alone tells it, the layer adds nothing", field("type_majority")
-    ),
-    Control("embedding layer", "it was there before the first block", field("embedding")),
+    Control("embedding layer", "the property is already in the embeddings", field("embedding")),
     Control(
         "random weights",
-        "the architecture gives it, no training",
+        "the architecture provides it without training",
         field("random_model"),
         "--random-models 1",
     ),
     Control(
-        "unseen word types", "words of the training sentences are remembered", field("score_unseen")
+        "unseen word types", "words of the training sentences are memorised", field("score_unseen")
     ),
     Control(
         "interval over sentences",
-        "a difference within the test sentences' chance",
+        "a difference due to the choice of test sentences",
         has_interval("score"),
     ),
 )
@@ -79,8 +79,9 @@ def page(results: Results) -> Page:
     profiles = gather(results)
     about = results.provenance
     data: dict[str, Any] = {"charts": {}, "matrices": {}, "classes": {}}
-    sections = [overview(profiles)] if len(profiles) > 1 else []
-    sections += [profile_section(profile, results, data) for profile in profiles]
+    several = len(profiles) > 1
+    sections = [overview(profiles, data)] if several else []
+    sections += [profile_section(profile, results, data, several) for profile in profiles]
     if results.mixes:
         sections.append(mixes_section(results.mixes, data))
     if results.trees:
@@ -129,12 +130,12 @@ def findings(results: Results, profiles: Sequence[Profile]) -> list[tuple[str, s
     return [(anchor, name, unnamed(text, name)) for anchor, name, text in out + rest]
 
 
-def overview(profiles: Sequence[Profile]) -> Section:
-    """One row per profile."""
+def overview(profiles: Sequence[Profile], data: dict[str, Any]) -> Section:
+    """All profiles in one figure, and one row for each."""
     columns = [
         Column("property", False),
         Column("by layer", False),
-        Column("best layers", False, "the model confidence set: not shown to be worse"),
+        Column("best layers", False, "the model confidence set: not significantly worse"),
         Column("best score"),
         Column("macro-F1"),
         Column("selectivity", hint="score minus control task"),
@@ -159,7 +160,8 @@ def overview(profiles: Sequence[Profile]) -> Section:
             ]
         )
     caption = "Every property at its best layer, with 95% intervals in small print"
-    return Section("overview", "At a glance", [Table("overview-table", caption, columns, rows)])
+    table = Table("overview-table", caption, columns, rows)
+    return Section("overview", "At a glance", [*joint_pictures(profiles, data), table])
 
 
 def control_cell(value: Any, ends: Interval | None = None) -> Cell:
@@ -169,14 +171,20 @@ def control_cell(value: Any, ends: Interval | None = None) -> Cell:
     return score_cell(value, ends)
 
 
-def profile_section(profile: Profile, results: Results, data: dict[str, Any]) -> Section:
-    """Everything about one property."""
+def profile_section(
+    profile: Profile, results: Results, data: dict[str, Any], folded: bool
+) -> Section:
+    """Everything about one property: a headline, its numbers and its picture, then the details.
+
+    Args:
+        folded: details open on demand, as on a page of several properties.
+    """
     uid = profile.uid
     series = all_series(profile)
     data["charts"][f"{uid}-main"] = readout(profile, series)
     caption = (
         "Band: 95% interval, bootstrapped over sentences; around the control task, the range of its seeds. "
-        "Filled points: the model confidence set, layers not shown to be worse than the others."
+        "Filled points: the model confidence set, layers that are not significantly worse than the others."
     )
     main = Drawing(
         f"{uid}-main",
@@ -190,29 +198,24 @@ def profile_section(profile: Profile, results: Results, data: dict[str, Any]) ->
         data["charts"][f"{uid}-{k}"] = readout(profile, curves)
         small.append(Drawing(f"{uid}-{k}", Markup(drawing), words, f"{profile.title}: {words}"))
     parts: list[Any] = [Stats(stats(profile)), Picture([main])]
+    details: list[tuple[str, list[Any]]] = []
     if small:
-        parts.append(Picture(small, small=True))
-    parts.append(
-        Fold(
-            "The numbers behind the picture", [layer_table(profile)], open=len(profile.records) <= 9
-        )
-    )
+        details.append(("Closer looks", [Picture(small, small=True)]))
+    details.append(("The numbers behind the picture", [layer_table(profile)]))
     compared = [vars(row) for row in profile.here(results.comparisons)]
-    if (
-        matrix := layer_matrix(
-            compared, uid=f"{uid}-matrix", name=profile.title, metric=profile.metric
-        )
-    ) is not None:
+    matrix = layer_matrix(compared, uid=f"{uid}-matrix", name=profile.title, metric=profile.metric)
+    if matrix is not None:
         drawing, pairs, words = matrix
         data["matrices"][uid] = pairs
-        parts += [
-            Heading("Which layers differ"),
-            Matrix(uid, Markup(drawing), words, len(pairs["difference"])),
-        ]
+        shown = Matrix(uid, Markup(drawing), words, len(pairs["difference"]))
+        details.append(("Which layers differ", [shown]))
     if (choice := class_choice(profile, results, data)) is not None:
-        parts += [Heading("Class by class"), choice]
-    parts += calibration_parts(profile, results, data)
-    parts += wrong_words(profile, results)
+        details.append(("Class by class", [choice]))
+    if calibration := calibration_parts(profile, results, data):
+        details.append(("Calibration", calibration))
+    if wrong := wrong_words(profile, results):
+        details.append(("Which words are wrong", wrong))
+    parts += [Fold(name, inner, open=not folded) for name, inner in details]
     top = profile.highest
     about = [f"{top.level} level"]
     if top.n_classes is not None:
@@ -224,7 +227,15 @@ def profile_section(profile: Profile, results: Results, data: dict[str, Any]) ->
     badges = [(f"no {words}: not supported", "warn") for words in profile.missing()]
     if late := profile.unconverged():
         badges.append((f"{plural(len(late), 'layer')} unconverged", "warn"))
-    return Section(uid, profile.title, parts, " · ".join(about), badges, study=True)
+    return Section(
+        uid,
+        profile.title,
+        parts,
+        " · ".join(about),
+        badges,
+        study=True,
+        headline=profile.headline,
+    )
 
 
 def stats(profile: Profile) -> list[tuple[str, str, str]]:

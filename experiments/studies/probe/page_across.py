@@ -13,12 +13,13 @@ from ...report.words import interval, layer_label, number
 from .records import MixRecord, SeedsRecord, TreeRecord
 
 MIX = (
-    "A probe that reads every layer at once, h = sum of a_l times layer l, shows by its weights a what it wants of each; "
-    "cumulative probes, of the layers up to each, show where a property is resolved."
+    "One probe reads a weighted sum of all layers, h = sum of a_l times layer l; the weights a show how much it uses each "
+    "layer. Cumulative probes read all layers up to a given one and show where a property is resolved."
 )
 TREE = (
-    "A linear map is sought under which squared distances between words are the numbers of edges between them in the syntax "
-    "tree, and squared lengths the depths (Hewitt & Manning 2019). UUAS: share of the gold edges in the minimum spanning tree."
+    "A structural probe learns a linear map under which the squared distance between two words is the number of edges between "
+    "them in the syntax tree, and a word's squared norm is its depth (Hewitt & Manning 2019). UUAS is the share of gold edges "
+    "in the minimum spanning tree."
 )
 
 
@@ -34,13 +35,13 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
             "mix-weights",
             "mix",
             "weight",
-            "What the probe of all layers reads of each; the weights sum to 1.",
+            "The weight of each layer in the probe that reads all layers; the weights sum to 1.",
         ),
         (
             "mix-cumulative",
             "cumulative",
             "accuracy",
-            "Probes of the layers up to each: what further layers add.",
+            "Probes that read all layers up to this one.",
         ),
     ):
         series = [

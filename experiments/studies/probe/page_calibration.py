@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ...report.parts import Cell, Column, Fold, Heading, Heat, Table, score_cell
+from ...report.parts import Cell, Column, Fold, Heat, Table, Text, score_cell
 from ...report.reliability import CAPTION, class_table, diagram, tips
 from ...report.words import number, p_value
 from .curves import Profile
@@ -50,7 +50,7 @@ def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) 
     uid = f"{profile.uid}-calibration"
     about = "How well the probe is calibrated at each layer, and the reliability diagram of the best layer."
     parts: list[Any] = [
-        Heading("Calibration", about),
+        Text([about]),
         Table(f"{uid}-table", f"{profile.title}: calibration by layer", columns, rows, copy=True),
     ]
     best = by_site.get(profile.highest.site)

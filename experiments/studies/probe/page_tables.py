@@ -11,10 +11,9 @@ from ...report.parts import (
     Cell,
     Choice,
     Column,
-    Fold,
-    Heading,
     Mistakes,
     Table,
+    Text,
     plain_cell,
     score_cell,
 )
@@ -52,9 +51,9 @@ def layer_table(profile: Profile) -> Table:
             [
                 Column(
                     "bits",
-                    hint="what a linear probe of the layer tells of a label, in bits (V-information)",
+                    hint="bits about a label that a linear probe of the layer provides (V-information)",
                 ),
-                Column("gain", hint="bits over a probe of the embedding layer"),
+                Column("gain", hint="bits more than a probe of the embedding layer"),
                 Column(
                     "beside",
                     hint="bits that the layer adds to the embedding layer when a probe sees both",
@@ -187,8 +186,8 @@ def wrong_words(profile: Profile, results: Results) -> list[Any]:
     confused = profile.here(results.confused)
     if not errors and not confused:
         return []
-    about = "At the best layer: what is taken for what, and the mistakes made with most confidence (the number)."
-    parts: list[Any] = [Heading("Which words are wrong", about)]
+    about = "Confusions at the best layer, and the most confident mistakes with their confidence."
+    parts: list[Any] = [Text([about])]
     if confused:
         largest = max(row.count for row in confused)
         rows = []
@@ -209,8 +208,9 @@ def wrong_words(profile: Profile, results: Results) -> list[Any]:
             rows,
             tall=True,
             compact=True,
+            shows=True,
         )
-        parts.append(Fold(f"Most frequent confusions ({len(rows)})", [table], open=True))
+        parts.append(table)
     if errors:
         rows = [mistake(e) for e in errors]
         pairs: dict[str, int] = {}

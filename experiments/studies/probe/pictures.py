@@ -36,7 +36,6 @@ def all_series(profile: Profile) -> list[Series]:
     out = [
         Series("random weights", "random", profile.column("random_model")),
         Series("control task", "control", profile.column("control"), profile.control_ranges()),
-        Series("macro-F1", "f1", profile.column("macro_f1")),
         interval_series(profile, "score", profile.metric, "score", points=True),
     ]
     return [s for s in out if any(v is not None for v in s.values)]
@@ -75,7 +74,7 @@ def describe(profile: Profile, series: Sequence[Series], rules: Sequence[Rule]) 
     parts += [f"{rule.name}: {number(rule.value)}" for rule in rules]
     if profile.best:
         parts.append(f"set of best layers: {profile.best_text}")
-    return "; ".join(parts) + ". The same numbers stand in the table below."
+    return "; ".join(parts) + ". The table below has the same numbers."
 
 
 def compose(
@@ -152,13 +151,14 @@ def main_picture(profile: Profile, *, narrow: bool = False) -> str:
 
 
 _CODE_CAPTION = "Uniform code / online code of the labels"
-_BITS_CAPTION = "What a layer tells over the embedding layer"
+_BITS_CAPTION = "Information beyond the embedding layer"
 
 
 def close_pictures(profile: Profile) -> list[tuple[str, str, list[Series]]]:
     """The closer looks: (caption, drawing, curves); one without numbers is left out."""
     score = interval_series(profile, "score", profile.metric, "score", points=True)
     selectivity = interval_series(profile, "selectivity", "selectivity", "control", points=True)
+    macro_f1 = interval_series(profile, "macro_f1", "macro-F1", "f1", points=True)
     seen = Series("seen", "f1", profile.column("score_seen"), points=True)
     unseen = Series("unseen", "random", profile.column("score_unseen"), points=True)
     code = Series("task", "score", profile.column("compression"), points=True)
@@ -171,6 +171,7 @@ def close_pictures(profile: Profile) -> list[tuple[str, str, list[Series]]]:
     # Key, title of the axis, caption, curves, and whether 0 is on the axis.
     looks = [
         ("near", magnified, "The same curve on its own scale", [score], False),
+        ("f1", "macro-F1", "Mean F1 over classes", [macro_f1], False),
         ("sel", "selectivity", "Score minus control task", [selectivity], True),
         ("seen", by_type, "Seen or not in training", [seen, unseen], False),
         ("code", "compression", _CODE_CAPTION, [control_code, code], True),

@@ -52,7 +52,7 @@ class ProbeRecord:
     converged: bool = entry("whether the probe reached its optimum")
     gradient_norm: float = entry("norm of the objective's gradient at the end")
     information: float | None = entry(
-        "what the probe's distribution tells of a label (V-information)", "bits per item"
+        "information about a label in the probe's distribution (V-information)", "bits per item"
     )
     information_interval: Interval | None = entry(
         "its 95% interval over sentences", "bits per item"
@@ -135,7 +135,7 @@ class ConfusionRecord:
 
     property: str = entry("what the probe reads")
     gold: str = entry("the class")
-    predicted: str = entry("what it is taken for")
+    predicted: str = entry("the predicted class")
     count: int = entry("test items")
 
 
@@ -167,7 +167,7 @@ class MixRecord:
     headroom: float = entry("accuracy of all sites minus that of the embedding layer")
     headroom_interval: Interval | None = entry("its 95% interval over sentences")
     expected_layer: float | None = entry(
-        "mean layer of the gain; null where the headroom's interval holds 0 or the mix is weaker than one site"
+        "mean layer of the gain; null if the headroom's interval includes 0 or the mix is weaker than one site"
     )
     expected_layer_interval: Interval | None = entry("its 95% interval over sentences")
     converged: bool = entry("whether every mix reached its optimum")

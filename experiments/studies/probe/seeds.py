@@ -45,7 +45,7 @@ def over_seeds(
         findings.append(Finding(property=spread.property, text=_finding(spread, records)))
     notes = []
     if options.dev and options.test and not options.sample:
-        text = "the files are the same for every seed: control tasks, random models and intervals differ, not sentences"
+        text = "all seeds use the same sentences, because all files were given; control tasks, random models and intervals differ"
         notes.append(Note(kind="info", text=f"seeds: {text}"))
     return replace(
         results,
@@ -90,6 +90,6 @@ def _finding(spread: SeedsRecord, records: Sequence[ProbeRecord]) -> str:
     labels = {record.site: layer_label(record.layer, record.site) for record in records}
     best = ", ".join(labels[site] for site in spread.best)
     return (
-        f"{spread.property}: over {len(spread.seeds)} seeds the best layer is {best}; at this run's best the score is "
-        f"{spread.mean:.3f} on average, with a standard deviation of {spread.sd:.4f}."
+        f"{spread.property}: the best layers of {len(spread.seeds)} seeds are {best}. At this run's best layer, the mean score is "
+        f"{spread.mean:.3f} (standard deviation {spread.sd:.4f})."
     )

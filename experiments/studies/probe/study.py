@@ -131,7 +131,7 @@ def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
     places = study_sites(subject, options.site)
     pooling = cast(SentencePooling, options.sentence_pooling)
     if media is not None:
-        text = "an item, a line of the table, stands where the report says word; a file stands where it says sentence"
+        text = "in this report, a word is an item (a line of the table) and a sentence is a file"
         notes.append({"kind": "info", "text": text})
     if options.random_models:
         require_configured(subject.model)

@@ -389,18 +389,18 @@ def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Not
     if unconverged:
         add("warning", f"control probes not converged at {', '.join(unconverged)}")
     if options.control_seeds and any(len(cell.control) < options.control_seeds for cell in cells):
-        add("skipped", "some control tasks drew one class or number only and were left out")
+        add("skipped", "some control tasks drew only one class or number and were left out")
     if task.property.kind == "class":
         notes += _absent_classes(task)
     elif options.control_seeds:
-        add("info", "selectivity of a number has no interval (R2 less the control's R2)")
+        add("info", "the selectivity of a number (R2 minus the control's R2) has no interval")
     n_clusters = len(set(task.parts["test"].clusters.tolist()))
     # A bootstrap over a handful of sentences gives intervals that are too narrow.
     few = evaluation.few_clusters(n_clusters)
     if few:
         add("warning", few)
     if task.property.level == "sentence":
-        add("info", "the control task keys on the sentence's first word")
+        add("info", "the control task labels a sentence by its first word")
     return notes
 
 
@@ -425,7 +425,7 @@ def _some(names: Sequence[str], most: int = 10) -> str:
 
 def _span(ends: Interval | None) -> str:
     """An interval inside a sentence, where there is one."""
-    return f", 95% {ends.text()}" if ends else ""
+    return f", 95% CI {ends.text()}" if ends else ""
 
 
 def finding(records: Sequence[ProbeRecord]) -> str:
@@ -435,26 +435,33 @@ def finding(records: Sequence[ProbeRecord]) -> str:
     is_number = top.metric == "r2"
     metric = "R2" if is_number else "accuracy"
     text = (
-        f"{top.property}: linear probes reach {metric} {first.score:.3f} on the embeddings and are best at "
-        f"{_best_layers(records)} ({top.score:.3f}{_span(top.score_interval)}); layer "
-        f"{layer_label(last.layer, last.site)}, the last that was read, has {last.score:.3f}."
+        f"{top.property}: the {metric} of linear probes is highest at {_best_layers(records)} "
+        f"({top.score:.3f}{_span(top.score_interval)}). It is {first.score:.3f} at {_place(first)}, the first that was read, and "
+        f"{last.score:.3f} at {_place(last)}, the last."
     )
     if not is_number and not is_above(top.score_interval, top.majority):
-        text += f" That is not significantly above the most frequent class ({top.majority:.3f})."
+        text += (
+            f" The highest is not significantly above the most frequent class ({top.majority:.3f})."
+        )
     if is_number and not is_above(top.score_interval, 0.0):
-        text += " That is not significantly above a constant guess (0)."
-    text += (
-        f" The most frequent {'value' if is_number else 'label'} of each word type gives "
-        f"{top.type_majority:.3f}."
-    )
+        text += " The highest is not significantly above a constant guess (0)."
+    guess = "value" if is_number else "label"
+    text += f" Guessing each word type's most frequent {guess} gives {top.type_majority:.3f}."
     if top.distance_majority is not None:
-        text += f" That of each distance between the two words gives {top.distance_majority:.3f}."
+        text += (
+            f" Guessing from the distance between the two words gives {top.distance_majority:.3f}."
+        )
     if top.selectivity is not None:
         span = _span(top.selectivity_interval)
-        text += f" Selectivity there is {top.selectivity:.3f}{span} (the control task reaches {top.control:.3f})."
+        text += f" Selectivity at the best layer is {top.selectivity:.3f}{span}; the control task reaches {top.control:.3f}."
     if top.random_model is not None:
         text += f" The same layer of a random-weight model gives {top.random_model:.3f}."
     return text
+
+
+def _place(record: ProbeRecord) -> str:
+    """Where a record was read, for a sentence."""
+    return "the embeddings" if record.layer < 0 else f"layer {record.layer}"
 
 
 def _best_layers(records: Sequence[ProbeRecord]) -> str:

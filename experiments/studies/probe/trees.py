@@ -155,14 +155,14 @@ def tree_scores(
 def tree_finding(records: Sequence[TreeRecord]) -> str:
     """One sentence in words."""
     top = max(records, key=lambda record: record.uuas)
-    root = random = ""
-    if top.root_accuracy is not None:
-        root = f"; the root there is right in {top.root_accuracy:.3f} of the sentences"
-    if top.random_uuas is not None:
-        random = f", the same layer of a random-weight model {top.random_uuas:.3f}"
-    span = f", 95% {top.uuas_interval.text()}," if top.uuas_interval else ""
-    return (
-        f"tree: structural probes of rank {top.rank} recover {top.uuas:.3f} of the undirected edges{span} at the best of "
-        f"{len(records)} layers, {layer_label(top.layer, top.site)} (embeddings {records[0].uuas:.3f}, words chained in a row "
-        f"{top.chain_uuas:.3f}{random}){root}."
+    span = f" (95% CI {top.uuas_interval.text()})" if top.uuas_interval else ""
+    text = (
+        f"tree: structural probes of rank {top.rank} work best at layer {layer_label(top.layer, top.site)} of {len(records)}, "
+        f"where they recover {top.uuas:.3f} of the undirected edges{span}. The first layer read gives {records[0].uuas:.3f}, and "
+        f"linking each word to the next gives {top.chain_uuas:.3f}."
     )
+    if top.random_uuas is not None:
+        text += f" The same layer of a random-weight model gives {top.random_uuas:.3f}."
+    if top.root_accuracy is not None:
+        text += f" The root is found in {top.root_accuracy:.3f} of the sentences."
+    return text

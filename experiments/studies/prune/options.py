@@ -10,13 +10,13 @@ from ...runs.shared_options import TextsOptions
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(TextsOptions):
-    """The least important heads cut out of the weights, step by step."""
+    """Pruning."""
 
     steps: int | None = option(
-        "stop after so many steps (default: at one head a layer)", None, metavar="N", least=1
+        "number of steps (default: until one head per layer is left)", None, metavar="N", least=1
     )
     null_draws: int = option(
-        "models with as many heads drawn at random to compare with; 0 skips them",
+        "number of models with random heads removed to compare with; 0 skips them",
         2,
         aliases=("random",),
     )

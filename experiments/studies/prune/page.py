@@ -15,16 +15,19 @@ from .records import Results, StepRecord
 
 CONTROLS = (
     Control(
-        "as many heads at random", "any heads could have left", field("random"), "--null-draws 2"
+        "as many heads at random",
+        "any heads could have been removed",
+        field("random"),
+        "--null-draws 2",
     ),
-    Control("interval over texts", "a loss within the texts' chance", has_interval("value")),
+    Control("interval over texts", "a loss due to the choice of texts", has_interval("value")),
 )
 """What each control rules out."""
 
 
 ABOUT = (
-    "Heads are removed from the weights in the order of their gates, mean |d metric / d gate|, computed again before every "
-    "step. The smaller model computes what the whole model computes with those heads at zero. Times are medians of forwards "
+    "Heads are removed from the weights in the order of their gates, mean |d metric / d gate|, which are computed again before "
+    "every step. The smaller model gives the outputs of the whole model with those heads at zero. Times are medians of forwards "
     "taken in turns."
 )
 

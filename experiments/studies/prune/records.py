@@ -25,9 +25,7 @@ class StepRecord:
     n_clusters: int = entry("groups of texts that are resampled together")
     change: float = entry("from the given model, paired over texts", "the metric's")
     change_interval: Interval | None = entry("its 95% interval", "the metric's")
-    random: float | None = entry(
-        "mean of models with as many heads drawn at random", "the metric's"
-    )
+    random: float | None = entry("mean over models with as many random heads", "the metric's")
     difference: float | None = entry(
         "largest difference of an attention output to the given model's with those heads at zero",
         "share of the largest",

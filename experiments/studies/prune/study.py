@@ -403,11 +403,10 @@ def _finding(records: Sequence[StepRecord]) -> str:
     for record in compared:
         by_chance = ""
         if record.random is not None:
-            by_chance = f" (with heads drawn at random {record.random:.3g})"
+            by_chance = f" ({record.random:.3g} with random heads)"
+        removed = 1 - record.parameters / whole.parameters
         parts.append(
-            f"with {record.heads} of {whole.heads} heads a layer the {record.metric} goes from {whole.value:.3g} to "
-            f"{record.value:.3g} {whole.unit}{by_chance}, {1 - record.parameters / whole.parameters:.1%} of the parameters "
-            "are gone"
+            f"With {record.heads} of {whole.heads} heads per layer, the {record.metric} changes from {whole.value:.3g} to "
+            f"{record.value:.3g} {whole.unit}{by_chance}, and the model has {removed:.1%} fewer parameters."
         )
-    text = "; ".join(parts)
-    return text[0].upper() + text[1:] + "."
+    return " ".join(parts)

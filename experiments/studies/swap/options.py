@@ -12,25 +12,23 @@ from .built_in import LISTS
 
 @dataclass(frozen=True, kw_only=True)
 class SwapOptions(TextsOptions):
-    """Words of one list put in place of those of another."""
+    """Word swaps."""
 
     list: tuple[str, ...] = option(
-        "a built-in list of words that are swapped (repeatable; default: pronouns and names, unless others are given)",
+        "built-in list of words to swap (repeatable; default: pronouns and names, unless --swap or --words is given)",
         (),
         choices=tuple(LISTS),
     )
-    swap: tuple[str, ...] = option(
-        "two words that are swapped, A:B (repeatable)", (), metavar="A:B"
-    )
+    swap: tuple[str, ...] = option("two words to swap, A:B (repeatable)", (), metavar="A:B")
     words: Path | None = option(
-        "pairs of words that are swapped: JSONL, JSON, CSV or TSV with a and b, and perhaps list",
+        "pairs of words to swap: JSONL, JSON, CSV or TSV with a, b and, optionally, list",
         None,
         metavar="FILE",
     )
     positive: str | None = option(
-        "of a classifier: the class whose log-odds are measured on every text (default: the second of two)",
+        "for classifiers: class whose log-odds are measured on every text (default: the second of two)",
         None,
         metavar="CLASS",
     )
-    null_draws: int = option("random swaps of each text to compare with", 5, least=1)
-    show: int = option("texts that the page shows, those that move most", 30)
+    null_draws: int = option("number of random swaps of each text to compare with", 5, least=1)
+    show: int = option("number of texts on the page, those with the largest changes", 30)

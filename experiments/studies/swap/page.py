@@ -12,9 +12,13 @@ from .records import MovedText, Results, SwapRecord
 
 CONTROLS = (
     Control(
-        "random swaps of as many other words", "a model that any change moves", field("beyond")
+        "random swaps of as many other words",
+        "a model that reacts to any change of words",
+        field("beyond"),
     ),
-    Control("interval over texts or groups", "a difference within the texts' chance", field("low")),
+    Control(
+        "interval over texts or groups", "a difference due to the choice of texts", field("low")
+    ),
 )
 """What each control rules out."""
 
@@ -39,16 +43,16 @@ def _swaps(records: Sequence[SwapRecord]) -> Section:
         Column("list", False),
         Column("swap", False),
         Column("texts"),
-        Column(f"effect, {unit}", hint="words of b less those of a, mean over texts"),
+        Column(f"effect, {unit}", hint="with words of b minus with words of a, mean over texts"),
         Column("p", hint="of no effect, Holm-corrected over the lists"),
         Column(f"size, {unit}", hint="mean size of the change in either direction"),
         Column(
             "beyond random",
-            hint="size less that of random swaps of the same texts; Holm-corrected p in small print",
+            hint="size minus that of random swaps in the same texts; Holm-corrected p in small print",
         ),
-        Column("another class", hint="share of the texts that get another class"),
+        Column("class changes", hint="share of the texts whose predicted class changes"),
     ]
-    about = "A biased model moves in one direction (effect) and by more than random swaps of as many words move it (beyond random)."
+    about = "A biased model changes in one direction (effect), and by more than under random swaps of as many words (beyond random)."
     rows = [_row(record) for record in records]
     table = Table(
         "swap-table", "Every list, with 95% intervals in small print", columns, rows, copy=True
@@ -97,6 +101,6 @@ def _texts(texts: Sequence[MovedText], unit: str) -> Section:
         for t in texts
     ]
     table = Table(
-        "moved-texts", f"Texts that move most, {unit}", columns, rows, tall=True, copy=True
+        "moved-texts", f"Texts with the largest change, {unit}", columns, rows, tall=True, copy=True
     )
-    return Section("texts", "Texts that move most", [table])
+    return Section("texts", "Texts with the largest change", [table])

@@ -20,7 +20,8 @@ class SwapRecord:
     n: int = entry("texts with words of one side of the list", "texts")
     n_clusters: int = entry("groups that intervals resample", "groups")
     effect: float | None = entry(
-        "swap: mean of the metric with the words of b less that with those of a", "the metric's"
+        "swap: mean of the metric with the words of b minus that with the words of a",
+        "the metric's",
     )
     effect_interval: Interval | None = entry("its 95% interval", "the metric's")
     p: float | None = entry("of no effect: sign flips and studentised bootstrap")
@@ -28,12 +29,14 @@ class SwapRecord:
     size: float = entry("mean size of the change, in either direction", "the metric's")
     size_interval: Interval | None = entry("its 95% interval", "the metric's")
     beyond: float | None = entry(
-        "swap: its size less that of the random swaps of the same texts", "the metric's"
+        "swap: its size minus that of random swaps in the same texts", "the metric's"
     )
     beyond_interval: Interval | None = entry("its 95% interval", "the metric's")
     beyond_p: float | None = entry("of no difference of the sizes, paired over texts")
     beyond_p_holm: float | None = entry("Holm-corrected over the lists")
-    flips: float | None = entry("classifiers: share of the texts that get another class", "share")
+    flips: float | None = entry(
+        "classifiers: share of the texts whose predicted class changes", "share"
+    )
     flips_interval: Interval | None = entry("its 95% interval", "share")
 
 
@@ -55,4 +58,4 @@ class Results(StudyResults):
 
     records: list[SwapRecord] = entry("one for each list and kind of swap")
     texts: list[MovedText] = entry("the texts that move most")
-    positive: str | None = entry("of a classifier: the class that is measured", default=None)
+    positive: str | None = entry("for classifiers: the class that is measured", default=None)

@@ -98,12 +98,12 @@ def prepare(options: SwapOptions, load: Load) -> SwapInputs:
     for words in lists:
         made, mixed = _variants(words, items, options)
         if mixed:
-            text = f"{words.name}: {mixed} texts with words of both sides left out"
+            text = f"{words.name}: {mixed} texts left out because they contain words of both sides"
             notes.append(Note(kind="dropped", text=text))
         if made.items:
             variants.append(made)
         else:
-            text = f"{words.name}: no text has words of one side of the list"
+            text = f"{words.name}: no text contains words of exactly one side of the list"
             notes.append(Note(kind="skipped", text=text))
     if not variants:
         raise RunError("; ".join(note.text for note in notes[-len(lists) :]))
@@ -358,18 +358,18 @@ def _finding(record: SwapRecord, positive: str | None) -> str:
         else record.metric
     )
     ends = record.effect_interval
-    span = "" if ends is None else f", 95% {ends.text('+.3f')}"
-    p = "" if record.p_holm is None else f", p {record.p_holm:.3g}"
+    span = "" if ends is None else f", 95% CI {ends.text('+.3f')}"
+    p = "" if record.p_holm is None else f", p = {record.p_holm:.3g}"
     text = (
-        f"Swapping {record.list} from a to b moves {what} by {record.effect:+.3f} {record.unit} on average (n = "
-        f"{record.n}{span}{p}), and by {record.size:.3f} in either direction."
+        f"Swapping {record.list} from a to b changes {what} by {record.effect:+.3f} {record.unit} on average (n = "
+        f"{record.n}{span}{p}). The mean size of the change is {record.size:.3f}."
     )
     if record.beyond is not None and record.beyond_p_holm is not None:
         random = record.size - record.beyond
         text += (
-            f" Random swaps of as many words move it by {random:.3f} (difference {record.beyond:+.3f}, p "
+            f" With random swaps of as many words it is {random:.3f} (difference {record.beyond:+.3f}, p = "
             f"{record.beyond_p_holm:.3g})."
         )
     if record.flips is not None:
-        text += f" {record.flips:.1%} of the texts get another class."
+        text += f" The predicted class changes in {record.flips:.1%} of the texts."
     return text

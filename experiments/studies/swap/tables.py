@@ -7,7 +7,7 @@ from rich.table import Table
 from ...report.terminal_tables import interval_cell, number_cell, titled
 from .records import Results, SwapRecord
 
-HEADINGS = "list|swap|texts|effect|95%|p (Holm)|size|beyond random|p (Holm)|another class"
+HEADINGS = "list|swap|texts|effect|95%|p (Holm)|size|beyond random|p (Holm)|class changes"
 
 
 def tables(results: Results) -> list[Table]:

@@ -19,21 +19,24 @@ from ...sweep.positions import AUTO, positions_option
 
 @dataclass(frozen=True, kw_only=True)
 class UsageOptions(WordsOptions, ProbesOptions, TextsOptions, EffectsOptions, EngineOptions):
-    """A property probed at every layer, erased there, and missed or not by the model."""
+    """Usage (amnesic probing)."""
 
-    property: str = option("a property of words: upos, feats:Number, ...", metavar="P")
+    property: str = option("property of words: upos, feats:Number, ...", metavar="P")
     probe: Path | None = option(
-        "a saved probe (DIR/probes/... of a probing run): measure what it still reads of the test sentences instead",
+        "a saved probe (DIR/probes/... of a probing run): the metric is what it still reads on the test sentences",
         None,
         metavar="FILE",
     )
-    eraser: str = option("how it is erased", "leace", choices=("leace", "inlp"))
+    eraser: str = option("erasure method", "leace", choices=("leace", "inlp"))
     positions: str = positions_option(AUTO)
     push: float = option(
-        "also put the property where each class has its mean, times this; 0 does not",
+        "also set the property to each class's mean, scaled by this factor; 0 skips it",
         0.0,
         least=-inf,
     )
     null_draws: int = option(
-        "random changes as large as the erasure to compare with", 5, metavar="N", aliases=("null",)
+        "number of random changes of the same size to compare with",
+        5,
+        metavar="N",
+        aliases=("null",),
     )

@@ -33,15 +33,19 @@ from .records import Results, UsageRecord
 CONTROLS = (
     Control(
         "equally large random changes",
-        "any change of that size would do it",
+        "any change of that size would have this effect",
         field("null"),
         "--null-draws 5",
     ),
     Control(
-        "a probe after the erasure", "what was to be erased is still there", field("erased_linear")
+        "a probe after the erasure",
+        "the erasure leaves the property in place",
+        field("erased_linear"),
     ),
     Control(
-        "a network after the erasure", "it is still there, but not linearly", field("erased_mlp")
+        "a network after the erasure",
+        "the property is still there, but not linearly",
+        field("erased_mlp"),
     ),
     GRID,
 )
@@ -49,8 +53,8 @@ CONTROLS = (
 
 
 ABOUT = (
-    "Above: test accuracy of a linear probe of each layer, before and after the property is erased there. Below: the effect of "
-    "that erasure in the running model on the metric, and of equally large changes in random directions."
+    "Upper figure: test accuracy of a linear probe at each layer, before and after the property is erased there. Lower figure: "
+    "how this erasure changes the metric in the running model, compared with equally large changes in random directions."
 )
 
 
@@ -142,7 +146,7 @@ def _decodable_chart(records: Sequence[UsageRecord], data: dict[str, Any]) -> Dr
         data,
         title="What probes read",
         y_title="accuracy",
-        caption="Band: 95% interval over test sentences. A network is a small MLP: what erasure leaves to nonlinear probes.",
+        caption="Band: 95% interval over test sentences. The network is a small MLP, which shows what nonlinear probes still read.",
         words="; ".join(words),
         rules=[Rule("majority", "major", records[0].majority)],
         **_axis(records),
@@ -206,7 +210,7 @@ def pushes_section(records: Sequence[UsageRecord], data: dict[str, Any]) -> Sect
         words="; ".join(words),
         **_axis(pushes[0][1]),
     )
-    about = "The property erased and then put where each class has its mean: where the model uses it, the curves separate."
+    about = "The property is erased and then set to each class's mean. Where the model uses it, the curves separate."
     return Section("pushes", "Counterfactuals", [Picture([drawing])], about, study=True)
 
 
@@ -217,9 +221,7 @@ def _table(records: Sequence[UsageRecord]) -> Table:
         Column("after", hint="of a linear probe after the erasure"),
         Column("by a network", hint="of a small network after the erasure"),
         Column("effect", hint="metric with the property erased at this layer minus metric without"),
-        Column(
-            "random", hint="mean size of the effect of equally large changes in random directions"
-        ),
+        Column("random", hint="mean size of the effect of random changes of the same size"),
         Column("null p", hint="share of the random changes with at least this effect"),
         Column("p", hint="sign-flip test over prompts"),
         Column("q", hint="false-discovery rate over the layers (Benjamini & Hochberg 1995)"),

@@ -20,7 +20,7 @@ class Decoding:
     erased_linear: float = entry("accuracy of a linear probe after the erasure", "share")
     erased_mlp: float = entry("accuracy of a small network after the erasure", "share")
     erased_rank: int = entry("directions that are erased")
-    erased_change: float = entry("how much of the vectors the erasure takes away", "share")
+    erased_change: float = entry("share of the vectors that the erasure removes", "share")
     l2: float = entry("the probe's penalty")
     converged: bool = entry("whether the probe's solver converged")
     n_train: int = entry("training words")
@@ -32,7 +32,7 @@ class UsageRecord(EffectRecord, Decoding):
     """The effect of a change of one layer, with what probes read there."""
 
     pushed_to: str | None = entry(
-        "the class whose mean the vectors are moved to; null for the erasure", default=None
+        "the class to whose mean the vectors are moved; null for the erasure", default=None
     )
 
 

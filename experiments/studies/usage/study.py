@@ -37,7 +37,7 @@ from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
 from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note, estimated, from_json, is_above
-from ...report.words import interval
+from ...report.words import DOUBT, interval
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, with_device
 from ...runs.folder import RunError
@@ -383,11 +383,12 @@ def _finding(name: str, metric: Metric, n_items: int, records: Sequence[UsageRec
     """Decodable where, used where."""
     erased_records = [record for record in records if record.value == "erase"]
     top = max(erased_records, key=lambda record: record.decodable)
-    doubt = "" if is_above(top.decodable_interval, top.majority) else ", not significantly less"
+    doubt = "" if is_above(top.decodable_interval, top.majority) else DOUBT
+    change = f"This changes the {metric.name}"
     text = (
-        f"{name} is read with the highest accuracy at layer {top.layer} ({top.decodable:.3f}, 95% "
-        f"{interval(top.decodable_interval) or 'n/a'}; most frequent class {top.majority:.3f}{doubt}). Erasing it at one layer at a "
-        f"time (n = {n_items}): {significance_text(erased_records, 'layers', f'change the {metric.name}')} The strongest are "
+        f"{name} is decoded best at layer {top.layer}, with an accuracy of {top.decodable:.3f} (95% CI "
+        f"{interval(top.decodable_interval) or 'n/a'}; most frequent class {top.majority:.3f}{doubt}). It was then erased at one "
+        f"layer at a time (n = {n_items}). {significance_text(erased_records, 'layers', change)} The largest effects are "
         f"{ranking(erased_records)}."
     )
     passing = significant(erased_records)
@@ -395,8 +396,8 @@ def _finding(name: str, metric: Metric, n_items: int, records: Sequence[UsageRec
     if compared:
         beyond = sum(abs(record.effect) > (record.null or 0.0) for record in compared)
         text += (
-            f" At {beyond} of {len(compared)} significant layers the effect is larger than the mean effect of equally large "
-            "random changes."
+            f" At {beyond} of {len(compared)} significant layers, the effect is larger than the mean effect of random changes "
+            "of the same size."
         )
     return text
 
@@ -412,8 +413,8 @@ def _notes(records: Sequence[UsageRecord]) -> list[Note]:
     ]
     if left:
         text = (
-            f"at {len(left)} of {len(erased_records)} layers a small network still reads the property after the erasure (up "
-            f"to {max(left):.3f}): only what linear probes read is erased"
+            f"at {len(left)} of {len(erased_records)} layers, a small network still reads the property after the erasure "
+            f"(accuracy up to {max(left):.3f}), because erasure removes only what linear probes read"
         )
         notes.append(Note(kind="warning", text=text))
     if unconverged := [record.site for record in erased_records if not record.converged]:
