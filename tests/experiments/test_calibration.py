@@ -92,7 +92,7 @@ def test_terminal_and_page_show_the_brier_score_of_the_records(tmp_path: Path) -
         f"{squared:.3f}",
         "infinite",
     )
-    page = {part.uid: part for part in page_of(results).sections[0].parts}
+    page = {part.uid: part for part in page_of(results).sections[0].parts if part.kind == "table"}
     shown = {
         uid: dict(zip((c.name for c in page[uid].columns), page[uid].rows[0], strict=True))
         for uid in page
@@ -133,7 +133,7 @@ def test_options_without_anything_to_act_on_are_refused(
         ),
         (
             ["--predictions", path, "--questions", path],
-            "expected one of --predictions, --labelled, --questions",
+            "expected one of --predictions, --labelled, --text, --questions",
         ),
         (
             ["--predictions", path, "--confidence", "p_true"],
