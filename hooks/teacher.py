@@ -13,13 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+SOURCES = ("input_ids", "input_features")
+"""What the encoder reads: a text, or a sound."""
+
 
 class TeacherForced:
     """One forward of an encoder-decoder, kept so that it can be repeated.
 
     Args:
         model: a transformers encoder-decoder with its head, in evaluation mode.
-        inputs: ``input_ids``, ``attention_mask``, ``decoder_input_ids``, ``decoder_attention_mask``.
+        inputs: ``input_ids`` and ``attention_mask`` (or ``input_features``), ``decoder_input_ids``, ``decoder_attention_mask``.
         positions: pairs of text and position in the target whose logits are read.
 
     Attributes:
@@ -56,7 +59,8 @@ class TeacherForced:
         if edited.startswith("decoder_"):
             from transformers.modeling_outputs import BaseModelOutput
 
-            del inputs["input_ids"]
+            for name in SOURCES:
+                inputs.pop(name, None)
             source = self._repeat(self._source, copies)
             inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=source)
         return self._read(self.model(**inputs).logits, copies)

@@ -174,3 +174,29 @@ def test_classifier_bias_runs_the_edited_model(biased_classifier):
     assert "warning" not in kinds
     assert biased_classifier["heads"].frame.effect.min() < 0
     assert set(biased_classifier["calibrations"]) == {"plain", "smoothed"}
+
+
+def test_shapes(tmp_path):
+    found = example("shapes").main(out=tmp_path, count=600, pictures=5_000, epochs=9)
+    curves = found["curves"]
+    assert found["accuracy"] > 0.65
+    # Colour is linear in pixels: at the embedding of any weights.
+    assert min(curves["colour"][0], curves["colour, random weights"][0]) > 0.95
+    # Shape is not there; training makes it readable later, and random weights do not.
+    assert curves["shape"][0] < 0.55
+    assert curves["shape"][-1] > curves["shape"][0] + 0.15
+    assert curves["shape"][-1] > max(curves["shape, random weights"]) + 0.1
+    # A coin that nothing shows: three standard errors of 120 test items around a half.
+    for name in ("coin", "coin, random weights"):
+        assert all(abs(score - 0.5) < 0.14 for score in curves[name])
+
+
+def test_translation(tmp_path):
+    found = example("translation").main(out=tmp_path, texts=4)
+    hits = found["hits"]
+    assert min(hits["trained", method] for method in ("leave-one-out", "ig")) > 0.9
+    assert max(hits["random weights", method] for method in ("leave-one-out", "ig")) < 0.6
+    effects = found["effects"].set_index("site").effect
+    from_source = effects[effects.index.str.contains("cross_attn")]
+    assert from_source.min() < -1
+    assert from_source.min() == effects.min()

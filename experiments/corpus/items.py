@@ -54,29 +54,47 @@ def read_items(path: Path) -> Corpus | dict[Split, Corpus]:
 
     Raises:
         CorpusError: a table without properties, a split without items.
-        PromptError: a line without a file, a file that is not there, a time that is no time.
+        PromptError: see `all_items`.
     """
-    lines = read_lines_as(path, None, partial(_line, path.parent))
-    properties = tuple(name for name in lines[0] if name not in COLUMNS)
-    if not properties:
-        raise CorpusError(
-            f"{path}: expected a column to read from the items, such as label, got only {', '.join(lines[0])}"
-        )
-    by_file: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for line in lines:
-        by_file.setdefault((line.get("split", ""), line["file"]), []).append(line)
-    digest = hashlib.sha256(parsed_sha256(path).encode())
+    files, whole = _read(path)
+    if not whole.properties:
+        raise CorpusError(f"{path}: expected a column to read from the items, such as label")
     sentences: dict[str, list[Sentence]] = {}
-    for (split, file), of_file in by_file.items():
-        digest.update(Path(file).read_bytes())
-        sentences.setdefault(split, []).append(_sentence(file, of_file, properties))
-    whole = Items((), path, digest.hexdigest(), properties)
+    for split, sentence in files:
+        sentences.setdefault(split, []).append(sentence)
     if set(sentences) == {""}:
         return replace(whole, sentences=tuple(sentences[""]))
     if set(sentences) != set(SPLITS):
         names = ", ".join(repr(name) for name in sentences)
         raise CorpusError(f"{path}: split: expected items of train, dev and test, got {names}")
     return {split: replace(whole, sentences=tuple(sentences[split])) for split in SPLITS}
+
+
+def all_items(path: Path) -> Items:
+    """The items of a table, whatever their splits and whether or not it has a column to read from them.
+
+    Files stand in the order in which the table first names them.
+
+    Raises:
+        PromptError: a line without a file, a file that is not there, a time that is no time.
+    """
+    files, whole = _read(path)
+    return replace(whole, sentences=tuple(sentence for _, sentence in files))
+
+
+def _read(path: Path) -> tuple[list[tuple[str, Sentence]], Items]:
+    """Each file with its items and its split, and the table without them."""
+    lines = read_lines_as(path, None, partial(_line, path.parent))
+    properties = tuple(name for name in lines[0] if name not in COLUMNS)
+    by_file: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for line in lines:
+        by_file.setdefault((line.get("split", ""), line["file"]), []).append(line)
+    digest = hashlib.sha256(parsed_sha256(path).encode())
+    files = []
+    for (split, file), of_file in by_file.items():
+        digest.update(Path(file).read_bytes())
+        files.append((split, _sentence(file, of_file, properties)))
+    return files, Items((), path, digest.hexdigest(), properties)
 
 
 def _line(folder: Path, record: Record) -> dict[str, str]:

@@ -76,6 +76,7 @@ class Prompt:
         target_prefix: of an encoder-decoder, which reads the prompt as its source: the beginning of the target, behind which
             the answer stands.
         image: of a vision-language model, the file of the picture that it is shown with the prompt.
+        audio: of a model that writes what it hears, the file of the sound; ``prompt`` is its path.
         line: of the file, from 1.
     """
 
@@ -88,6 +89,7 @@ class Prompt:
     label: str | None = None
     target_prefix: str | None = None
     image: str | None = None
+    audio: str | None = None
     line: int | None = field(default=None, compare=False)
 
 
@@ -106,25 +108,31 @@ def read_prompts(
     limit: int | None = None,
     answers: bool = True,
     unusable: list[Unusable] | None = None,
+    audio: bool = False,
 ) -> list[Prompt]:
     """Read a prompt file.
 
     Args:
         answers: whether a line must have an answer; without, a missing one is empty.
+        audio: whether a line may have a sound in the prompt's place.
         unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
         PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
     """
-    prompts = read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable, (COLA,))
+    read = partial(_prompt, answers=answers, audio=audio)
+    prompts = read_lines_as(Path(path), limit, read, unusable, (COLA,))
     return [_beside(Path(path), prompt) for prompt in prompts]
 
 
 def _beside(file: Path, prompt: Prompt) -> Prompt:
-    """A prompt whose picture's path is taken from the folder of its file."""
-    if prompt.image is None:
-        return prompt
-    return replace(prompt, image=str(file.parent / prompt.image))
+    """A prompt whose picture's, or sound's, path is taken from the folder of its file."""
+    if prompt.audio is not None:
+        sound = str(file.parent / prompt.audio)
+        return replace(prompt, audio=sound, prompt=sound)
+    if prompt.image is not None:
+        return replace(prompt, image=str(file.parent / prompt.image))
+    return prompt
 
 
 def read_labelled(
@@ -155,12 +163,17 @@ def read_pairs(
     return read_lines_as(Path(path), limit, _pair, unusable, (CLAMS,), _paired)
 
 
-def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
+def _prompt(record: Mapping[str, Any], answers: bool, audio: bool = False) -> Prompt:
     if "one_prefix_prefix" in record:  # BLiMP's form for sentences that differ in one word
         good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
         words = {"answer": f" {good}", "wrong": f" {bad}"}
         record = {**record, "prompt": record["one_prefix_prefix"], **words}
-    prompt, answer = _text(record, TEXT, True), _text(record, "answer", answers) or ""
+    sound = _text(record, "audio", False)
+    if sound is not None and not audio:
+        raise InputError(f"audio {sound}: sounds are read by 'layerscope ablate' alone")
+    prompt, answer = _text(record, TEXT, sound is None), _text(record, "answer", answers) or ""
+    if sound is not None and prompt is not None:
+        raise InputError(f"expected a prompt or audio, got both ({shown(prompt)}, {shown(sound)})")
     wrong, corrupted = _text(record, "wrong", False), _text(record, "corrupted", False)
     label = record.get("label")
     if not isinstance(label, str | int | float | None):
@@ -170,7 +183,7 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
             f"expected an answer that differs from the wrong one, got {answer!r} twice"
         )
     return Prompt(
-        str(prompt),
+        str(prompt or sound),
         answer,
         wrong,
         corrupted,
@@ -179,6 +192,7 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
         None if label is None else str(label),
         _text(record, "target_prefix", False),
         _text(record, "image", False),
+        sound,
     )
 
 

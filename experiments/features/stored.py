@@ -21,6 +21,7 @@ from ...hooks import ActivationStore
 from ...probes import Moments
 from ...probes.rows import OnDisk
 from ..corpus import Corpus, read_conllu
+from ..corpus.items import Items, all_items
 from ..runs import console
 from ..runs.engine import Engine
 from ..runs.execute import DataFile
@@ -115,7 +116,7 @@ def made_from(subject: Subject, unit: str, pooling: str) -> dict[str, Any]:
         "bos": subject.bos,
         "max_length": subject.max_length,
         "unit": unit,
-        "pooling": pooling if unit == "word" else None,
+        "pooling": None if unit == "token" else pooling,
         "layerscope": versions()["layerscope"],
     }
 
@@ -163,7 +164,7 @@ def stored(
         StoreError: a shard that is damaged or missing.
     """
     store = open_store(where)
-    wanted, about = made_from(subject, "word", pooling), store.about
+    wanted, about = made_from(subject, subject.unit, pooling), store.about
     for name, value in wanted.items():
         if name not in _FREE and about.get(name) != value:
             raise FeatureError(
@@ -230,9 +231,11 @@ def _numbers(where: str, data: Sequence[dict[str, Any]], corpora: Sequence[Corpu
     for corpus in corpora:
         if corpus.sha256 not in first:
             raise FeatureError(
-                f"--store {where} holds no sentences of {corpus.path}: capture it too (--corpus)"
+                f"--store {where} holds nothing of {corpus.path}: capture that file too"
             )
         if corpus.sha256 not in places:
-            places[corpus.sha256] = {s.id: i for i, s in enumerate(read_conllu(corpus.path))}
+            is_table = isinstance(corpus, Items)
+            whole = all_items(corpus.path) if is_table else read_conllu(corpus.path)
+            places[corpus.sha256] = {s.id: i for i, s in enumerate(whole)}
         numbers += [first[corpus.sha256] + places[corpus.sha256][s.id] for s in corpus]
     return numbers

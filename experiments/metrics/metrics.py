@@ -172,13 +172,17 @@ DEFAULTS = {"pairs": "pair_difference", "labelled": "class_log_odds"}
 
 
 def metric_and_texts(
-    options: TextsOptions, of_prompts: str, unusable: list[Unusable] | None = None
+    options: TextsOptions,
+    of_prompts: str,
+    unusable: list[Unusable] | None = None,
+    audio: bool = False,
 ) -> tuple[Metric, list[Prompt] | list[Pair]]:
     """What a run measures, and the texts that it is measured on.
 
     Args:
         of_prompts: the metric of prompts where none is named.
         unusable: is given the lines that are of no use, such as pairs of identical sentences.
+        audio: whether prompts may be sounds.
 
     Raises:
         MetricError: none or several kinds of texts, or a metric of another kind.
@@ -205,7 +209,7 @@ def metric_and_texts(
         return metric, read_pairs(options.source, options.limit, unusable)
     if kind == "labelled":
         return metric, read_labelled(options.source, options.limit, unusable)
-    return metric, read_prompts(options.source, options.limit, metric.of_answers, unusable)
+    return metric, read_prompts(options.source, options.limit, metric.of_answers, unusable, audio)
 
 
 def _prompts_of(options: TextsOptions, metric: Metric) -> list[Prompt]:
@@ -224,14 +228,18 @@ def files_of(options: TextsOptions, count: int) -> list[DataFile]:
     return [] if kind == "text" else [DataFile.of(kind, options.source, count)]
 
 
-def load_for(metric: Metric, load: Load) -> Subject:
+def load_for(metric: Metric, load: Load, speech: bool = False) -> Subject:
     """The model that a metric is measured on: with its head, unless something else reads it.
+
+    Args:
+        speech: whether the prompts are sounds.
 
     Raises:
         MetricError: a model whose head is of another kind; the message says which option fits it.
     """
     # A probe reads the stream, and needs no head.
-    subject = load(body_only=metric.readout is not None, classifier=metric.readout is None)
+    has_head = metric.readout is None
+    subject = load(body_only=not has_head, classifier=has_head, speech=speech)
     if metric.readout is not None or metric.of_classes:
         return subject
     kind = type(subject.model).__name__
@@ -248,17 +256,31 @@ def load_for(metric: Metric, load: Load) -> Subject:
 
 
 def images_of(prompts: Sequence[Any]) -> list[Path]:
-    """The files of the prompts' pictures, each once; they must be there before a model is loaded.
+    """The files of the prompts' pictures; see `sounds_of`."""
+    return _files(prompts, "image", "picture")
+
+
+def sounds_of(prompts: Sequence[Any]) -> list[Path]:
+    """The files of the prompts' sounds, each once; they must be there before a model is loaded.
 
     Raises:
-        MetricError: one that is not there.
+        MetricError: one that is not there, or prompts of which only some are sounds.
     """
-    names = (getattr(prompt, "image", None) for prompt in prompts)
-    images = list(dict.fromkeys(Path(name) for name in names if name))
-    for path in images:
+    sounds = _files(prompts, "audio", "sound")
+    if sounds and not all(prompt.audio for prompt in prompts):
+        raise MetricError(
+            "expected prompts that are all sounds (column audio) or all texts, got both"
+        )
+    return sounds
+
+
+def _files(prompts: Sequence[Any], field: str, kind: str) -> list[Path]:
+    names = (getattr(prompt, field, None) for prompt in prompts)
+    paths = list(dict.fromkeys(Path(name) for name in names if name))
+    for path in paths:
         if not path.is_file():
-            raise MetricError(f"{path}: no such picture")
-    return images
+            raise MetricError(f"{path}: no such {kind}")
+    return paths
 
 
 def show_pictures(subject: Subject, options: RunOptions, images: Sequence[Path]) -> None:

@@ -270,11 +270,13 @@ def load_subject(
     body_only: bool = False,
     classifier: bool = False,
     media: Kind | None = None,
+    speech: bool = False,
 ) -> Subject:
     """The model that the options name, or hold.
 
     Args:
         media: what it reads, where that is not text.
+        speech: it writes what it hears.
     """
     if isinstance(options.model, Subject):
         return options.model
@@ -291,6 +293,7 @@ def load_subject(
         bos=options.bos,
         body_only=body_only,
         classifier=classifier,
+        speech=speech,
         adapter=options.adapter,
         revision=options.revision,
         **modes_of(options),

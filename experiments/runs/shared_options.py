@@ -7,12 +7,21 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from .options import as_values, command_of, option
 
 RUNS = Path("runs")
 """Default location of run folders."""
+MEDIA = ("images", "audio")
+"""Options that name tables of pictures or sounds, where a study reads more than text."""
+
+
+def media_of(options: Any) -> Literal["images", "audio"] | None:
+    """What the model reads, where that is not text."""
+    if options.images:
+        return "images"
+    return "audio" if options.audio else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from .bos import decide_bos
 from .encoding import TextEncoder, own_copy
 from .errors import SubjectError
 from .identity import adapters_of, hash_files, hash_tensors, quantisation_of, settings_sha256
-from .loading import Parts, read_model
+from .loading import Loaded, Parts, read_model
 from .modes import Modes
 from .targets import decoder_start, joined
 from .twin import random_twin
@@ -59,6 +59,9 @@ class Subject:
         SubjectError: a model in training mode, a tokenizer without offsets, an unknown BOS.
     """
 
+    unit = "word"
+    """What has a vector of its own in a study."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -77,27 +80,16 @@ class Subject:
                 f"a subject needs a transformers model and its tokenizer, got "
                 f"{type(model).__name__} and {type(tokenizer).__name__}"
             )
-        _require_eval(model)
+        require_eval(model)
         if not getattr(tokenizer, "is_fast", False):
             raise SubjectError(
                 f"tokenizer {type(tokenizer).__name__} gives no character offsets: words need "
                 "a fast tokenizer (AutoTokenizer.from_pretrained gives one where it exists)"
             )
-        self.model, self.tokenizer = model, tokenizer
-        self.processor: Any = None  # of pictures and text, where prompts have pictures
-        self.config: Any = config
-        self.name = name or getattr(config, "_name_or_path", "") or type(model).__name__
-        self.random_seed = random_seed
-        self.notes: list[str] = list(notes)
-        self._hasher = hasher
-        self._tokenizer = own_copy(tokenizer)
-        self.pad_id = self._pad_id()
+        self._hold(model, tokenizer, name, random_seed, notes, hasher)
         takes = inspect.signature(self.body.forward).parameters
         if "input_ids" not in takes:
-            raise SubjectError(
-                f"{type(model).__name__} reads {next(iter(takes), 'nothing')} and not the tokens of a text: expected "
-                "a text model (layerscope.capture and layerscope.verify take any model)"
-            )
+            raise SubjectError(_no_reader_of_text(model, next(iter(takes), "nothing")))
         told = "position_ids" in takes
         try:
             self.padding: Padding = probe_padding(self._run, self.pad_id, self.vocabulary, told)
@@ -119,7 +111,32 @@ class Subject:
         if not self.padding.right.possible:
             self.notes.append(self.padding.right.why + "; only texts of equal length share a batch")
 
+    def _hold(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        name: str | None = None,
+        random_seed: int | None = None,
+        notes: Sequence[str] = (),
+        hasher: Callable[[], str] | None = None,
+    ) -> None:
+        """Keep what is given, and a private tokenizer that neither cuts nor pads."""
+        self.model, self.tokenizer = model, tokenizer
+        self.processor: Any = None  # of pictures and text, where prompts have pictures
+        self.config: Any = model.config
+        self.name = name or getattr(self.config, "_name_or_path", "") or type(model).__name__
+        self.random_seed = random_seed
+        self.notes: list[str] = list(notes)
+        self._hasher = hasher
+        self._tokenizer = own_copy(tokenizer)
+        self.pad_id = self._pad_id()
+
     # -- what it is
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether what it reads, or the source of what it writes, is text."""
+        return True
 
     @property
     def body(self) -> nn.Module:
@@ -357,7 +374,7 @@ class Subject:
         Raises:
             SubjectError: a model set to training since, or logits of a model without a head.
         """
-        _require_eval(self.model)
+        require_eval(self.model)
         if logits and not (self.gives_tokens or self.classes or self.has_decoder):
             raise SubjectError(
                 f"{type(self.model).__name__} gives no logits for a text alone: expected a causal "
@@ -413,6 +430,7 @@ def load(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     classifier: bool = False,
+    speech: bool = False,
     device_map: str | dict[str, Any] | None = None,
     load_in: str | None = None,
     adapter: str | os.PathLike[str] | None = None,
@@ -431,6 +449,7 @@ def load(
         allow_pickle: also read .bin weights, which can run code of their author's.
         trust_remote_code: run model code that comes with the weights.
         classifier: keep the head of a model that classifies texts.
+        speech: a model that writes what it hears.
         device_map, load_in, adapter, revision, attention: see `experiments.subject.modes.Modes`.
 
     Raises:
@@ -456,20 +475,49 @@ def load(
     )
     loaded = read_model(name_or_path, tokenizer, modes, parts)
     hasher = functools.partial(hash_files, loaded.weight_files) if loaded.weight_files else None
-    subject = Subject(
-        loaded.model,
-        loaded.tokenizer,
-        name=loaded.name,
-        bos=bos,
-        notes=loaded.notes,
-        hasher=hasher,
-    )
+    named: dict[str, Any] = {"name": loaded.name, "notes": loaded.notes, "hasher": hasher}
+    if speech:
+        return _spoken(loaded, named, trust_remote_code)
+    subject = Subject(loaded.model, loaded.tokenizer, bos=bos, **named)
     if body_only:
         subject.model = subject.body
     return subject
 
 
-def _require_eval(model: nn.Module) -> None:
+def _spoken(loaded: Loaded, named: dict[str, Any], trust_remote_code: bool) -> Subject:
+    """A model that writes what it hears, with its extractor.
+
+    Raises:
+        SubjectError: another model.
+    """
+    from .spoken import SpokenSubject, read_extractor, writes_what_it_hears
+
+    if not writes_what_it_hears(loaded.model):
+        raise SubjectError(
+            f"{loaded.name} ({type(loaded.model).__name__}): prompts with audio need a model that writes what it hears "
+            "(Whisper)"
+        )
+    extractor = read_extractor(loaded.name, trust_remote_code=trust_remote_code)
+    return SpokenSubject(loaded.model, loaded.tokenizer, extractor, **named)
+
+
+READERS = {
+    "pixel_values": "pictures are read by 'probe --images' and 'capture --images'",
+    "input_values": "sounds are read by 'probe --audio' and 'capture --audio'",
+    "input_features": "sounds are read by 'probe --audio' and 'capture --audio', and by 'ablate --prompts' with a column "
+    "audio where the model writes what it hears (Whisper)",
+}
+"""What a model reads that reads no text -> the commands for it."""
+
+
+def _no_reader_of_text(model: nn.Module, reads: str) -> str:
+    """Why a model is no subject of texts, and what to do."""
+    commands = READERS.get(reads, "layerscope.capture and layerscope.verify take any model")
+    return f"{type(model).__name__} reads {reads} and not the tokens of a text: expected a text model ({commands})"
+
+
+def require_eval(model: nn.Module) -> None:
+    """Refuse a model in training mode."""
     if any(module.training for module in model.modules()):
         raise SubjectError(
             f"{type(model).__name__} is in training mode, where dropout changes every activation: "

@@ -48,6 +48,7 @@ class Batch:
         absent: of texts with a picture, the cells of it that are grey in each row.
         n_cells: how many cells stand in front of each row's tokens.
         pictures: of the rows, where the model is to be shown them (`experiments.subject.pictures.Picture`).
+        sounds: of the rows, where these are the sources (`experiments.subject.spoken.Sound`).
     """
 
     input_ids: Int[Tensor, "batch pos"]
@@ -59,6 +60,7 @@ class Batch:
     absent: tuple[frozenset[int], ...] | None = None
     n_cells: int = 0
     pictures: tuple[Any, ...] = ()
+    sounds: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,6 +76,7 @@ class Batch:
                 self.rows[part],
                 self.shifts[part],
                 None if self.target is None else self.target.part(part),
+                sounds=self.sounds[part],
             )
             for part in (slice(0, middle), slice(middle, None))
         )
@@ -100,6 +103,8 @@ class Batch:
         """What a model's forward is given."""
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         inputs |= {"position_ids": self.position_ids} if self.position_ids is not None else {}
+        if self.sounds:
+            inputs = {"input_features": torch.cat([sound.features for sound in self.sounds])}
         if self.target is not None:
             inputs["decoder_input_ids"] = self.target.ids
             inputs["decoder_attention_mask"] = self.target.mask
@@ -173,14 +178,15 @@ def make_batches(
             fit = min(fit, sum(len(encoded[i]) == length for i in order))
         rows, order = order[:fit], order[fit:]
         if in_target(encoded[rows[0]].ids[-1]):
-            yield from _with_targets([encoded[i].ids for i in rows], tuple(rows), policy, pad_id)
+            yield from _with_targets([encoded[i] for i in rows], tuple(rows), policy, pad_id)
             continue
         if has_picture:
             yield _with_pictures([encoded[i] for i in rows], tuple(rows))
             continue
         padded = policy.pad([encoded[i].ids for i in rows], pad_id, side)
         shifts = tuple(length - len(encoded[i]) if side == "left" else 0 for i in rows)
-        yield Batch(*padded, rows=tuple(rows), shifts=shifts)
+        sounds = tuple(encoded[i].sound for i in rows if encoded[i].sound is not None)
+        yield Batch(*padded, rows=tuple(rows), shifts=shifts, sounds=sounds)
 
 
 def _with_pictures(encoded: Sequence[Encoded], rows: tuple[int, ...]) -> Batch:
@@ -205,10 +211,11 @@ def _with_pictures(encoded: Sequence[Encoded], rows: tuple[int, ...]) -> Batch:
 
 
 def _with_targets(
-    ids: Sequence[Sequence[int]], rows: tuple[int, ...], policy: Policy, pad_id: int
+    encoded: Sequence[Encoded], rows: tuple[int, ...], policy: Policy, pad_id: int
 ) -> Iterator[Batch]:
     """Rows of sources and targets; a row each where sources cannot be padded."""
-    cut = [cut_row(row) for row in ids]
+    cut = [cut_row(row.ids) for row in encoded]
+    sounds = [row.sound for row in encoded if row.sound is not None]
     groups = [range(len(rows))] if policy.possible else [[i] for i in range(len(rows))]
     for group in groups:
         sources, targets = zip(*(cut[i] for i in group), strict=True)
@@ -216,5 +223,9 @@ def _with_targets(
         target_ids, target_mask, _ = Policy(True).pad(targets, pad_id, "right")
         target = TargetBatch(target_ids, target_mask, tuple(map(len, sources)))
         yield Batch(
-            *padded, rows=tuple(rows[i] for i in group), shifts=(0,) * len(group), target=target
+            *padded,
+            rows=tuple(rows[i] for i in group),
+            shifts=(0,) * len(group),
+            target=target,
+            sounds=tuple(sounds[i] for i in group) if sounds else (),
         )

@@ -17,7 +17,6 @@ from ...hooks import verify
 from ...hooks.verify import Finding, Verdict
 from . import Subject
 from .bos import SENTENCES
-from .media import MediaSubject
 from .word_spans import Encoded, word_spans
 
 SENTENCES_READ, LONGEST = 3, 8
@@ -36,7 +35,7 @@ TEXTS = (
 def examine(subject: Subject, quick: bool = False) -> Verdict:
     """Every check, or those that every study runs first, on plain sentences as the subject encodes them."""
     start = time.perf_counter()
-    if isinstance(subject, MediaSubject):
+    if not subject.reads_text:
         return verify(subject.model, quick=quick)
     verdict = verify(subject.model, sample(subject, quick), quick=quick, padding=subject.padding)
     texts = [

@@ -87,7 +87,9 @@ class TextEncoder:
     def target(self, target: str, start: int) -> Encoded:
         """What a decoder reads: its start token, what the tokenizer puts in front of every target, and the target."""
         front, n_back = self._target_frame
-        ids, offsets = [start, *front], [(0, 0)] * (1 + len(front))
+        # Whisper's tokenizer opens every target itself.
+        opening = front if front[:1] == (start,) else (start, *front)
+        ids, offsets = list(opening), [(0, 0)] * len(opening)
         special = [True] * len(ids)
         if target:
             _require_characters([target])

@@ -12,6 +12,14 @@ class SubjectError(LayerscopeError, ValueError):
     """A model, tokenizer or text that cannot be used as asked; the message is one line."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error that says something, and what to install where that is what is missing."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if "torchvision" in first.lower():
+        return f"{first.split(' Check out')[0]} pip install torchvision, the version for this torch"
+    return first
+
+
 @contextlib.contextmanager
 def one_line(name: str) -> Iterator[None]:
     """Give what transformers raises over many lines as one that says what to do."""
@@ -20,7 +28,7 @@ def one_line(name: str) -> Iterator[None]:
     except SubjectError:
         raise
     except Exception as error:  # safetensors and tokenizers raise bare Exception subclasses
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        first = first_line(error)
         if "ignore_mismatched_sizes" in first:
             first = "the weights have other shapes than its config.json describes"
         hint = (

@@ -276,6 +276,8 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
         return t.AutoModelForMaskedLM
     if offers(names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES):
         return t.AutoModelForSeq2SeqLM
+    if offers(names.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES):
+        return t.AutoModelForSpeechSeq2Seq
     if encoder and str(architecture).endswith("EncoderModel"):
         return t.AutoModelForTextEncoding
     return t.AutoModel

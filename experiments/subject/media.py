@@ -17,17 +17,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from layerscope.errors import LayerscopeError
+
 from ...hooks import capture
 from ..corpus.items import MILLISECONDS, WHOLE
-from . import Subject, _require_eval
+from . import Subject, require_eval
 from .batches import AnyBatch, FileBatch
-from .errors import SubjectError
+from .errors import SubjectError, first_line
 from .identity import hash_files, settings_sha256
 from .loading import Parts, read_media_model
 from .modes import Modes
 from .word_spans import Encoded, Pooler, Pooling
 
 Kind = Literal["images", "audio"]
+BLANK = 64
+"""Pixels on a side of a blank picture, where a model takes any."""
 EMBEDDING = "blocks.0.hook_resid_pre"
 
 
@@ -47,6 +51,8 @@ class MediaSubject(Subject):
         SubjectError: a model in training mode, or one whose sites are not known by name.
     """
 
+    unit = "item"
+
     def __init__(  # a text model's decisions (BOS, padding) have no place here
         self,
         model: nn.Module,
@@ -58,7 +64,7 @@ class MediaSubject(Subject):
         notes: Sequence[str] = (),
         hasher: Any = None,
     ) -> None:
-        _require_eval(model)
+        require_eval(model)
         self.model, self.tokenizer, self.processor = model, processor, None
         self.kind: Kind = kind
         self.config: Any = model.config
@@ -80,6 +86,10 @@ class MediaSubject(Subject):
 
     @property
     def gives_tokens(self) -> bool:
+        return False
+
+    @property
+    def reads_text(self) -> bool:
         return False
 
     @property
@@ -109,18 +119,21 @@ class MediaSubject(Subject):
         """What is known of the files before they are read: their paths, and how many positions they take."""
         encoded = []
         for path in texts:
-            n = self.n_positions
+            n, cut = self.n_positions, None
             if self.kind == "audio" and not self._padded_to:
-                n = max(1, math.ceil(n * _seconds(path)))
+                n = max(1, math.ceil(n * seconds_of(path)))
+            elif self.kind == "audio" and seconds_of(path) > self._padded_to:
+                cut = round(self._padded_to * MILLISECONDS)  # what the extractor drops
             front = [True] * self.n_front + [False] * (n - self.n_front)
-            encoded.append(Encoded(path, (0,) * n, ((0, 0),) * n, tuple(front)))
+            encoded.append(Encoded(path, (0,) * n, ((0, 0),) * n, tuple(front), cut))
         return encoded
 
     def spans_of(self, encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice | None]:
         """An item's place in its file: in milliseconds of a sound; a picture is whole."""
         if self.kind == "images":
             return [slice(0, 1) for _ in words]
-        length = round(_seconds(encoded.text) * MILLISECONDS)
+        length = round(seconds_of(encoded.text) * MILLISECONDS)
+        length = length if encoded.cut is None else encoded.cut
         spans: list[slice | None] = []
         for start, end in words:
             end = length if (start, end) == WHOLE else min(end, length)
@@ -156,12 +169,19 @@ class MediaSubject(Subject):
         self, batch: AnyBatch, *, logits: bool = False, grad: bool = False, **kwargs: Any
     ) -> Any:
         """Read the batch's files, process them, and run the model."""
-        _require_eval(self.model)
+        require_eval(self.model)
         assert isinstance(batch, FileBatch)
         read = read_picture if self.kind == "images" else self._read_sound
-        inputs = self._process([read(path) if path else self._blank() for path in batch.paths])
-        with torch.enable_grad() if grad else torch.inference_mode():
-            return self.model(**inputs, **kwargs)
+        items = [read(path) if path else self._blank() for path in batch.paths]
+        try:
+            inputs = self._process(items)
+            with torch.enable_grad() if grad else torch.inference_mode():
+                return self.model(**inputs, **kwargs)
+        except ValueError as error:  # such as a size that the model does not take
+            if isinstance(error, LayerscopeError):
+                raise
+            more = f" (or one of the {len(batch) - 1} files beside it)" if len(batch) > 1 else ""
+            raise SubjectError(f"{batch.paths[0]}{more}: {first_line(error)}") from error
 
     def pooler(
         self, spans: Sequence[Sequence[slice | None]], pooling: Pooling, batch: AnyBatch
@@ -201,7 +221,7 @@ class MediaSubject(Subject):
 
     def _window(self, path: str) -> float:
         """Seconds that the positions cover: the sound's own, or what the extractor pads every sound to (Whisper)."""
-        return self._padded_to or _seconds(path)
+        return self._padded_to or seconds_of(path)
 
     @property
     def _padded_to(self) -> float:
@@ -243,11 +263,14 @@ class MediaSubject(Subject):
         if self.kind == "images":
             from PIL import Image
 
-            return Image.new("RGB", (64, 64))
+            # Of the size that the model takes: a processor may leave pictures as they are.
+            size = getattr(self.config, "image_size", None) or BLANK
+            width, height = size if isinstance(size, (list, tuple)) else (size, size)
+            return Image.new("RGB", (int(width), int(height)))
         return np.zeros(self.tokenizer.sampling_rate, dtype=np.float32)
 
     def _read_sound(self, path: str) -> np.ndarray:
-        return _read_sound(path, self.tokenizer.sampling_rate)
+        return read_sound(path, self.tokenizer.sampling_rate)
 
 
 def load_media(
@@ -302,7 +325,12 @@ def _samples(path: str) -> tuple[int, int]:
         return int(info.frames), int(info.samplerate)
 
 
-def _seconds(path: str) -> float:
+def seconds_of(path: str) -> float:
+    """Length of a sound.
+
+    Raises:
+        SubjectError: one without samples, or of a format that cannot be read.
+    """
     samples, rate = _samples(path)
     if not samples:
         raise SubjectError(f"{path}: expected a sound, got one without samples")
@@ -313,7 +341,7 @@ _WIDTHS = {1: (np.uint8, 128.0, 128.0), 2: (np.int16, 0.0, 2.0**15), 4: (np.int3
 """Bytes of a sample of a WAV file: its type, its zero and its largest value."""
 
 
-def _read_sound(path: str, rate: int) -> np.ndarray:
+def read_sound(path: str, rate: int) -> np.ndarray:
     """One channel in [-1, 1] at this rate."""
     try:
         with wave.open(path, "rb") as sound:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .batches import Batch
 from .cells import as_cell
-from .errors import SubjectError
+from .errors import SubjectError, first_line
 from .media import read_picture
 from .word_spans import Encoded
 
@@ -245,7 +245,7 @@ def read_processor(name: str, **where: Any) -> Any:
         processor = t.AutoProcessor.from_pretrained(name, **where)
     except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
         raise SubjectError(
-            f"--image: {name} has no processor of pictures and text that can be read ({str(error).splitlines()[0][:160]})"
+            f"--image: {name} has no processor of pictures and text that can be read ({first_line(error)[:240]})"
         ) from None
     has_both = getattr(processor, "image_processor", None) is not None
     if not has_both or getattr(processor, "tokenizer", None) is None:

@@ -29,6 +29,7 @@ class Encoded:
             character; no word owns them.
         unknown: places of the tokenizer's unknown token.
         picture: that the text is about (`experiments.subject.pictures.Picture`); its cells stand first.
+        sound: whose positions the ids are (`experiments.subject.spoken.Sound`).
     """
 
     text: str
@@ -39,6 +40,7 @@ class Encoded:
     prefixes: tuple[int, ...] = ()
     unknown: tuple[int, ...] = ()
     picture: Any = None
+    sound: Any = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -63,7 +63,9 @@ def components(
         return [Component(kind, site.layer or 0, None, site) for site in whole_sites]
     # Two tokens of one text tell how many heads or neurons each layer has.
     inputs = replace(batch, pictures=()).inputs(device_of(model))
-    two_tokens = {name: value[:1, :2] for name, value in inputs.items()}
+    two_tokens = {}
+    for name, value in inputs.items():
+        two_tokens[name] = value[:1, :2] if value.ndim == 2 else value[:1]  # a sound stays whole
     with torch.no_grad(), capture(model, *whole_sites) as acts:
         model(**two_tokens)
     parts = []

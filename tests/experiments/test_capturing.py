@@ -100,8 +100,10 @@ def test_a_token_knows_its_word(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "--corpus or --lines"),
-        (("--lines", "{}", "--level", "word"), "needs annotated sentences"),
+        ((), "expected one of --corpus, --lines, --images, --audio, got none"),
+        (("--lines", "{}", "--images", "{}"), "got --lines and --images"),
+        (("--lines", "{}", "--level", "word"), "expected token as a row of --lines"),
+        (("--images", "{}", "--level", "token"), "expected item as a row of --images"),
         (("--lines", "{}", "--site", "attn.hook_pattern"), "one vector a token"),
     ],
 )

@@ -17,7 +17,9 @@ from experiments import cli, probe
 from experiments.corpus import CorpusError
 from experiments.corpus.items import read_items
 from experiments.corpus.records import PromptError
-from experiments.subject.media import _read_sound, load_media
+from experiments.features.layout import FeatureError
+from experiments.subject.media import load_media, read_sound
+from hooks import ActivationStore
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 230)}
 SIZE = 24
@@ -196,7 +198,7 @@ def test_a_sound_is_read_at_the_rate_of_the_model(tmp_path):
     """A sine of 100 Hz written at 8 kHz is the same sine at 16 kHz."""
     time = np.arange(8000) / 8000
     write_wav(tmp_path / "a.wav", np.sin(2 * math.pi * 100 * time) * 2**15 * 0.9, 8000)
-    read = _read_sound(str(tmp_path / "a.wav"), RATE)
+    read = read_sound(str(tmp_path / "a.wav"), RATE)
     expected = 0.9 * np.sin(2 * math.pi * 100 * np.arange(RATE) / RATE)
     assert len(read) == RATE
     assert np.abs(read - expected)[100:-100].max() < 0.01
@@ -236,3 +238,128 @@ def test_a_file_that_is_no_picture_is_one_line(tmp_path, vision, capsys):
     ]
     assert cli.main(words) == 2
     assert "expected a picture" in capsys.readouterr().err
+
+
+BLOCK_SITES = ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_post")
+"""What transformers calls hidden_states[0] and hidden_states[1]."""
+
+
+def captured(kind: str, table: Path, model: Path, out: Path, *more: object) -> ActivationStore:
+    """What `capture` stores of a table at both sites."""
+    given = ["capture", "--model", model, f"--{kind}", table, "--out", out, "--device", "cpu"]
+    given += [word for site in BLOCK_SITES for word in ("--site", site)]
+    assert cli.main([str(word) for word in (*given, *more)]) == 0
+    return ActivationStore(out / "store")
+
+
+def test_captured_pictures_are_hidden_states_pooled_by_hand(pictures, vision, tmp_path):
+    store = captured("images", pictures, vision, tmp_path / "run", "--batch-tokens", 100)
+    with pictures.open(newline="") as file:
+        order = list(csv.DictReader(file))
+    assert store.n_rows == len(order)
+    assert store.n_shards > 2
+    images = [Image.open(pictures.parent / row["file"]) for row in order]
+    processor = hf.AutoImageProcessor.from_pretrained(vision)
+    model = hf.ViTModel.from_pretrained(vision).eval()
+    with torch.no_grad():
+        out = model(**processor(images, return_tensors="pt"), output_hidden_states=True)
+    for site, states in zip(BLOCK_SITES, out.hidden_states, strict=False):
+        expected = states[:, 1:].mean(1)  # without CLS
+        torch.testing.assert_close(store.read(site), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(store.read(BLOCK_SITES[0]), store.read(BLOCK_SITES[1]), atol=1e-2)
+
+
+def test_captured_stretches_are_hidden_states_pooled_by_hand(sounds, hearing, tmp_path):
+    store = captured("audio", sounds, hearing, tmp_path / "run")
+    with sounds.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert store.n_rows == len(rows)
+    extractor = hf.AutoFeatureExtractor.from_pretrained(hearing)
+    model = hf.Wav2Vec2Model.from_pretrained(hearing).eval()
+    for number in (0, 1, 40):
+        first, second = rows[2 * number : 2 * number + 2]
+        with wave.open(str(sounds.parent / first["file"])) as sound:
+            raw = sound.readframes(sound.getnframes())
+        samples = np.frombuffer(raw, "<i2").astype(np.float32) / 2**15
+        inputs = extractor(samples, sampling_rate=RATE, return_tensors="pt")
+        with torch.no_grad():
+            out = model(inputs["input_values"], output_hidden_states=True)
+        length = len(samples) / RATE
+        for site, states in zip(BLOCK_SITES, out.hidden_states, strict=False):
+            n_frames = states.shape[1]
+            edges = np.arange(n_frames + 1) * length / n_frames
+            expected = []
+            for row in (first, second):
+                begins, ends = float(row["start"]), float(row["end"])
+                covered = (edges[1:] > begins + 1e-6) & (edges[:-1] < ends - 1e-6)
+                expected.append(states[0, torch.from_numpy(covered)].mean(0))
+            stored = store.read(site, store.rows(number))
+            torch.testing.assert_close(stored, torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_a_probe_of_stored_pictures_is_that_of_a_run(pictures, vision, tmp_path):
+    captured("images", pictures, vision, tmp_path / "acts")
+    settings = {"l2": [0.1], "control_seeds": 1, "random_models": 0, "site": "hook_resid_post"}
+    settings |= {"model": vision, "images": pictures, "device": "cpu", "property": ["colour"]}
+    plain = probe(out=tmp_path / "plain", **settings).frame.query("layer <= 0")
+    with pytest.raises(FeatureError, match=r"expected site blocks.1.hook_resid_post"):
+        probe(out=tmp_path / "short", store=str(tmp_path / "acts"), **settings)
+    settings["site"] = "blocks.0.hook_resid_post"
+    read = probe(out=tmp_path / "read", store=str(tmp_path / "acts"), **settings).frame
+    columns = ["site", "score", "control", "majority"]
+    assert read[columns].to_numpy().tolist() == plain[columns].to_numpy().tolist()
+
+
+def test_a_table_without_labels_can_be_captured_and_not_probed(pictures, vision, tmp_path):
+    table = tmp_path / "files.csv"
+    paths = [str(pictures.parent / f"{number}.png") for number in (3, 1, 2)]
+    table.write_text("\n".join(["file", *paths]) + "\n")
+    store = captured("images", table, vision, tmp_path / "run", "--limit", 2)
+    assert store.n_rows == 2
+    assert store.about["unit"] == "item"
+    with pytest.raises(CorpusError, match="expected a column to read from the items"):
+        read_items(table)
+
+
+def test_pictures_that_are_left_as_they_are_have_the_models_size(vision, tmp_path, capsys):
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    hf.ViTModel.from_pretrained(vision).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(do_resize=False).save_pretrained(tmp_path / "vit")
+    for name, size in (("fits", SIZE), ("large", 2 * SIZE)):
+        Image.new("RGB", (size, size), (200, 30, 30)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.csv").write_text(f"file\n{name}.png\n")
+    store = captured("images", tmp_path / "fits.csv", tmp_path / "vit", tmp_path / "fits")
+    assert store.n_rows == 1
+    given = ["capture", "--model", tmp_path / "vit", "--images", tmp_path / "large.csv"]
+    given += ["--site", "hook_resid_post", "--out", tmp_path / "large"]
+    assert cli.main([str(word) for word in given]) == cli.BAD_INPUT
+    assert "large.png: Input image size" in capsys.readouterr().err
+
+
+def test_a_stretch_behind_the_extractors_window_has_no_vector(tmp_path, capsys):
+    """Whisper hears so many seconds, whatever the file holds."""
+    config = hf.WhisperConfig(
+        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
+        encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8, max_source_positions=50, vocab_size=100,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    hf.WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "whisper")
+    hf.WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(tmp_path / "whisper")
+    write_tones(tmp_path / "long.wav", [LOW, HIGH], 0.8)
+    rows = [(0.1, 0.5), (0.9, 1.2), (1.2, 1.5)]
+    lines = [f"long.wav,{start},{end}" for start, end in rows]
+    (tmp_path / "table.csv").write_text("\n".join(["file,start,end", *lines]) + "\n")
+    store = captured("audio", tmp_path / "table.csv", tmp_path / "whisper", tmp_path / "run")
+    assert store.index[:, 2].tolist() == [0, 1]
+    text = (tmp_path / "run" / "results.json").read_text()
+    assert "1 stretches start after the end" in text
+    assert "1 files exceed" in text
+    # The frames of 0.9 s to the end of the window, by a plain forward of the encoder.
+    model = hf.WhisperModel.from_pretrained(tmp_path / "whisper").eval()
+    extractor = hf.AutoFeatureExtractor.from_pretrained(tmp_path / "whisper")
+    sound = read_sound(str(tmp_path / "long.wav"), RATE)
+    heard = extractor(sound, sampling_rate=RATE, return_tensors="pt").input_features
+    with torch.no_grad():
+        states = model.encoder(heard, output_hidden_states=True).hidden_states[0][0]
+    torch.testing.assert_close(store.read(BLOCK_SITES[0])[1], states[45:].mean(0))

@@ -31,6 +31,7 @@ from ...metrics.metrics import (
     load_for,
     metric_and_texts,
     show_pictures,
+    sounds_of,
 )
 from ...metrics.probe_metric import probed_words
 from ...metrics.reads import Reads, text_of
@@ -107,12 +108,12 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     notes: list[Note] = []
     unusable: list[Unusable] = []
     if options.probe is None:
-        metric, items = metric_and_texts(options, _default_metric(options), unusable)
+        metric, items = metric_and_texts(options, _default_metric(options), unusable, audio=True)
     else:
         corpus = read_conllu(options.corpus or Path(), options.limit)
         metric, items, notes = probed_words(options.probe, corpus, options.metric)
-    images = images_of(items)
-    subject = load_for(metric, load)
+    images, sounds = images_of(items), sounds_of(items)
+    subject = load_for(metric, load, speech=bool(sounds))
     options = with_positions(options, subject)
     show_pictures(subject, options, images)
     if subject.has_decoder and options.value == "optimal":
@@ -124,7 +125,7 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     notes += unusable_notes(unusable, len(items))
     references = reads.texts
     if options.reference is not None:
-        references = _encoded(subject, read_prompts(options.reference, answers=False))
+        references = _encoded(subject, read_prompts(options.reference, answers=False, audio=True))
     rows: list[int] = []
     if options.value == "resample":
         items, reads, rows, left_out = _with_partners(
@@ -147,6 +148,7 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
         data=[
             *_data(options, len(items), len(references)),
             *(DataFile.of("image", path, 1) for path in images),
+            *(DataFile.of("audio", path, 1) for path in sounds),
         ],
         metric=metric,
         items=items,
@@ -319,7 +321,8 @@ def measure(inputs: AblateInputs, run: Run) -> Results:
 def _roles(inputs: AblateInputs) -> dict[str, np.ndarray]:
     """Where each head looks on repeated random tokens."""
     model = inputs.subject.model
-    if inputs.options.component != "heads" or not sites(model, "blocks.*.attn.hook_pattern"):
+    has_patterns = bool(sites(model, "blocks.*.attn.hook_pattern"))
+    if inputs.options.component != "heads" or not has_patterns or not inputs.subject.reads_text:
         return {}
     scores = repetition_scores(inputs.subject, seed=inputs.options.seed)
     # The text is read by the encoder alone, where there is a decoder beside it.

@@ -22,14 +22,26 @@ class CaptureOptions(RunOptions, EngineOptions):
     lines: Path | None = option(
         "plain text, one text a line", None, metavar="FILE", aliases=("text",)
     )
+    images: tuple[Path, ...] = option(
+        "pictures: a table with the column file, as `probe --images` takes it (repeatable)",
+        (),
+        metavar="FILE",
+    )
+    audio: tuple[Path, ...] = option(
+        "sounds: a table with the column file; start and end in seconds make a line a stretch (repeatable)",
+        (),
+        metavar="FILE",
+    )
     level: str | None = option(
-        "unit of a row (default: word for --corpus, token for --lines)",
+        "unit of a row (default: word for --corpus, token for --lines, item for --images and --audio)",
         None,
-        choices=("word", "token"),
+        choices=("word", "token", "item"),
         aliases=("unit",),
     )
     pooling: str = option(
-        "how the vectors of a word's tokens are combined", "mean", choices=("first", "last", "mean")
+        "how the vectors of a word's tokens (of an item's patches or frames) are combined",
+        "mean",
+        choices=("first", "last", "mean"),
     )
     store_as: str = option(
         "data type on disk", "float32", choices=("float32", "float16", "bfloat16")
@@ -38,7 +50,7 @@ class CaptureOptions(RunOptions, EngineOptions):
         "folder or URL of the shards (default: DIR/store)", None, decides=False, metavar="WHERE"
     )
     limit: int | None = option(
-        "use the first N sentences or lines of each file", None, metavar="N", least=1
+        "use the first N sentences, lines or files of each table", None, metavar="N", least=1
     )
     batch_tokens: int = option("tokens per batch and per shard", 4096, least=1)
     max_ram: str | None = option("memory limit, such as 2GB: batches become smaller", None)

@@ -12,14 +12,14 @@ from ...report.lines import lines
 from ...report.parts import Cell, Column, Page, Picture, Section, Stats, Table
 from ...report.provenance import model_name
 from ...report.words import count, family, number, plural
-from .records import Results, SiteRecord
+from .records import Results, SiteRecord, texts_of
 
 CONTROLS = (Control("checksums of every shard", "damaged values are read as correct", always),)
 """What each control rules out."""
 
 
 ABOUT = (
-    "A row is a word or a token, with one vector at each site. Shards are safetensors files: read them with "
+    "A row is a word, a token, or an item of a table, with one vector at each site. Shards are safetensors files: read them with "
     "layerscope.ActivationStore, or give the folder to a study with --store."
 )
 
@@ -44,7 +44,11 @@ def page(results: Results) -> Page:
 def _store(results: Results, data: dict[str, Any]) -> Section:
     store, speed = results.store, results.provenance.get("resources", {}).get("speed", {})
     items = [
-        ("rows", count(store.rows), f"of {count(store.texts)} texts"),
+        (
+            "rows",
+            count(store.rows),
+            f"of {count(store.texts)} {texts_of(results.records[0].level)}",
+        ),
         ("on disk", f"{store.bytes / 1e9:.2f} GB", plural(store.shards, "shard")),
         (
             "written at",

@@ -13,7 +13,7 @@ class SiteRecord:
 
     site: str = entry("the site")
     layer: int | None = entry("the block, from 0; null outside the blocks")
-    level: str = entry("what a row is: word or token")
+    level: str = entry("what a row is: word, token or item")
     rows: int = entry("how many rows", "rows")
     width: int = entry("values of a row", "values")
     dtype: str = entry("their type on disk")
@@ -26,7 +26,7 @@ class StoreRecord:
     """The whole store."""
 
     rows: int = entry("rows at each site", "rows")
-    texts: int = entry("texts that were read", "texts")
+    texts: int = entry("texts, or pictures or sounds, that were read", "texts")
     shards: int = entry("files of each site", "files")
     bytes: int = entry("size on disk, with the index", "bytes")
 
@@ -37,3 +37,8 @@ class Results(StudyResults):
 
     records: list[SiteRecord] = entry("one for each site")
     store: StoreRecord = entry("the store as a whole")
+
+
+def texts_of(level: str) -> str:
+    """What rows of a level are parts of."""
+    return "files" if level == "item" else "texts"

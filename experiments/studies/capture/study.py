@@ -1,4 +1,4 @@
-"""Activations of a text on disk: the model runs once, and every later study reads.
+"""Activations of a text, or of files, on disk: the model runs once, and every later study reads.
 
 Text goes by in windows of `features.WINDOW` texts, sorted by length within each, so that memory does not grow with it. A
 batch is a shard; interrupted, the next start continues with the batch that is missing, to the same bytes.
@@ -7,7 +7,7 @@ batch is a shard; interrupted, the next start continues with the batch that is m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from ....hooks import ActivationStore, Site
 from ...corpus import Corpus, Sentence, read_conllu
+from ...corpus.items import all_items
 from ...corpus.prompts import numbered_lines
 from ...features.layout import WINDOW, End, Layout, Piece, Writer, pieces, sealed, windows
 from ...features.memory import Need, as_bytes, as_limit, site_widths
@@ -28,9 +29,18 @@ from ...runs import console
 from ...runs.engine import Engine, Local
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, load_subject
 from ...runs.folder import RunError, file_sha256
+from ...runs.shared_options import MEDIA, media_of
 from ...subject import Subject
 from .options import CaptureOptions
-from .records import Results, SiteRecord, StoreRecord
+from .records import Results, SiteRecord, StoreRecord, texts_of
+
+LEVELS = {
+    "corpus": ("word", "token"),
+    "lines": ("token",),
+    "images": ("item",),
+    "audio": ("item",),
+}
+"""Option that names the data -> what a row can be, the default first."""
 
 
 @dataclass(kw_only=True)
@@ -85,7 +95,7 @@ def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
     """
     as_limit(options.max_ram)  # a size that is none is found before the model is loaded
     source = Source.of(options)
-    subject = load(body_only=True)
+    subject = load(body_only=True, media=media_of(options))
     sites = vector_sites(subject, options.site)
     widths = site_widths(subject, sites)
     rows, mean_length = source.expected(subject)
@@ -153,16 +163,16 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     run.speed["tokens_per_second"] = None if is_resumed else speed
     records = _records(inputs, store, end)
     whole = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
-    top = max(records, key=lambda record: record.largest)
+    top, level = max(records, key=lambda record: record.largest), inputs.source.level
     text = (
-        f"{store.folder} holds {end.rows:,} {inputs.source.level}s of {end.texts:,} texts at {len(records)} sites "
+        f"{store.folder} holds {end.rows:,} {level}s of {end.texts:,} {texts_of(level)} at {len(records)} sites "
         f"({size(whole.bytes)}). The largest value is {top.largest:.4g}, at {top.site}."
     )
     return Results(
         records=records,
         store=whole,
         findings=[Finding(property="store", text=text)],
-        notes=_notes(end),
+        notes=_notes(end, level),
     )
 
 
@@ -209,7 +219,8 @@ def _written(
 def _worker(options: CaptureOptions, sites: list[str], store: ActivationStore) -> Writer:
     """A worker of an engine, with a model of its own."""
     pooling: Any = options.pooling
-    return Writer(load_subject(options, body_only=True), sites, store, pooling, at_once=True)
+    subject = load_subject(options, body_only=True, media=media_of(options))
+    return Writer(subject, sites, store, pooling, at_once=True)
 
 
 @dataclass(frozen=True)
@@ -231,7 +242,7 @@ class Reader:
         return pieces(self.subject, self._layouts(), self.batch_tokens)
 
     def _layouts(self) -> Iterator[Layout]:
-        of_window = Layout.of if self.source.level == "word" else Layout.of_tokens
+        of_window = Layout.of_tokens if self.source.level == "token" else Layout.of
         for window in windows(self.source.texts(), WINDOW):
             layout = of_window(self.subject, window)
             self.need.check(layout, self.ram)
@@ -258,17 +269,25 @@ class Source:
         """What the options name.
 
         Raises:
-            RunError: both or neither of corpus and text, words of plain text, no text at all.
-            CorpusError, OSError: a file that cannot be read.
+            RunError: none or several kinds of data, a level that they do not have, no text at all.
+            CorpusError, PromptError, OSError: a file that cannot be read.
         """
-        if bool(options.corpus) == (options.lines is not None):
-            raise RunError("expected --corpus or --lines, one of the two")
-        level = options.level or ("word" if options.corpus else "token")
-        if level == "word" and not options.corpus:
+        kinds = [name for name in LEVELS if getattr(options, name)]
+        if len(kinds) != 1:
+            got = " and ".join(f"--{name}" for name in kinds) or "none"
+            raise RunError(f"expected one of --{', --'.join(LEVELS)}, got {got}")
+        (kind,) = kinds
+        level = options.level or LEVELS[kind][0]
+        if level not in LEVELS[kind]:
             raise RunError(
-                "--level word needs annotated sentences (--corpus): plain text has tokens only"
+                f"--level {level}: expected {' or '.join(LEVELS[kind])} as a row of --{kind}"
             )
-        corpora = tuple(read_conllu(path, options.limit) for path in options.corpus)
+        if kind in MEDIA:
+            tables = [all_items(path) for path in getattr(options, kind)]
+            cut = [replace(table, sentences=table.sentences[: options.limit]) for table in tables]
+            corpora: tuple[Corpus, ...] = tuple(cut)
+        else:
+            corpora = tuple(read_conllu(path, options.limit) for path in options.corpus)
         files = [(corpus.path, corpus.sha256, len(corpus)) for corpus in corpora]
         if options.lines is not None:
             size = sum(1 for _ in islice(numbered_lines(options.lines), options.limit))
@@ -289,10 +308,10 @@ class Source:
             yield from corpus
 
     def expected(self, subject: Subject) -> tuple[int, float]:
-        """Rows in all and tokens a text: words are counted, tokens taken to be as many as in the first texts."""
+        """Rows in all and tokens a text: words and items are counted, tokens taken to be as many as in the first texts."""
         first = self._first()
         tokens = sum(map(len, subject.encode(first))) / len(first)
-        if self.level == "word":
+        if self.level != "token":
             return sum(corpus.n_words for corpus in self.corpora), tokens
         return round(self.size * tokens), tokens
 
@@ -320,15 +339,18 @@ def _check_room(options: CaptureOptions, store: ActivationStore, need: int) -> N
         )
 
 
-def _notes(end: End) -> list[Note]:
+def _notes(end: End, level: str) -> list[Note]:
     """What was cut, lost or halved."""
+    lost = f"{end.lost} words have no tokens (truncated) and therefore no row"
+    if level == "item":
+        lost = f"{end.lost} stretches start after the end of what the model hears and have no row"
     counted = [
         (
             "warning",
             end.cut,
-            f"{end.cut} texts exceed the model's maximum length and are truncated",
+            f"{end.cut} {texts_of(level)} exceed the model's maximum length and are truncated",
         ),
-        ("dropped", end.lost, f"{end.lost} words have no tokens (truncated) and therefore no row"),
+        ("dropped", end.lost, lost),
         ("warning", end.halved, f"a batch was halved {end.halved} times for lack of memory"),
     ]
     return [Note(kind=kind, text=text) for kind, count, text in counted if count]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ...runs.options import OptionError, option
-from ...runs.shared_options import EngineOptions, ProbesOptions, RunOptions, WordsOptions
-
-MEDIA = ("images", "audio")
-"""Options that name other data than sentences."""
+from ...runs.shared_options import (
+    MEDIA,
+    EngineOptions,
+    ProbesOptions,
+    RunOptions,
+    WordsOptions,
+    media_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +89,8 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
                 f"expected one of corpus, images and audio, got {' and '.join(sources)}"
             )
         media = media_of(self)
-        for name in ("structural", "store"):
-            if media is not None and getattr(self, name):
-                raise OptionError(f"{name} needs sentences: it cannot be given with {media}")
-
-
-def media_of(options: ProbeOptions) -> Literal["images", "audio"] | None:
-    """What the model reads, where that is not text."""
-    if options.images is not None:
-        return "images"
-    return "audio" if options.audio is not None else None
+        if media is not None and self.structural:
+            raise OptionError(f"structural needs sentences: it cannot be given with {media}")
 
 
 def table_of(options: ProbeOptions) -> Path:

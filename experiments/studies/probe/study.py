@@ -30,6 +30,7 @@ from ...report.schema import Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, execute, with_device
 from ...runs.folder import RunError, file_name, free_bytes
+from ...runs.shared_options import media_of
 from ...subject import Subject
 from ...subject.twin import require_configured
 from ...tasks.memory import Fits, Solve
@@ -38,7 +39,7 @@ from ...tasks.task import Part, Task, Vectors
 from ...tasks.views import PLAIN, SentencePooling, View, build_views
 from .across import Stores, across_layers
 from .calibration import keep_predictions, with_calibration
-from .options import ProbeOptions, media_of, table_of
+from .options import ProbeOptions, table_of
 from .records import Results
 from .scoring import Cell, score_cell
 from .seeds import over_seeds

@@ -1,0 +1,166 @@
+"""A model that writes what it hears: ablation against edited weights, and one line from what takes no sounds."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from layerscope.experiments import ablate, cli
+from layerscope.experiments.metrics.reads import BITS
+from scipy.io import wavfile
+
+from tools.command_grid import tokenizer
+
+RATE = 16_000
+PROMPTS = (
+    {"audio": "low.wav", "target_prefix": " the old dog", "answer": " sees", "wrong": " see"},
+    {"audio": "high.wav", "answer": " the cats love", "wrong": " the cat loves"},
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Whisper that hears one second, two sounds, and prompts about them."""
+    made = tmp_path_factory.mktemp("whisper")
+    config = hf.WhisperConfig(
+        vocab_size=100, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8,
+        max_source_positions=50, max_target_positions=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, init_std=0.3, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hf.WhisperForConditionalGeneration(config).save_pretrained(made / "model")
+    tokenizer().save_pretrained(made / "model")
+    hf.WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(made / "model")
+    for name, pitch, seconds in (("low", 300, 0.4), ("high", 2400, 0.7), ("long", 300, 1.5)):
+        time = np.arange(round(RATE * seconds)) / RATE
+        wave = (2**14 * np.sin(2 * math.pi * pitch * time)).astype(np.int16)
+        wavfile.write(made / f"{name}.wav", RATE, wave)
+    lines = "".join(json.dumps(prompt) + "\n" for prompt in PROMPTS)
+    (made / "prompts.jsonl").write_text(lines, encoding="utf-8")
+    return made
+
+
+def features(folder: Path, name: str) -> torch.Tensor:
+    """A sound as the extractor makes it, read by SciPy."""
+    rate, samples = wavfile.read(folder / name)
+    extractor = hf.WhisperFeatureExtractor.from_pretrained(folder / "model")
+    made = extractor(samples.astype(np.float32) / 2**15, sampling_rate=rate, return_tensors="pt")
+    return made.input_features
+
+
+def difference(folder: Path, model: Any, prompt: dict[str, str]) -> float:
+    """log2 p(answer) - log2 p(wrong) of one sound, by the model's own forward."""
+    words, heard = tokenizer(), features(folder, prompt["audio"])
+    given = words(prompt.get("target_prefix", ""))["input_ids"]
+    value = 0.0
+    for field, sign in (("answer", 1), ("wrong", -1)):
+        labels = [*given, *words(prompt[field])["input_ids"]]
+        decoder = torch.tensor([[1, *labels[:-1]]])
+        with torch.no_grad():
+            logits = model(input_features=heard, decoder_input_ids=decoder).logits[0]
+        of_tokens = logits.log_softmax(-1)[range(len(labels)), labels]
+        value += sign * BITS * float(of_tokens[len(given) :].sum())
+    return value
+
+
+def output_projection(model: Any, site: str) -> torch.nn.Linear:
+    """The projection behind a head's values."""
+    stack = model.model.decoder if site.startswith("decoder") else model.model.encoder
+    layer = stack.layers[int(site.split(".")[1])]
+    return (layer.encoder_attn if "cross" in site else layer.self_attn).out_proj
+
+
+def test_each_head_is_its_columns(folder: Path, tmp_path: Path) -> None:
+    results = ablate(
+        model=folder / "model", prompts=folder / "prompts.jsonl", metric="answer_difference",
+        value="zero", positions="all", device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    model = hf.WhisperForConditionalGeneration.from_pretrained(folder / "model").eval()
+    clean = [difference(folder, model, prompt) for prompt in PROMPTS]
+    assert results.raw["baseline"]["value"] == pytest.approx(np.mean(clean), abs=2e-4)
+    sites = {record["site"] for record in results.records}
+    assert len(sites) == 3 * 2 * 4
+    for record in results.records:
+        name, _, index = record["site"].partition("[")
+        cut, head = copy.deepcopy(model), int(index.rstrip("]"))
+        with torch.no_grad():
+            output_projection(cut, name).weight[:, 8 * head : 8 * head + 8] = 0
+        effects = [difference(folder, cut, prompt) for prompt in PROMPTS]
+        expected = np.mean(np.subtract(effects, clean))
+        assert record["effect"] == pytest.approx(expected, abs=3e-4), record["site"]
+    assert max(abs(record["effect"]) for record in results.records) > 0.01
+
+
+def test_the_mean_is_over_both_sounds(folder: Path, tmp_path: Path) -> None:
+    """One head of the encoder at its mean, by a plain hook."""
+    results = ablate(
+        model=folder / "model", prompts=folder / "prompts.jsonl", metric="answer_difference",
+        value="mean", positions="all", device="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    model = hf.WhisperForConditionalGeneration.from_pretrained(folder / "model").eval()
+    projection, seen = output_projection(model, "blocks.1"), []
+    handle = projection.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        for prompt in PROMPTS:
+            model.model.encoder(features(folder, prompt["audio"]))
+    handle.remove()
+    # The answer's texts are both of one prompt: each sound counts as often as the other.
+    mean = torch.cat(seen).mean((0, 1))[8:16]
+
+    def at_mean(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        value = args[0].clone()
+        value[..., 8:16] = mean
+        return (value,)
+
+    clean = [difference(folder, model, prompt) for prompt in PROMPTS]
+    handle = projection.register_forward_pre_hook(at_mean)
+    edited = [difference(folder, model, prompt) for prompt in PROMPTS]
+    handle.remove()
+    record = next(r for r in results.records if r["site"] == "blocks.1.attn.hook_z[1]")
+    assert record["effect"] == pytest.approx(np.mean(np.subtract(edited, clean)), abs=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("attend --text {}/low.wav", "'probe --audio' and 'capture --audio'"),
+        ("ablate --text word --target word", "with a column audio"),
+        ("lens --prompts {}/prompts.jsonl", "read by 'layerscope ablate' alone"),
+        ("ablate --prompts {}/long.jsonl", "at most 1 s, got 1.5 s"),
+        ("ablate --prompts {}/missing.jsonl", "no such sound"),
+        ("ablate --prompts {}/both.jsonl", "expected a prompt or audio, got both"),
+    ],
+)
+def test_what_takes_no_sounds_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, message: str
+) -> None:
+    line = {"answer": " sees", "wrong": " see"}
+    for name, more in (
+        ("long", {"audio": "long.wav"}),
+        ("missing", {"audio": "none.wav"}),
+        ("both", {"audio": "low.wav", "prompt": "the"}),
+    ):
+        (folder / f"{name}.jsonl").write_text(json.dumps({**line, **more}) + "\n")
+    given = command.format(folder).split()
+    given += ["--model", str(folder / "model"), "--out", str(tmp_path / "run")]
+    assert cli.main(given) == cli.BAD_INPUT
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_of_text_is_given_no_sounds(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    text = tmp_path / "gpt2"
+    config = hf.GPT2Config(vocab_size=100, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    hf.GPT2LMHeadModel(config).save_pretrained(text)
+    tokenizer().save_pretrained(text)
+    given = ["ablate", "--model", str(text), "--prompts", str(folder / "prompts.jsonl")]
+    assert cli.main([*given, "--out", str(tmp_path / "run")]) == cli.BAD_INPUT
+    assert "prompts with audio need a model that writes what it hears" in capsys.readouterr().err
