@@ -136,7 +136,7 @@ def test_a_store_that_does_not_serve_is_refused(
     )
     assert "found no store.json" in said("d", "--store", tmp_path / "nowhere")
     some = capture(tmp_path / "some", "--corpus", files["train"])
-    assert f"holds no sentences of {files['test']}" in said("e", "--store", some)
+    assert f"holds nothing of {files['test']}" in said("e", "--store", some)
     few = capture(
         tmp_path / "few", "--corpus", files["train"], "--corpus", files["test"], "--limit", 20
     )
