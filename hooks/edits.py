@@ -57,14 +57,14 @@ class Edit:
         if self.given == "float32":
             wide = value.float() if value.dtype in _HALF else value
             if not _has_autocast(value.device.type):
-                return _given_back(self.apply(wide, where), self.name, where)
+                return _given_back(self.apply(wide, where), wide, self.name, where)
             with torch.autocast(value.device.type, enabled=False):
-                return _given_back(self.apply(wide, where), self.name, where)
+                return _given_back(self.apply(wide, where), wide, self.name, where)
         if self.given == "value":
-            return _given_back(self.apply(value, where), self.name, where)
+            return _given_back(self.apply(value, where), value, self.name, where)
         changed = value.clone()
         new = self.apply(changed, where)
-        return changed if new is None else _given_back(new, self.name, where)
+        return changed if new is None else _given_back(new, value, self.name, where)
 
     def at(self, positions: Positions) -> Edit:
         """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a token predicate).
@@ -108,10 +108,16 @@ def _has_autocast(device: str) -> bool:
 _may_autocast = functools.cache(torch.amp.is_autocast_available)
 
 
-def _given_back(new: Any, name: str, where: Where) -> Tensor:
+def _given_back(new: Any, value: Tensor, name: str, where: Where) -> Tensor:
+    """What an edit made of a value, if it is a tensor of such numbers: whole ones may have been rounded."""
     if not isinstance(new, Tensor):
         kind = "None" if new is None else f"a {type(new).__name__}"
         raise EditError(f"{where.site}: expected a tensor from {name}, got {kind}")
+    is_real = new.is_floating_point() or new.is_complex()
+    if value.is_floating_point() and not is_real:
+        raise EditError(
+            f"{where.site}: expected a tensor of {value.dtype} from {name}, got {new.dtype}: convert it with .to(value)"
+        )
     return new
 
 

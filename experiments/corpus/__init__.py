@@ -10,13 +10,15 @@ import difflib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from .annotation import Sentence, Word
 from .conllu_format import (
     COLUMNS,
     CorpusError,
@@ -31,6 +33,7 @@ from .conllu_format import (
     surface_tokens,
 )
 from .files import encoding_of, opened_bytes, parsed_sha256
+from .spooled import Repeated, Sentences
 
 __all__ = ["Corpus", "CorpusError", "Sentence", "Word", "read_conllu"]
 
@@ -40,76 +43,35 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 """What sentences are for: to train on, to choose by, to score on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One syntactic word: its columns, and its character span in the sentence's text.
-
-    ``text[start:end]`` is the form, except inside a multiword token whose surface is not the
-    concatenation of its words (``du`` = ``de`` + ``le``): there it is the whole surface token.
-    ``head`` is the 1-based id of the governor, 0 at the root. Absent columns stay ``"_"``.
-    ``feats`` is shared by all words with the same features: read it, do not change it. ``deps`` and ``misc`` are the last
-    two columns as they stand.
-    """
-
-    id: int
-    form: str
-    lemma: str
-    upos: str
-    xpos: str
-    feats: Mapping[str, str]
-    head: int
-    deprel: str
-    start: int
-    end: int
-    deps: str = "_"
-    misc: str = "_"
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """A sentence: its unique id, its text, its words in order, and the document it is from.
-
-    ``label`` is None in a sentence of a treebank; a rewritten one (property ``bigram_shift``) and one from a file of
-    labelled sentences have their class there.
-    """
-
-    id: str
-    text: str
-    words: tuple[Word, ...]
-    document: str | None = None
-    label: str | None = None
-
-    @property
-    def depths(self) -> list[int]:
-        """Arcs between each word and the root, which has 0."""
-        heads = [0, *(word.head for word in self.words)]
-        # of place 0, which governs the root
-        depths: list[int | None] = [-1, *(None for _ in self.words)]
-        for word in self.words:
-            above, at = [], word.id
-            while depths[at] is None:
-                above.append(at)
-                at = heads[at]
-            depth = depths[at] or 0
-            # each word is walked over once: a chain of n words takes n steps
-            for at in reversed(above):
-                depth = (depths[heads[at]] or 0) + 1
-                depths[at] = depth
-        return [depth or 0 for depth in depths[1:]]
-
-
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """The sentences of one file, with the SHA-256 of the file's bytes."""
+    """The sentences of one file, with the SHA-256 of the file's bytes.
 
-    sentences: tuple[Sentence, ...]
+    Those of a large file lie on disk (`experiments.corpus.spooled`): go through them in a loop.
+    """
+
+    sentences: Sequence[Sentence]
     path: Path
     sha256: str
 
-    @property
+    @cached_property
     def n_words(self) -> int:
         """The number of syntactic words."""
+        if isinstance(self.sentences, Sentences):
+            return self.sentences.n_words
         return sum(len(sentence.words) for sentence in self.sentences)
+
+    def texts(self) -> Iterator[str]:
+        """The sentences' texts."""
+        if isinstance(self.sentences, Sentences):
+            return self.sentences.texts()
+        return (sentence.text for sentence in self.sentences)
+
+    def select(self, places: Iterable[int]) -> Self:
+        """The corpus with some of its sentences, by their places, in the order given."""
+        if isinstance(self.sentences, Sentences):
+            return replace(self, sentences=self.sentences.select(places))
+        return replace(self, sentences=tuple(self.sentences[place] for place in places))
 
     @cached_property
     def type_counts(self) -> Counter[str]:
@@ -149,21 +111,19 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
         raise CorpusError(f"{path}: expected limit to be at least 1, got {limit}")
     _require_file(path)
     reader = _SentenceReader(path)
-    # Line by line: of a large corpus only what its words hold stays in memory.
+    # Line by line, and of a large corpus only the first sentences stay in memory.
     with _readable(path), opened_bytes(path) as file:
-        for first_line, lines in blocks(lines_of(path, file)):
-            reader.read(first_line, lines)
-            if len(reader.sentences) == limit:
-                break
-    if not reader.sentences:
+        sentences = Sentences.of(islice(reader.read(file), limit), reader.once)
+    if not sentences:
         raise CorpusError(f"{path}:1: expected at least one sentence, got none")
-    return Corpus(tuple(reader.sentences), path, parsed_sha256(path))
+    return Corpus(sentences, path, parsed_sha256(path))
 
 
 class _SentenceReader:
     """Reads the sentences of a file one by one, with what holds from one to the next.
 
     Attributes:
+        once: gives a text as the same object wherever the file has it.
         columns: of the lines, as CoNLL-U Plus names them.
         document: the one that is open, and how many there were.
         has_heads: whether the file's first sentence has heads, and all others with it.
@@ -171,15 +131,22 @@ class _SentenceReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sentences: list[Sentence] = []
+        self.once = Repeated()
         self.columns = COLUMNS
         self.document: str | None = None
         self.n_documents = 0
+        self.n_sentences = 0
         self.has_heads = True
         self._ids: dict[str, int] = {}
-        self._texts: dict[str, str] = {}
 
-    def read(self, first_line: int, given_lines: list[str]) -> None:
+    def read(self, file: Iterable[bytes]) -> Iterator[Sentence]:
+        """The sentences of a file."""
+        for first_line, lines in blocks(lines_of(self.path, file)):
+            sentence = self._sentence(first_line, lines)
+            if sentence is not None:
+                yield sentence
+
+    def _sentence(self, first_line: int, given_lines: list[str]) -> Sentence | None:
         """The lines of one sentence; comments alone, such as a licence at the end of the file, are none."""
         fail = Failure(self.path, first_line)
         self.columns = global_columns(given_lines, self.columns, fail)
@@ -188,21 +155,19 @@ class _SentenceReader:
         # Before anything else: a new document may be told by comments without a sentence.
         self._see_document(tokens.metadata)
         if not tokens:
-            return
+            return None
         token_lines = [i for i, line in enumerate(lines) if not line.startswith("#")]
         text_line = next((i for i, line in enumerate(lines) if _TEXT_LINE.match(line)), None)
         given_text = tokens.metadata.get("text") if text_line is not None else None
         text, spans = align(tokens, token_lines, given_text, text_line or 0, fail)
-        words = _words(tokens, token_lines, spans, self._once, fail)
+        words = _words(tokens, token_lines, spans, self.once, fail)
         if not words:
             fail(token_lines[0], "a word in the sentence", "only empty nodes")
-        name = tokens.metadata.get("sent_id") or f"sentence-{len(self.sentences) + 1}"
-        self.sentences.append(Sentence(_unique(name, self._ids), text, words, self.document))
+        self.n_sentences += 1
+        name = tokens.metadata.get("sent_id") or f"sentence-{self.n_sentences}"
+        sentence = Sentence(_unique(name, self._ids), text, words, self.document)
         self._check_heads(tokens, token_lines[0], fail)
-
-    def _once(self, text: str) -> str:
-        """The text, as the same object wherever the file has it: most of a corpus is repeated."""
-        return self._texts.setdefault(text, text)
+        return sentence
 
     def _see_document(self, metadata: Mapping[str, str]) -> None:
         if "newdoc id" in metadata or "newdoc" in metadata:
@@ -213,7 +178,7 @@ class _SentenceReader:
         """Sentences with and without trees in one file are a mistake of whoever joined them."""
         # Ids of multiword tokens and empty nodes are tuples: these have no heads.
         has_heads = any(token["head"] != "_" for token in tokens if isinstance(token["id"], int))
-        if len(self.sentences) == 1:
+        if self.n_sentences == 1:
             self.has_heads = has_heads
         elif has_heads != self.has_heads:
             which = "have heads" if self.has_heads else "have none"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import SPLITS, Corpus, CorpusError, Sentence, Split, Word, read_text
+from .spooled import Spool
 
 PARTS: dict[str, Split] = {"tr": "train", "va": "dev", "te": "test"}
 _NO_SPACE_BEFORE = {
@@ -41,7 +42,7 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
     """
     path = Path(path)
     text, digest = read_text(path)
-    sentences: dict[Split, list[Sentence]] = {split: [] for split in SPLITS}
+    spools = {split: Spool() for split in SPLITS}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):  # as U+0085 ends no line
         fields = line.removesuffix("\r").split("\t")
         if fields == [""]:
@@ -52,11 +53,11 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
             )
         part, label, tokens = fields
         sentence = _sentence(f"{path.stem}-{number}", label, tokens.split())
-        sentences[PARTS[part]].append(sentence)
-    for split, of_split in sentences.items():
-        if not of_split:
+        spools[PARTS[part]].append(sentence)
+    for split, spool in spools.items():
+        if not spool.sentences:
             raise CorpusError(f"{path}: expected sentences of the {split} split, got none")
-    return {split: Corpus(tuple(rows), path, digest) for split, rows in sentences.items()}
+    return {split: Corpus(spool.sentences, path, digest) for split, spool in spools.items()}
 
 
 def _is_labelled(fields: list[str]) -> bool:

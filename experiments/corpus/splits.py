@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...probes.evaluation import check_disjoint
 from . import SPLITS, Corpus, CorpusError, Split, read_conllu
 from .characters import bare
 from .items import Items
@@ -47,21 +45,19 @@ def read_splits(
     Raises:
         CorpusError: a file that cannot be read, or a split with no sentence left.
     """
-    train, parts, notes = _read_parts(corpus, {"dev": dev, "test": test}, seed, read)
-    parts["dev"], dropped = _without(parts["dev"], {s.text for s in parts["test"].sentences})
-    if dropped:
+    train, shuffled, parts, notes = _read_parts(corpus, {"dev": dev, "test": test}, seed, read)
+    of_test = set(parts["test"].texts())
+    dev_places = _without(parts["dev"], range(len(parts["dev"])), of_test)
+    if dropped := len(parts["dev"]) - len(dev_places):
+        parts["dev"] = parts["dev"].select(dev_places)
         text = f"{dropped} dev sentences left out because their text is also in test"
         notes.append({"kind": "dropped", "text": text})
-    held_out = {s.text for split in ("dev", "test") for s in parts[split].sentences}
-    parts["train"], dropped = _without(parts["train"], held_out)
-    if dropped:
+    places = _without(train, shuffled, of_test.union(parts["dev"].texts()))
+    if dropped := len(shuffled) - len(places):
         text = f"{dropped} training sentences left out because their text is also in dev or test"
         notes.append({"kind": "dropped", "text": text})
-    parts["train"] = _drawn(parts["train"], limit, seed, notes)
-    place = {s.id: i for i, s in enumerate(train.sentences)}
     # A fixed order, whatever was drawn.
-    in_order = sorted(parts["train"].sentences, key=lambda s: place[s.id])
-    parts["train"] = replace(parts["train"], sentences=tuple(in_order))
+    parts["train"] = train.select(sorted(_drawn(places, limit, seed, notes)))
 
     splits: dict[Split, Corpus] = {split: parts[split] for split in SPLITS}
     for split, part in splits.items():
@@ -71,18 +67,17 @@ def read_splits(
             )
     if not isinstance(splits["train"], Items):  # of items the text is the name of a file
         notes += _near_copies(splits)
-    check_disjoint({split: [s.text for s in part.sentences] for split, part in splits.items()})
     return splits, notes
 
 
 def _read_parts(
     corpus: Path, files: dict[Split, Path | None], seed: int, read: Reader
-) -> tuple[Corpus, dict[Split, Corpus], list[dict[str, str]]]:
-    """The training file as it is, and the splits: training shuffled, the others read or cut from it."""
+) -> tuple[Corpus, list[int], dict[Split, Corpus], list[dict[str, str]]]:
+    """The training file, places of its training sentences in random order, the other splits (read or cut from it), and notes."""
     whole = read(corpus)
     published = whole if isinstance(whole, dict) else {}
     train = whole["train"] if isinstance(whole, dict) else whole
-    shuffled = list(train.sentences)
+    shuffled = list(range(len(train)))
     # Shuffled before it is cut: files are in the order of their documents.
     random.Random(seed).shuffle(shuffled)
     parts: dict[Split, Corpus] = {}
@@ -99,40 +94,44 @@ def _read_parts(
             parts[split] = published[split]
         else:
             size = max(1, len(train) // CUT)
-            parts[split] = replace(train, sentences=tuple(shuffled[:size]))
+            parts[split] = train.select(shuffled[:size])
             shuffled = shuffled[size:]
             text = f"{split}: {size} sentences drawn at random from {train.path.name}, because no file was given"
             notes.append({"kind": "info", "text": text})
-    parts["train"] = replace(train, sentences=tuple(shuffled))
-    return train, parts, notes
+    return train, shuffled, parts, notes
 
 
-def _without(corpus: Corpus, texts: set[str]) -> tuple[Corpus, int]:
-    """The sentences that have none of these texts, and how many were left out."""
-    left = tuple(s for s in corpus.sentences if s.text not in texts)
-    return replace(corpus, sentences=left), len(corpus) - len(left)
+def _without(corpus: Corpus, places: Sequence[int], texts: set[str]) -> list[int]:
+    """The places, in their order, whose sentences have none of these texts."""
+    unwanted = {place for place, text in enumerate(corpus.texts()) if text in texts}
+    return [place for place in places if place not in unwanted]
 
 
-def _drawn(corpus: Corpus, limit: int | None, seed: int, notes: list[dict[str, str]]) -> Corpus:
-    """The first sentences of a shuffled corpus."""
-    size = len(corpus)
+def _drawn(
+    places: Sequence[int], limit: int | None, seed: int, notes: list[dict[str, str]]
+) -> Sequence[int]:
+    """The first of the shuffled places."""
+    size = len(places)
     if limit is None or limit == size:
-        return corpus
+        return places
     if limit < size:
         text = f"{limit} of {size} training sentences drawn at random (seed {seed})"
     else:
         text = f"--sample {limit} exceeds the {size} training sentences, so all were used"
     notes.append({"kind": "info", "text": text})
-    return replace(corpus, sentences=corpus.sentences[:limit])
+    return places[:limit]
 
 
 def _near_copies(splits: dict[Split, Corpus]) -> list[dict[str, str]]:
     """Sentences that training has too, but for case and punctuation."""
     notes = []
-    trained = {bare(sentence.text) for sentence in splits["train"].sentences} - {""}
-    for split in ("dev", "test"):
-        alike = sum(bare(sentence.text) in trained for sentence in splits[split].sentences)
+    held_out = {split: list(map(bare, splits[split].texts())) for split in ("dev", "test")}
+    asked = {text for texts in held_out.values() for text in texts} - {""}
+    # Of training, which may be large, only what is asked for is kept.
+    trained = asked.intersection(map(bare, splits["train"].texts()))
+    for split, texts in held_out.items():
+        alike = sum(text in trained for text in texts)
         if alike:
-            text = f"{alike} of {len(splits[split])} {split} sentences equal a training sentence except for case and punctuation"
+            text = f"{alike} of {len(texts)} {split} sentences equal a training sentence except for case and punctuation"
             notes.append({"kind": "warning", "text": text})
     return notes

@@ -18,6 +18,7 @@ from ..lenses.files import load_lens
 from ..runs import console
 from ..runs.options import from_values
 from ..subject import Subject, load
+from ..subject.soundness import blaming_model
 from .bench import Bench
 from .options import ExploreOptions
 from .requests import answered
@@ -34,8 +35,9 @@ def run_command(options: ExploreOptions) -> None:
     bench = bench_of(options)
     view = view_of(options)
     if options.json:
-        messages = list(answered(bench, {"do": "look", "view": view.to_json()}))
-        print(json.dumps(messages, indent=1, ensure_ascii=False))
+        with blaming_model(lambda: bench.subject):
+            messages = list(answered(bench, {"do": "look", "view": view.to_json()}))
+            print(json.dumps(messages, indent=1, ensure_ascii=False, allow_nan=False))
         return
     _serve(bench, view, options, pairs=None)
 
@@ -77,7 +79,9 @@ def bench_of(options: ExploreOptions) -> Bench:
             classifier=True,
         )
     lenses = [load_lens(path, subject) for path in options.lens]
-    return Bench(subject, lenses, list(_probes(options.probe, subject)))
+    probes = list(_probes(options.probe, subject))
+    with blaming_model(lambda: subject):
+        return Bench(subject, lenses, probes)
 
 
 def _probes(paths: Sequence[Path], subject: Subject) -> Iterator[LogisticProbe]:

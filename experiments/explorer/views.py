@@ -88,6 +88,9 @@ def answer(bench: Bench, view: View) -> dict[str, Any] | None:
     clean, run = bench.read(view.text), bench.run(view)
     before = bench.answer(clean.run).double().softmax(-1)
     after = bench.answer(run).double().softmax(-1)
+    for side, p in (("", before), (" under these edits", after)):
+        if bool(p.isnan().any()):
+            raise InputError(f"the model gives NaN for this text{side}: nothing can be shown")
     pair = bench.contrast(view)
     count = min(TOP, len(before))
     best = [*before.topk(count).indices.tolist(), *after.topk(count).indices.tolist(), *pair]

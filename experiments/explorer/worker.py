@@ -16,6 +16,7 @@ from torch import nn
 
 from layerscope.errors import LayerscopeError
 
+from ..subject.soundness import blaming_model
 from .bench import Bench
 from .requests import REPLACES, Message, answered
 
@@ -125,7 +126,8 @@ class Worker:
             job.send({**message, "id": number, "of_request": job.name})
 
         try:
-            with interruptible(self.bench.model, job.given_up):
+            subject = self.bench.subject
+            with interruptible(self.bench.model, job.given_up), blaming_model(lambda: subject):
                 for message in answered(self.bench, job.request):
                     send(message)
         except LayerscopeError as error:

@@ -21,6 +21,7 @@ from ...hooks import capture
 from ...hooks.configuration import head_counts
 from ...hooks.shards import COLUMNS
 from ...hooks.spool import AHEAD
+from ..report.words import size
 from ..runs.folder import RunError
 from ..subject import Subject
 from .layout import WINDOW, Layout
@@ -58,10 +59,10 @@ def as_bytes(text: str, option: str) -> int:
     )
     if match is None or match[2].upper() not in _UNITS:
         raise RunError(f"{option} {text!r:.60}: expected a size such as 2GB or 512MB")
-    size = float(match[1]) * _UNITS[match[2].upper()]
-    if not 0 < size < 2**63:
-        raise RunError(f"{option} {text}: expected a size of at least one byte and below 8 EiB")
-    return round(size)
+    n_bytes = float(match[1]) * _UNITS[match[2].upper()]
+    if not 1 <= n_bytes < 2**63:
+        raise RunError(f"{option} {text:.60}: expected a size of at least one byte and below 8 EiB")
+    return round(n_bytes)
 
 
 def as_limit(max_ram: str | None) -> int | None:
@@ -124,8 +125,8 @@ class Need:
         fit = (max_ram - self.memory(0, window)) // self.token
         if fit < 16:
             raise RunError(
-                f"--max-ram {max_ram / 1e9:.2f} GB: expected at least {self.memory(16, window) / 1e9:.2f} GB, of which the "
-                f"model and the program hold {self.held / 1e9:.2f} GB"
+                f"--max-ram {size(max_ram)}: expected at least {size(self.memory(16, window))}, of which the "
+                f"model and the program hold {size(self.held)}"
             )
         return min(asked, fit)
 
@@ -138,6 +139,6 @@ class Need:
         longest = max(layout.encoded, key=len)
         if max_ram is not None and self.memory(len(longest), layout.n_tokens) > max_ram:
             raise RunError(
-                f"--max-ram {max_ram / 1e9:.2f} GB: the text {longest.text[:40]!r} of {len(longest)} tokens needs "
-                f"{self.memory(len(longest), layout.n_tokens) / 1e9:.2f} GB"
+                f"--max-ram {size(max_ram)}: the text {longest.text[:40]!r} of {len(longest)} tokens needs "
+                f"{size(self.memory(len(longest), layout.n_tokens))}"
             )

@@ -140,19 +140,21 @@ def _ticks(labels: Sequence[str], grid: Cells) -> list[str]:
 
 
 def _cells(kind: str, places: Sequence[tuple[int, int]], grid: Cells, gap: float) -> str:
-    """All cells of a colour as one path: neighbours in a row are drawn from one another, which compresses to little."""
-    width = px(grid.width - gap)
+    """All cells of a colour as one path.
+
+    A cell is 1 wide, and each begins where the one before it in its row does: short whole numbers, which compress to little.
+    """
+    width = f"{1 - gap / grid.width:.3f}".lstrip("0")
     square = f"h{width}v{width}h-{width}z"
     out: list[str] = []
-    before = (-1, -1)
+    row_before = column_before = -1
     for row, column in places:
-        if before == (row, column - 1):
-            start = f"m{grid.width:.3f} 0"
-        else:
-            start = f"M{px(grid.x(column))} {px(grid.y(row))}"
+        is_same_row = row == row_before
+        start = f"m{column - column_before} 0" if is_same_row else f"M{column} {row}"
         out.append(start + square)
-        before = (row, column)
-    return f'<path class="m-{kind}" d="{"".join(out)}"/>'
+        row_before, column_before = row, column
+    place = f"translate({px(grid.left)} {px(grid.top)}) scale({grid.width:.4f})"
+    return f'<path class="m-{kind}" transform="{place}" d="{"".join(out)}"/>'
 
 
 def _sign(difference: float, step: int, x: float, y: float, side: float, gap: float) -> list[str]:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from ..report.words import size
 from ..subject import Subject, load
 from ..subject.checks import examine, summary
 from ..subject.media import Kind, load_media
+from ..subject.soundness import blaming_model
 from . import console
 from .engine import Engine, Local, engine_of
 from .folder import (
@@ -166,15 +166,23 @@ def execute(study: Study, options: Any) -> dict[str, Any]:
         LayerscopeError, OSError: bad input, each one clear line.
     """
     engine = engine_of(options) if isinstance(options, EngineOptions) else Local()
+    load_model = _Loading(options)
     try:
-        return _execute(study, options, engine)
+        with blaming_model(lambda: load_model.subject):
+            return _execute(study, options, engine, load_model)
     finally:
         engine.close()
 
 
 def planned(study: Study, options: Any) -> dict[str, Any]:
     """What `execute` would do: the plan, as results without records. Nothing is written."""
-    inputs = study.work.prepare(options, partial(load_subject, options))
+    load_model = _Loading(options)
+    with blaming_model(lambda: load_model.subject):
+        return _planned(study, options, load_model)
+
+
+def _planned(study: Study, options: Any, load_model: Load) -> dict[str, Any]:
+    inputs = study.work.prepare(options, load_model)
     folder = RunFolder(options.out, identity_of(inputs), make=False)
     if (finished := folder.results) is not None:
         study.read(finished, str(folder.path / "results.json"))  # a person may have edited it
@@ -206,9 +214,9 @@ def planned(study: Study, options: Any) -> dict[str, Any]:
     }
 
 
-def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
+def _execute(study: Study, options: Any, engine: Engine, load_model: Load) -> dict[str, Any]:
     started, clock = now(), time.perf_counter()
-    inputs = study.work.prepare(options, partial(load_subject, options))
+    inputs = study.work.prepare(options, load_model)
     subject = inputs.subject
     if subject is not None:
         size_of = f"{subject.n_layers} layers, width {subject.d_model}, on {subject.device}"
@@ -263,6 +271,22 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
     parts = "; ".join(f"{name} {value} s" for name, value in run.seconds.items())
     console.detail(f"{seconds} s in all{': ' if parts else ''}{parts}")
     return results
+
+
+class _Loading:
+    """`load_subject` of a run's options.
+
+    Attributes:
+        subject: the model, once it is loaded: what fails later may be its fault.
+    """
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+        self.subject: Subject | None = None
+
+    def __call__(self, **how: Any) -> Subject:
+        self.subject = load_subject(self.options, **how)
+        return self.subject
 
 
 def load_subject(

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from .errors import SubjectError
-from .word_spans import Encoded, trimmed
+from .word_spans import Encoded, shared, trimmed
 
 _SPACES = ("\u2581", "\u0120")
 """A space and nothing else, in SentencePiece's spelling and in that of bytes."""
+TEXTS_TOGETHER = 1024
+"""Texts that are tokenized in one call."""
 
 
 def own_copy(tokenizer: Any) -> Any:
@@ -38,9 +40,14 @@ class TextEncoder:
         """Tokenize, with the recorded tokens in front and cut at the end of the text."""
         if isinstance(texts, str):
             raise SubjectError("encode takes a list of texts, got one string")
-        if not texts:
-            return []
         _require_characters(texts)
+        encoded: list[Encoded] = []
+        # What a tokenizer gives of a text takes many times what is kept of it: some texts at a time.
+        for start in range(0, len(texts), TEXTS_TOGETHER):
+            encoded += self._encoded_together(texts[start : start + TEXTS_TOGETHER])
+        return encoded
+
+    def _encoded_together(self, texts: Sequence[str]) -> list[Encoded]:
         out = self._tokenizer(
             list(texts),
             return_offsets_mapping=True,
@@ -126,9 +133,10 @@ class TextEncoder:
             dropped = (trimmed(text, *pair) for pair in offsets[front + room : stop])
             cut = next((start for start, end in dropped if end > start), None)
             stop = front + room
-        whole = (*prefix, *ids[front:stop], *ids[len(ids) - back :])
+        whole = (*prefix, *map(shared, ids[front:stop]), *ids[len(ids) - back :])
         nowhere = [(0, 0)]
-        places = (*nowhere * len(prefix), *map(tuple, offsets[front:stop]), *nowhere * back)
+        in_text = (shared(tuple(pair)) for pair in offsets[front:stop])
+        places = (*nowhere * len(prefix), *in_text, *nowhere * back)
         is_special = (
             *[True] * len(prefix),
             *map(bool, special[front:stop]),

@@ -14,6 +14,7 @@ from ...probes.newton import MEMORY
 from ...probes.rows import block_of
 from ...probes.solver import MAX_COLUMNS
 from ..features.memory import MARGIN
+from ..report.words import size
 from ..runs.folder import RunError
 from .task import Task, solved_together
 
@@ -130,16 +131,16 @@ class Fits:
         fixed = max(s.least for s in solves)
         sampled = fixed + max(s.sample for s in solves)
         least = held + round(MARGIN * max(sampled, other))
-        name = f"--max-ram {max_ram / 1e9:.2f} GB"
+        name = f"--max-ram {size(max_ram)}"
         if beside:
             raise RunError(
-                f"{name}: {' and '.join(beside)} hold vectors in memory and need {whole / 1e9:.2f} GB: leave them out, or "
+                f"{name}: {' and '.join(beside)} hold vectors in memory and need {size(whole)}: leave them out, or "
                 f"take more memory"
             )
         if least > max_ram:
             raise RunError(
-                f"{name}: expected at least {least / 1e9:.2f} GB with the vectors on disk "
-                f"({whole / 1e9:.2f} GB with them in memory), of which {held / 1e9:.2f} GB are held already"
+                f"{name}: expected at least {size(least)} with the vectors on disk "
+                f"({size(whole)} with them in memory), of which {size(held)} are held already"
             )
         disk = copies * one_site + max(s.disk for s in solves)
         # Half of what is left goes to the sample; the other half is for what is made of it.
@@ -149,8 +150,8 @@ class Fits:
     def line(self) -> str:
         """How, in words."""
         if self.hold is None:
-            return f"probes in memory, up to {self.memory / 1e9:.2f} GB"
+            return f"probes in memory, up to {size(self.memory)}"
         return (
-            f"probes of vectors on disk ({self.disk / 1e9:.2f} GB at a time), two passes a solve, one an iteration and one a "
-            f"sample of {self.hold / 1e9:.2f} GB; in memory up to {self.memory / 1e9:.2f} GB"
+            f"probes of vectors on disk ({size(self.disk)} at a time), two passes a solve, one an iteration and one a "
+            f"sample of {size(self.hold)}; in memory up to {size(self.memory)}"
         )

@@ -136,8 +136,11 @@ def _feature(feature: str) -> Property:
 
 
 def _misc_keys(corpus: Corpus) -> list[str]:
-    columns = {word.misc for sentence in corpus for word in sentence.words}
-    return sorted({key for column in columns for key in _misc_of(column)})
+    keys: set[str] = set()
+    for sentence in corpus:
+        for word in sentence.words:
+            keys.update(_misc_of(word.misc))
+    return sorted(keys)
 
 
 @lru_cache(maxsize=100_000)
@@ -244,18 +247,30 @@ def arc_exists(sentence: Sentence, train: Corpus) -> list[Pair]:
     """
     rng = np.random.default_rng(zlib.crc32(sentence.text.encode()))
     heads = [word.head - 1 for word in sentence.words]
+    children: list[list[int]] = [[] for _ in heads]
+    for i, head in enumerate(heads):
+        if head >= 0:
+            children[head].append(i)
     pairs: list[Pair] = []
     for i, head in enumerate(heads):
-        free = []  # words that have no arc with this one
-        for j, other_head in enumerate(heads):
-            if j not in (i, head) and other_head != i:
-                free.append(j)
-        if head < 0 or not free:
+        with_arc = sorted({i, head, *children[i]})
+        n_free = len(heads) - len(with_arc)
+        if head < 0 or not n_free:
             continue
         mirrored = 2 * i - head
-        other = mirrored if mirrored in free else free[int(rng.integers(len(free)))]
+        is_free = 0 <= mirrored < len(heads) and mirrored not in with_arc
+        other = mirrored if is_free else _free(int(rng.integers(n_free)), with_arc)
         pairs += [(i, head, "arc"), (i, other, "none")]
     return pairs
+
+
+def _free(number: int, taken: Sequence[int]) -> int:
+    """The place with this number among those that are not taken; what is taken is in order."""
+    for place in taken:
+        if place > number:
+            break
+        number += 1
+    return number
 
 
 def _look_alikes() -> list[Property]:

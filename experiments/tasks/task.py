@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, cast, overload
@@ -19,6 +19,7 @@ from layerscope.errors import LayerscopeError
 from ...probes.rows import OnDisk
 from ..corpus import SPLITS, Corpus, Sentence, Split
 from ..corpus.sentences import band
+from ..corpus.spooled import Sentences
 from ..features.layout import Layout
 from .properties import Pair, Property
 
@@ -344,11 +345,14 @@ def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
     """
     if prop.rewrite is None:
         return corpus
-    sentences: list[Sentence] = []
+    return Corpus(Sentences.of(_rewritten(corpus, prop, seed)), corpus.path, corpus.sha256)
+
+
+def _rewritten(corpus: Corpus, prop: Property, seed: int) -> Iterator[Sentence]:
+    assert prop.rewrite is not None
     for sentence in corpus.sentences:
         # A checksum, since Python's own hash differs from run to run.
         rng = np.random.default_rng([seed, zlib.crc32(sentence.id.encode())])
         new = prop.rewrite(sentence, rng, corpus)
         if new is not None:
-            sentences.append(new)
-    return Corpus(tuple(sentences), corpus.path, corpus.sha256)
+            yield new

@@ -164,7 +164,7 @@ def test_what_cannot_be_kept_is_refused(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for more, message in (
-        (("--max-ram", "100MB"), "--max-ram 0.10 GB: expected at least"),
+        (("--max-ram", "100MB"), "--max-ram 95.4 MiB: expected at least"),
         (("--max-ram", "much"), "--max-ram 'much': expected a size such as 2GB"),
         (("--max-disk", "10MB"), "--max-disk 9.5 MiB: the rows need about 1"),
     ):

@@ -279,7 +279,7 @@ def test_a_full_disk_is_said_before_the_model_runs(folder, tmp_path, capsys, mon
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     status, line = run_cli(folder, tmp_path, capsys)
     assert status == 2
-    assert "GB are free" in line
+    assert "MiB on disk, 1000 B are free" in line or "KiB on disk, 1000 B are free" in line
 
 
 def test_the_command_in_the_provenance_is_this_run(folder, tmp_path):

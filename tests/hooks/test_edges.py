@@ -101,6 +101,8 @@ def test_what_is_no_position_is_refused_when_the_edit_is_made(given):
         (lambda x: 0.0, "expected a tensor from function, got a float"),
         (lambda x: (x,), "got a tuple"),
         (lambda x: x.numpy(), "got a ndarray"),
+        (lambda x: x.long(), "expected a tensor of torch.float32 from function, got torch.int64"),
+        (lambda x: x > 0, "got torch.bool"),
         (lambda x: x.to(torch.complex64), "expected real values from an edit, got torch.complex64"),
     ],
 )

@@ -410,12 +410,23 @@ function start(inside) {
 start(document);
 
 // --- packed sections: put into the page when they are opened, or when a link goes to them ---
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%,()*+-;.=/?@^_`{|}~";
+
+// The bytes that packing.py wrote: five digits of base 85 for four bytes.
+function unspelled(text) {
+  const bytes = new Uint8Array(Math.floor((text.length * 4) / 5));
+  for (let at = 0, to = 0; at < text.length; at += 5, to += 4) {
+    let word = 0;
+    for (let k = at; k < at + 5; k++) word = word * 85 + (k < text.length ? DIGITS.indexOf(text[k]) : 84);
+    for (let k = 0; k < 4 && to + k < bytes.length; k++) bytes[to + k] = (word / 2 ** (24 - 8 * k)) & 255;
+  }
+  return bytes;
+}
 async function unpack(details) {
   const coded = data.packed[details.dataset.packed];
   if (coded === undefined) return;
   delete data.packed[details.dataset.packed];
-  const bytes = Uint8Array.from(atob(coded), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const stream = new Blob([unspelled(coded)]).stream().pipeThrough(new DecompressionStream("gzip"));
   const section = JSON.parse(await new Response(stream).text());
   for (const [kind, entries] of Object.entries(section.data)) Object.assign(data[kind] ??= {}, entries);
   const box = make("div");

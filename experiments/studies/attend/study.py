@@ -194,7 +194,7 @@ def measure(inputs: AttendInputs, run: Run) -> Results:
 # -- the texts
 
 
-def read_texts(options: AttendOptions) -> list[Sentence]:
+def read_texts(options: AttendOptions) -> Sequence[Sentence]:
     """The annotated sentences, or the prompts' texts cut into words at white space."""
     given = (options.corpus is not None, options.prompts is not None, bool(options.text))
     if sum(given) != 1:
@@ -205,7 +205,7 @@ def read_texts(options: AttendOptions) -> list[Sentence]:
         texts = options.text[: options.limit]
         return [plain_sentence(f"text {i + 1}", text) for i, text in enumerate(texts)]
     if options.corpus is not None:
-        return list(read_conllu(options.corpus, options.limit))
+        return read_conllu(options.corpus, options.limit).sentences
     assert options.prompts is not None
     prompts = read_prompts(options.prompts, options.limit, answers=False)
     return [plain_sentence(f"prompt {i + 1}", prompt.prompt) for i, prompt in enumerate(prompts)]

@@ -11,7 +11,7 @@ from ...report.depths import KINDS as COLOURS
 from ...report.lines import lines
 from ...report.parts import Cell, Column, Page, Picture, Section, Stats, Table
 from ...report.provenance import model_name
-from ...report.words import count, family, number, plural
+from ...report.words import count, family, number, plural, size
 from .records import Results, SiteRecord, texts_of
 
 CONTROLS = (Control("checksums of every shard", "damaged values are read as correct", always),)
@@ -49,7 +49,7 @@ def _store(results: Results, data: dict[str, Any]) -> Section:
             count(store.rows),
             f"of {count(store.texts)} {texts_of(results.records[0].level)}",
         ),
-        ("on disk", f"{store.bytes / 1e9:.2f} GB", plural(store.shards, "shard")),
+        ("on disk", size(store.bytes), plural(store.shards, "shard")),
         (
             "written at",
             f"{count(speed.get('tokens_per_second'))}/s",

@@ -127,8 +127,8 @@ def cost(inputs: CaptureInputs) -> Cost:
     memory = inputs.memory(batch_tokens)
     smaller = "" if batch_tokens == asked else f" (asked: {asked:,})"
     text = (
-        f"about {inputs.rows:,} rows at {len(inputs.sites)} sites, one pass; {inputs.disk / 1e9:.2f} GB on disk; in memory "
-        f"up to {memory / 1e9:.2f} GB, {inputs.need.held / 1e9:.2f} GB of it held already, with batches of "
+        f"about {inputs.rows:,} rows at {len(inputs.sites)} sites, one pass; {size(inputs.disk)} on disk; in memory "
+        f"up to {size(memory)}, {size(inputs.need.held)} of it held already, with batches of "
         f"{batch_tokens:,} tokens{smaller}"
     )
     return Cost(text, memory=memory - inputs.need.held, disk=inputs.disk)

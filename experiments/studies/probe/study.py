@@ -27,6 +27,7 @@ from ...features.sites import EMBEDDING, study_sites
 from ...features.stored import Features, open_store, store_data, stored
 from ...metrics.probe_metric import save_probe
 from ...report.schema import Note
+from ...report.words import size
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, execute, with_device
 from ...runs.folder import RunError, file_name, free_bytes
@@ -236,7 +237,7 @@ def plan_of(
         indexed += open_store(options.store).n_rows
     before = need.held + INDEX_BYTES * indexed
     of_options = _of_options(options, one_site, len(places))
-    optional = {name: size for name, size in of_options.items() if size}
+    optional = {name: n_bytes for name, n_bytes in of_options.items() if n_bytes}
     solves: list[Solve] = []
     for view in views:
         solves += Solve.of(view.tasks, width, options.control_seeds)
@@ -246,10 +247,10 @@ def plan_of(
     memory = max(fits.memory, need.memory(batch_tokens) if to_compute else 0)
     _check_disk(options, disk + fits.disk)
     counts = f"{sum(n_rows):,} words x {width} dimensions x {len(places)} sites x {n_models} models"
-    stored = f"{counts}: {disk / 1e9:.2f} GB on disk"
+    stored = f"{counts}: {size(disk)} on disk"
     if to_compute:
         stored += f", batches of {batch_tokens:,} tokens"
-    in_all = f"{memory / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already"
+    in_all = f"{size(memory)} in all, {size(need.held)} of it held already"
     limits = [task.limits() for view in views for task in view.tasks]
     lines = [stored, fits.line(), in_all, *limits]
     text = "; ".join(line for line in lines if line)
@@ -287,7 +288,7 @@ def _check_disk(options: ProbeOptions, disk: int) -> None:
     written = sum(file.stat().st_size for file in options.out.glob("features/*/*.safetensors"))
     if disk - written > free:
         raise RunError(
-            f"--out {options.out}: the features need {(disk - written) / 1e9:.2f} GB on disk, {free / 1e9:.2f} GB are "
+            f"--out {options.out}: the features need {size(disk - written)} on disk, {size(free)} are "
             "free there: choose another folder, fewer sentences or fewer sites"
         )
 

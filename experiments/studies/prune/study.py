@@ -32,6 +32,7 @@ from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_an
 from ...metrics.reads import MetricError
 from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Interval, Note
+from ...report.words import size
 from ...runs import console
 from ...runs.execute import Cost, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -127,7 +128,7 @@ def cost(inputs: PruneInputs) -> Cost:
     """A second model in memory, and a model on disk for each step."""
     text = (
         f"{inputs.steps} steps from {inputs.heads.n_heads} heads a layer, {len(inputs.items)} texts; each step writes up to "
-        f"{inputs.size / 1e9:.2f} GB to {inputs.options.out / 'models'}"
+        f"{size(inputs.size)} to {inputs.options.out / 'models'}"
     )
     return Cost(text, memory=inputs.size, disk=inputs.steps * inputs.size)
 

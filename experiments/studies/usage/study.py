@@ -37,7 +37,7 @@ from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
 from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note, estimated, from_json, is_above
-from ...report.words import DOUBT, interval
+from ...report.words import DOUBT, interval, size
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, with_device
 from ...runs.folder import RunError
@@ -206,7 +206,7 @@ def cost(inputs: UsageInputs) -> Cost:
     """What is held and stored; refuses memory that is not allowed (`memory.Fits`)."""
     text = (
         f"{inputs.view.layout.n_rows:,} words x {inputs.subject.d_model} dimensions x {len(inputs.places)} layers, "
-        f"{inputs.disk / 1e9:.2f} GB on disk; {inputs.fits.line()}; {len(inputs.items)} {inputs.kind} through each layer, "
+        f"{size(inputs.disk)} on disk; {inputs.fits.line()}; {len(inputs.items)} {inputs.kind} through each layer, "
         f"{inputs.options.null_draws} random changes beside it"
     )
     return Cost(text, memory=inputs.fits.memory - inputs.need.held, disk=inputs.disk)
