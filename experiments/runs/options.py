@@ -250,8 +250,10 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
         return value
     if kind in (Path, str) and isinstance(value, (str, os.PathLike)):
         value = kind(value)
-    if kind is Path and isinstance(value, Path) and not _can_be_a_file(value):
+    if isinstance(value, Path) and (not _is_text(str(value)) or "\0" in str(value)):
         raise OptionError(f"{name}: expected a path, got {str(value)!r:.80}")
+    if isinstance(value, str) and not _is_text(value):
+        raise OptionError(f"{name}: expected characters, got half of one in {value!r:.80}")
     # To Python a truth value is a number.
     is_truth = isinstance(value, bool)
     if kind is float and isinstance(value, int) and not is_truth:
@@ -268,12 +270,13 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
     return value
 
 
-def _can_be_a_file(path: Path) -> bool:
-    """Whether a file may have this name: no NUL, no half of a character."""
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 can hold it: bytes of a command line that are none, and half characters, are no text of a run."""
     try:
-        return b"\0" not in os.fsencode(path)
+        value.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def _check_bounds(item: dataclasses.Field[Any], kind: type, value: int | float, name: str) -> None:

@@ -85,3 +85,7 @@ def test_no_command_ends_in_a_traceback(places, name, tmp_path, monkeypatch, cap
         assert "Traceback" not in said
         assert status in (0, 2)
         assert len(said.splitlines()) == (1 if status else 0)
+
+
+def test_a_model_of_nan_is_still_told_to_look_backwards(places):
+    assert load(str(places / "nan")).causal == load(str(places / "small")).causal

@@ -70,7 +70,7 @@ class AttendInputs(Inputs):
     """
 
     model: Subject
-    sentences: list[Sentence]
+    sentences: Sequence[Sentence]
     ablation: Ablation | None
     checkpoints: list[tuple[int, Path]]
     rows: list[Encoded]

@@ -53,7 +53,9 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         "number of control tasks per property; 0 skips them, and the report says so", 5
     )
     random_models: int = option(
-        "number of random-weight models to compare with; 0 skips them, and the report says so", 1
+        "number of random-weight models to compare with; 0 skips them, and the report says so",
+        1,
+        most=1000,
     )
     seeds: int = option(
         "repeat the study with N seeds (other sentences, splits and controls), and report mean and standard deviation",

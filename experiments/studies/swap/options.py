@@ -30,5 +30,7 @@ class SwapOptions(TextsOptions):
         None,
         metavar="CLASS",
     )
-    null_draws: int = option("number of random swaps of each text to compare with", 5, least=1)
+    null_draws: int = option(
+        "number of random swaps of each text to compare with", 5, least=1, most=10_000
+    )
     show: int = option("number of texts on the page, those with the largest changes", 30)
