@@ -16,7 +16,7 @@ from .records import CheckRecord
 
 SIDE, GAP = 22.0, 2.0
 LETTER = 6.4
-SLANTED = 66.0
+SLANTED = 84.0
 """Room under the squares for the names of kinds of sites, which stand aslant."""
 SHADES = {"OK": "m-up2", "UNSUPPORTED": "m-even", "WRONG": "m-down4"}
 WORDS = {"OK": "ok", "UNSUPPORTED": "not supported", "WRONG": "WRONG"}
@@ -55,7 +55,8 @@ def map_picture(
             tips.append(
                 [f"{check}: {kind or 'the whole model'}", WORDS[status], _measured(found, status)]
             )
-    body += [cells.slanted_tick(column, short_name(kind)) for column, kind in enumerate(kinds)]
+    for column, kind in enumerate(kinds):
+        body.append(cells.slanted_tick(column, short_name(kind).removesuffix(".hook_normalized")))
     box = Box(cells.right + SLANTED, cells.bottom + SLANTED)
     caption = (
         "A square is a check (row) of a kind of site (column), the worst of all layers. Blue: within its bound at every layer. "

@@ -24,19 +24,25 @@ ROOM = 620.0
 """Pixels that all columns of a grid share."""
 LETTERS = 26
 """Letters of a property's name that fit beside its row."""
+LOWEST = -0.5
+"""The lowest R² that does not flatten the other curves."""
 
 
 def joint_pictures(profiles: Sequence[Profile], data: dict[str, Any]) -> list[Picture | Heat]:
-    """The score of every property over the layers, a picture for each metric.
+    """The score of every property over the layers in one picture, or where metrics have no common scale in one for each.
 
     Args:
         data: the page's data, which gets what the pointer reads.
     """
-    by_metric: dict[str, list[Profile]] = {}
+    groups: dict[str, list[Profile]] = {}
     for profile in profiles:
-        by_metric.setdefault(profile.metric, []).append(profile)
+        groups.setdefault(profile.metric, []).append(profile)
+    lowest = min(record.score for profile in profiles for record in profile.records)
+    # An accuracy and an R² that is not far below 0 are both read on a scale to 1.
+    if lowest > LOWEST:
+        groups = {", ".join(groups): list(profiles)}
     pictures: list[Picture | Heat] = []
-    for number_, (metric, of_metric) in enumerate(by_metric.items()):
+    for number_, (metric, of_metric) in enumerate(groups.items()):
         draw = _curves if len(of_metric) <= len(KINDS) else _grid
         pictures.append(draw(f"joint-{number_}", metric, of_metric, data))
     return pictures
@@ -111,7 +117,7 @@ def _grid(uid: str, metric: str, profiles: Sequence[Profile], data: dict[str, An
     body += [*grid.column_ticks(labels, each=24.0), grid.columns_name("layer")]
     data.setdefault("heats", {})[uid] = {"metric": metric, "tips": tips}
     caption = (
-        f"{metric.capitalize()} of every property (rows, those that peak early first) at every layer (columns; emb = embedding). "
+        f"{metric[0].upper()}{metric[1:]} of every property (rows, those that peak early first) at every layer (columns; emb = embedding). "
         f"The palest cell is {number(low, 2)}, the darkest {number(high, 2)}. Outlined layers are not significantly worse than "
         "the best."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...report.controls import Control, field
+from ...report.controls import Control, field, has_interval
 from ...report.parts import Cell, Column, Page, Section, Table, score_cell, signed_cell
 from ...report.provenance import model_name
 from ...report.words import count, number, p_value, plural, signed
@@ -17,7 +17,9 @@ CONTROLS = (
         field("beyond"),
     ),
     Control(
-        "interval over texts or groups", "a difference due to the choice of texts", field("low")
+        "interval over texts or groups",
+        "a difference due to the choice of texts",
+        has_interval("effect"),
     ),
 )
 """What each control rules out."""
