@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 
@@ -63,6 +64,47 @@ def test_position_ids_that_only_padding_repeats_pack_nothing():
         found = LLAMA(input_ids=ids, attention_mask=square, position_ids=at).logits[1, 3:]
     expected = logits({SITE: edits.add(VECTOR).at(0)}, SHORT[None])[0]
     torch.testing.assert_close(found, expected, atol=modes.TOLERANCE, rtol=0)
+
+
+def in_two_calls(batch, edit, whole=True):
+    """The edited logits of the last column, behind a cache, of a windowed model that is given masks of queries and keys.
+
+    Args:
+        whole: whether the block sees the first call too.
+    """
+    model = modes.model("window")
+    ids, mask, at = batch
+    cache, end = hf.DynamicCache(), ids.shape[1]
+    ahead = torch.ones(end, end, dtype=torch.bool).triu(1)
+    window = model.config.sliding_window
+    passed = torch.ones(end, end, dtype=torch.bool).tril(-window)
+    seen = ~(ahead | passed) & mask.bool()[:, None, None, :]
+    first, last = slice(0, end - 1), slice(end - 1, end)
+    more = {"past_key_values": cache, "use_cache": True}
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        if whole:
+            stack.enter_context(intervene(model, {SITE: edit}))
+        shown = seen[..., first, first]
+        model(input_ids=ids[:, first], attention_mask=shown, position_ids=at[:, first], **more)
+        if not whole:
+            stack.enter_context(intervene(model, {SITE: edit}))
+        shown = seen[..., last, :]
+        out = model(input_ids=ids[:, last], attention_mask=shown, position_ids=at[:, last], **more)
+        return out.logits[:, -1]
+
+
+def test_padding_that_an_earlier_call_told_is_known_behind_a_window_that_hides_it():
+    edit = edits.add(VECTOR).at(len(SHORT) - 1)
+    found = in_two_calls(modes.TEXTS.batch("left"), edit)
+    for row, text in enumerate((LONG, SHORT)):
+        with torch.no_grad(), intervene(modes.model("window"), {SITE: edit}):
+            alone = modes.model("window")(input_ids=text[None]).logits[0, -1]
+        torch.testing.assert_close(found[row], alone, atol=modes.TOLERANCE, rtol=0)
+
+
+def test_padding_that_no_call_told_is_not_guessed_from_what_a_window_shows():
+    with pytest.raises(PositionsUnknown, match="padding cannot be told"):
+        in_two_calls(modes.TEXTS.batch("left"), edits.add(VECTOR).at(3), whole=False)
 
 
 @pytest.mark.parametrize(
