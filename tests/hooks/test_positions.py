@@ -163,6 +163,21 @@ def test_virtual_tokens_are_no_tokens_of_the_text(tmp_path):
         assert moved == [plain[site].shape[1] - 7]
 
 
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_a_patch_of_the_last_stream_gives_the_other_texts_logits_under_virtual_tokens(kind):
+    peft = pytest.importorskip("peft")
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = peft.get_peft_model(tiny.model("llama"), config).eval()
+    site, other = "blocks.1.hook_resid_post", TEXT.flip(1)
+    with torch.no_grad():
+        with capture(model, site) as acts:
+            expected = model(input_ids=other).logits
+        with intervene(model, {site: edits.patch(acts)}):
+            found = model(input_ids=TEXT).logits
+        assert not torch.allclose(found, model(input_ids=TEXT).logits)
+    torch.testing.assert_close(found, expected)
+
+
 def test_padding_is_told_from_a_mask_of_queries_and_keys():
     """Left padding in a mask ``batch 1 query key``, as `generate` makes it for a static cache; the text alone is the oracle."""
     model = wide(
