@@ -46,12 +46,15 @@ ISSUES = "https://github.com/layerscope/layerscope/issues"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: see ``STATUS``."""
     words = sys.argv[1:] if arguments is None else arguments
+    if (line := _not_unicode(words)) is not None:
+        print(line, file=sys.stderr)
+        return BAD_INPUT
     # No option stands before the command and takes a value, so that the first other word is the command.
     command = next((word for word in words if not word.startswith("-")), "")
     parser = make_parser(None if command == "completion" else command)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
-        print(f"layerscope: {_unknown(parser, given.command, unknown)}", file=sys.stderr)
+        print(shorten(f"layerscope: {_unknown(parser, given.command, unknown)}"), file=sys.stderr)
         return BAD_INPUT
     if given.version:
         import importlib.metadata
@@ -69,6 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     return _guarded(given)
+
+
+def _not_unicode(words: Sequence[str]) -> str | None:
+    """What is wrong with a word that no file and no terminal can hold; None where there is none."""
+    for word in words:
+        if word.isascii():
+            continue
+        from .runs.options import is_text
+
+        if not is_text(word):
+            return shorten(f"layerscope: expected characters, got half of one in {word!a}")
+    return None
 
 
 def _printed(text: str) -> int:

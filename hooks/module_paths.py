@@ -26,7 +26,7 @@ def raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
             "[...] for a selection"
         )
     end, item = match["end"], match["item"]
-    number = int(item) if item is not None and item.isdigit() else item
+    number = int(item) if item is not None and re.fullmatch(r"\d{1,9}", item) else item
     places: dict[Site, Place] = {}
     for pattern in braces(match["path"]):
         paths = _matching(model, pattern)
@@ -47,7 +47,7 @@ def _matching(model: nn.Module, pattern: str) -> list[str]:
         below = []
         for path, module in reached:
             names = [name for name, child in module._modules.items() if child is not None]
-            if part.startswith("-") and part[1:].isdigit():
+            if re.fullmatch(r"-\d{1,9}", part):
                 chosen = names[int(part) :][:1] if int(part) >= -len(names) else []
             else:
                 chosen = fnmatch.filter(names, part)

@@ -30,7 +30,7 @@ End: TypeAlias = Literal[
 #: What is seen while an attention module computes it.
 ATTENTION_ENDS = ("query", "key", "value", "scores", "pattern", "mixed")
 _PLACE = re.compile(
-    r"^(?P<path>.*):(?P<end>input|output|neurons|query|key|value|mixed)(?:\[(?P<item>\d+)\])?$"
+    r"^(?P<path>.*):(?P<end>input|output|neurons|query|key|value|mixed)(?:\[(?P<item>\d{1,9})\])?$"
 )
 _HEAD_SIZES = {
     "qk": ("qk_head_dim", "head_dim", "attention_head_size", "key_value_proj_dim", "head_size"),

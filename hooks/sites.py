@@ -75,8 +75,8 @@ _SELECTION = re.compile(r"^(?P<name>.*?)\[(?P<index>[-\d,:\s]+)\]$")
 _MODULE_SELECTION = re.compile(
     r"^(?P<name>module:.*?:(?:input|output)(?P<item>\[\w+\])?)\[(?P<index>[-\d,:\s]+)\]$"
 )
-_LAYER = re.compile(r"^(?P<stack>(?:[a-z]+_)?blocks)\.(?P<layer>\d+)\.(?P<part>.+)$")
-_NEGATIVE = re.compile(r"^((?:[a-z]+_)?blocks)\.(-\d+)\.")
+_LAYER = re.compile(r"^(?P<stack>(?:[a-z]+_)?blocks)\.(?P<layer>\d{1,9})\.(?P<part>.+)$")
+_NEGATIVE = re.compile(r"^((?:[a-z]+_)?blocks)\.(-\d{1,9})\.")
 
 
 class UnknownSite(LayerscopeError, LookupError):

@@ -13,6 +13,7 @@ from ...hooks import Site
 from ...hooks.configuration import setting
 from ...probes import LogisticProbe
 from ..corpus.prompts import Prompt
+from ..metrics.probe_metric import check_model, load_probe
 from ..metrics.reads import Reads, answer_reads, prediction_reads, text_of
 from ..report.schema import Note
 from ..subject import Subject
@@ -315,7 +316,7 @@ def _of_probe(
 ) -> Question:
     probe = target.probe
     if not isinstance(probe, LogisticProbe):
-        probe = LogisticProbe.load(probe or Path())
+        probe = load_probe(Path(probe or ""))
     about = _about(subject, probe)
     encoded = subject.encode([text])[0]
     name = f"by the probe of {about.get('property', 'a property')}"
@@ -331,24 +332,18 @@ def _of_probe(
 
 
 def _about(subject: Subject, probe: LogisticProbe) -> dict[str, Any]:
-    """What a saved probe says of itself; it must be one of this model.
+    """What a probe says of itself; it must be one of this model.
 
     Raises:
-        AttributionError: it says too little, or was trained on another model or with another BOS.
+        AttributionError: it does not say what it reads.
+        MetricError: it was trained on another model or with another BOS.
     """
     about: dict[str, Any] = getattr(probe, "about_", None) or {}
     if not about.get("site"):
         raise AttributionError(
             "the probe does not say which site it reads: expected one that a probing run saved"
         )
-    if about.get("model_sha256") not in (None, subject.sha256):
-        raise AttributionError(
-            f"the probe was trained on another model than {subject.name}: expected its run's model"
-        )
-    if about.get("bos", subject.bos) != subject.bos:
-        raise AttributionError(
-            f"the probe was trained with BOS {about['bos']}, here it is {subject.bos}: give --bos"
-        )
+    check_model(probe, subject)
     return about
 
 

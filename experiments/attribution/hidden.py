@@ -15,6 +15,7 @@ The replacements, as ``value`` says (the words are those of an ablation):
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -103,7 +104,7 @@ def _others(model: Any, sites: Sequence[Site], kind: str) -> list[Site]:
     if kind in ("zero", "mean", "shuffle"):
         return []
     name, _, layer = kind.partition(":")
-    if name != "layer" or not layer.removeprefix("-").isdigit():
+    if name != "layer" or not re.fullmatch(r"-?[0-9]{1,9}", layer):
         raise AttributionError(f"value {kind!r}: expected {', '.join(VALUES)}")
     others = []
     for site in sites:

@@ -15,6 +15,7 @@ from layerscope.errors import InputError
 from ...probes import LogisticProbe
 from ..demo import demo_paths
 from ..lenses.files import load_lens
+from ..metrics.probe_metric import load_probe
 from ..runs import console
 from ..runs.options import from_values
 from ..subject import Subject, load
@@ -97,17 +98,13 @@ def _probes(paths: Sequence[Path], subject: Subject) -> Iterator[LogisticProbe]:
                 f"--probe {path}: expected probes of a run, such as runs/upos/probes/upos"
             )
         for file in files:
-            probe = LogisticProbe.load(file)
-            if probe.about_.get("model_sha256") not in (None, subject.sha256):
-                raise InputError(
-                    f"--probe {file}: it was trained on another model than {subject.name}"
-                )
-            if str(probe.about_.get("site", "")).startswith("blocks."):
+            probe = load_probe(file, subject)
+            if probe.about_["site"].startswith("blocks."):
                 yield probe
 
 
 def _layer(path: Path) -> tuple[int, str]:
-    digits = "".join(c if c.isdigit() else " " for c in path.stem).split()
+    digits = "".join(c if c.isdecimal() else " " for c in path.stem).split()
     return (int(digits[0]) if digits else -1, path.stem)
 
 

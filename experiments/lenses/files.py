@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from .streams import LensError
 
 KEY = "layerscope_lens"
 CONFIG, PARAMETERS = "config.json", "params.safetensors"
+NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 
 
@@ -223,7 +225,7 @@ def _read_jacobian(
     model = str(metadata.get("model_name"))
     named = [name[2:] for name in tensors if name.startswith("J.")]
     for number in named:
-        if not (number.isascii() and number.isdigit()):
+        if not NUMBER.fullmatch(number):
             raise LensError(f"{path}: expected matrices J.0, J.1, ..., got J.{number}")
     blocks = sorted(map(int, named))
     shapes = [tuple(tensors[f"J.{number}"].shape) for number in named]
@@ -247,7 +249,7 @@ def _read_jacobian(
         weight[block + 1] = _matrix(path, tensors, f"J.{block}", (width, width))
     missing = frozenset(range(n_layers)) - {block + 1 for block in read}
     n_texts = header.get("n_prompts", "0").strip()
-    if not (n_texts.isascii() and n_texts.isdigit()):
+    if not NUMBER.fullmatch(n_texts):
         raise LensError(f"{path}: expected n_prompts to be a number, got {n_texts[:20]!r}")
     about = {
         "model": model,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from ...probes import LogisticProbe
 from ...probes.fit import Fit
 from ..corpus import Corpus, Sentence
 from ..features.layout import Layout
-from ..report.schema import Note
+from ..report.schema import Note, from_json
 from ..runs.folder import file_name
 from ..subject import Subject
 from ..tasks.properties import Value, get_property
@@ -56,6 +56,59 @@ def save_probe(
     return LogisticProbe.of(fit).save(target, about)
 
 
+@dataclass(frozen=True)
+class ProbeFacts:
+    """What a saved probe says of itself.
+
+    Args:
+        bos: the id in front of its texts, or None for none.
+    """
+
+    property: str
+    site: str
+    pooling: Literal["mean", "first", "last"] = "mean"
+    model_sha256: str | None = None
+    bos: int | None = None
+
+
+def load_probe(path: Path, subject: Subject | None = None) -> LogisticProbe:
+    """A probe that a run saved.
+
+    Args:
+        subject: whose probe it must be.
+
+    Raises:
+        FileNotFoundError, InputError: no probe there, or a damaged one.
+        ResultsError: it says nothing of its site or property, or something else than a run writes.
+        MetricError: a probe of another model, or of another token in front.
+    """
+    probe = LogisticProbe.load(path)
+    from_json(ProbeFacts, probe.about_, f"{path}: about")
+    if subject is not None:
+        check_model(probe, subject, str(path))
+    return probe
+
+
+def check_model(probe: LogisticProbe, subject: Subject, name: str = "the probe") -> None:
+    """Refuse a probe that was trained on something else than a model gives.
+
+    Args:
+        name: what a message calls it.
+
+    Raises:
+        MetricError: another model, or another token in front.
+    """
+    about = probe.about_
+    if about.get("model_sha256") not in (None, subject.sha256):
+        raise MetricError(
+            f"{name} was trained on another model than {subject.name}: expected the model of its run"
+        )
+    if about.get("bos", subject.bos) != subject.bos:
+        raise MetricError(
+            f"{name} was trained with BOS {about['bos']}, this run has {subject.bos}: give --bos"
+        )
+
+
 def probed_words(
     path: Path, corpus: Corpus, metric: str | None = None
 ) -> tuple[Metric, list[LabelledSentence], list[Note]]:
@@ -65,14 +118,14 @@ def probed_words(
         MetricError: a probe that reads no block's output, a property of arcs or sentences, a metric of another kind.
         FileNotFoundError, ValueError: a probe that cannot be read.
     """
-    probe = LogisticProbe.load(path)
+    probe = load_probe(path)
     about = probe.about_
-    site = Site(about["site"]) if about.get("site") else None
+    site = Site(about["site"])
     # The probe stands in the place of the unembedding: what it reads must be the residual stream, to which every head
     # and neuron below it adds.
-    if site is None or site.layer is None or not site.name.endswith("hook_resid_post"):
+    if site.layer is None or not site.name.endswith("hook_resid_post"):
         raise MetricError(
-            f"--probe {path}: expected a probe of a block's hook_resid_post, got {about.get('site')}"
+            f"--probe {path}: expected a probe of a block's hook_resid_post, got {site.name:.80}"
         )
     name = metric or "probe_log_probability"
     if name not in _VALUES:
@@ -124,15 +177,8 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
     Raises:
         MetricError: a probe of another model or BOS, or no word that can be read.
     """
-    about = probe.about_
-    if about["model_sha256"] != subject.sha256:
-        raise MetricError(
-            f"the probe was trained on another model than {subject.name}: expected the model of its run"
-        )
-    if about["bos"] != subject.bos:
-        raise MetricError(
-            f"the probe was trained with BOS {about['bos']}, this run has {subject.bos}: give --bos"
-        )
+    check_model(probe, subject)
+    pooling = probe.about_.get("pooling", "mean")
     layout = Layout.of(subject, [item.sentence for item in items])
     label_of = {label: i for i, label in enumerate(probe.classes_.tolist())}
     places, weights, words = [], [], []
@@ -144,7 +190,7 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
                 continue
             positions = range(span.start, span.stop)
             ends = {"first": positions[:1], "last": positions[-1:]}
-            tokens = ends.get(about["pooling"], positions)
+            tokens = ends.get(pooling, positions)
             places += [(text, token, label_of[value], text) for token in tokens]
             # The probe is linear: the mean of its logits at a word's tokens is its logit of the word's mean.
             weights += [1 / len(tokens)] * len(tokens)

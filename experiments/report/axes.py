@@ -77,7 +77,7 @@ def shown_labels(labels: Sequence[str], width: float) -> list[int]:
     room = each * (n - 1) / width
     shown = [0, n - 1]
     for i, label in enumerate(labels):
-        is_round = label.isdigit() and int(label) % step == 0
+        is_round = label.isdecimal() and int(label) % step == 0
         if is_round and i >= room and n - 1 - i >= room:
             shown.append(i)
     return sorted(shown)

@@ -250,9 +250,9 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
         return value
     if kind in (Path, str) and isinstance(value, (str, os.PathLike)):
         value = kind(value)
-    if isinstance(value, Path) and (not _is_text(str(value)) or "\0" in str(value)):
+    if isinstance(value, Path) and (not is_text(str(value)) or "\0" in str(value)):
         raise OptionError(f"{name}: expected a path, got {str(value)!r:.80}")
-    if isinstance(value, str) and not _is_text(value):
+    if isinstance(value, str) and not is_text(value):
         raise OptionError(f"{name}: expected characters, got half of one in {value!r:.80}")
     # To Python a truth value is a number.
     is_truth = isinstance(value, bool)
@@ -270,7 +270,7 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
     return value
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether UTF-8 can hold it: bytes of a command line that are none, and half characters, are no text of a run."""
     try:
         value.encode()
@@ -356,7 +356,7 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
         options = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise OptionError(f"--config {path}: expected TOML: {error}") from error
     except RecursionError:
         raise OptionError(
@@ -365,6 +365,11 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
     of_command = options.pop(COMMAND, command)
     if of_command != command:
         raise OptionError(
-            f"--config {path}: expected options of layerscope {command}, it holds those of {of_command}"
+            f"--config {path}: expected options of layerscope {command}, it holds those of {of_command!s:.80}"
         )
+    for name, value in options.items():
+        if _in_memory(value):  # a table, or a date
+            raise OptionError(
+                f"--config {path}: {name}: expected a text, a number, true, false or a list, got {value!r:.80}"
+            )
     return {name.replace("-", "_"): value for name, value in options.items()}

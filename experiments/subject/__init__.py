@@ -22,8 +22,15 @@ from ...hooks.placement import device_of, dtype_of
 from .batches import AnyBatch, Batch, make_batches
 from .bos import decide_bos
 from .encoding import TextEncoder, own_copy
-from .errors import SubjectError
-from .identity import adapters_of, hash_files, hash_tensors, quantisation_of, settings_sha256
+from .errors import SubjectError, one_line
+from .identity import (
+    adapters_of,
+    hash_files,
+    hash_tensors,
+    processor_settings,
+    quantisation_of,
+    settings_sha256,
+)
 from .loading import Loaded, Parts, read_model
 from .modes import Modes
 from .targets import decoder_start, joined
@@ -128,7 +135,8 @@ class Subject:
         self.random_seed = random_seed
         self.notes: list[str] = list(notes)
         self._hasher = hasher
-        self._tokenizer = own_copy(tokenizer)
+        with one_line(self.name):  # of files that do not fit together it cannot be copied
+            self._tokenizer = own_copy(tokenizer)
         self.pad_id = self._pad_id()
 
     # -- what it is
@@ -218,9 +226,15 @@ class Subject:
         parts = [self.identity[name] for name in ("weights", "configuration", "tokenizer")]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
-    @functools.cached_property
+    @property
     def identity(self) -> dict[str, str]:
         """Everything of the model that can decide a number, by name; files are hashed."""
+        # A model may be given its processor after it was hashed, by the first study that has pictures.
+        return {**self._identity, "processor": settings_sha256(processor_settings(self.processor))}
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, str]:
+        """Those parts of the identity that stay."""
         weights = self._hasher() if self._hasher else hash_tensors(self.model)
         generation = getattr(self.model, "generation_config", None)
         return {
@@ -237,6 +251,7 @@ class Subject:
             "dtype": str(self.dtype).removeprefix("torch."),
             "attention": str(getattr(self.config, "_attn_implementation", None)),
             "bos": str(self.bos),
+            "longest input": str(self.max_length),
         }
 
     @functools.cached_property

@@ -85,3 +85,11 @@ def adapters_of(model: nn.Module) -> dict[str, Any] | None:
         "active": names,
         "settings": {name: config.to_dict() for name, config in configs.items()},
     }
+
+
+def processor_settings(processor: Any) -> Any:
+    """How pictures are prepared, and where a text holds them; None without a processor. Its tokenizer is the model's."""
+    if processor is None:
+        return None
+    settings = {name: value for name, value in processor.to_dict().items() if name != "tokenizer"}
+    return [settings, processor.image_processor.to_dict()]

@@ -23,7 +23,7 @@ from ...hooks import capture
 from ..corpus.items import MILLISECONDS, WHOLE
 from . import Subject, require_eval
 from .batches import AnyBatch, FileBatch
-from .errors import SubjectError, first_line
+from .errors import SubjectError, first_line, one_line
 from .identity import hash_files, settings_sha256
 from .loading import Parts, read_media_model
 from .modes import Modes
@@ -291,9 +291,16 @@ def load_media(
     parts = Parts(trust_remote_code=trust_remote_code)
     loaded = read_media_model(name_or_path, kind, Modes(**modes), parts)
     hasher = functools.partial(hash_files, loaded.weight_files) if loaded.weight_files else None
-    return MediaSubject(
-        loaded.model, loaded.tokenizer, kind, name=loaded.name, notes=loaded.notes, hasher=hasher
-    )
+    # The processor prepares a blank item here: its settings may be anything.
+    with one_line(loaded.name):
+        return MediaSubject(
+            loaded.model,
+            loaded.tokenizer,
+            kind,
+            name=loaded.name,
+            notes=loaded.notes,
+            hasher=hasher,
+        )
 
 
 # -- files

@@ -338,8 +338,13 @@ def test_words_have_a_ground_as_strong_as_their_scores() -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where no such files are
     assert cli.main(command(tmp_path / "run", *more)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in error

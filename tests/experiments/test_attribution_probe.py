@@ -15,6 +15,7 @@ from experiments import cli
 from experiments.attribution import METHODS, AttributionError, Target, attribute
 from experiments.demo import demo_paths
 from experiments.metrics.probe_metric import save_probe
+from experiments.metrics.reads import MetricError
 from experiments.subject import Subject, load
 from hooks import capture
 from probes import LogisticProbe, fit_many
@@ -134,13 +135,13 @@ def test_what_cannot_be_asked_of_a_probe_is_one_line(
     ):
         with pytest.raises(AttributionError, match=said):
             attribute(subject, TEXT, target=target, method=method)
-    with pytest.raises(AttributionError, match="trained on another model"):
+    with pytest.raises(MetricError, match="trained on another model"):
         attribute(
             Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="always"),
             TEXT,
             target=Target(probe=saved),
         )
-    with pytest.raises(AttributionError, match="trained with BOS"):
+    with pytest.raises(MetricError, match="trained with BOS"):
         attribute(
             Subject(subject.model, subject.tokenizer, bos="never"), TEXT, target=Target(probe=saved)
         )

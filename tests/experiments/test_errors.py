@@ -114,7 +114,7 @@ def test_an_option_is_taken_by_its_old_name_and_never_by_half(tmp_path, capsys):
 @pytest.mark.parametrize(
     "ingredient",
     ["weights", "configuration", "tokenizer", "chat template", "generation settings", "adapter", "revision", "dtype",
-     "attention", "bos"],
+     "attention", "bos", "longest input", "processor"],
 )  # fmt: skip
 def test_a_run_is_refused_by_the_name_of_what_changed(ingredient, tmp_path, monkeypatch):
     from experiments.subject import Subject, load
@@ -139,6 +139,27 @@ def test_a_changed_configuration_is_another_model(setting):
     differing = {name for name, value in other.identity.items() if value != before[name]}
     assert differing == {"configuration"}
     assert other.sha256 != subject.sha256
+
+
+def test_a_changed_processor_or_longest_input_is_another_run():
+    """The processor is given by the first study that has pictures, when the model may be hashed already."""
+    from vision_language import build
+
+    from experiments.subject import Subject
+
+    model, processor = build("llava")
+    subject = Subject(model.eval(), processor.tokenizer, bos="never")
+    plain = subject.identity
+    subject.processor = processor
+    before = subject.identity
+    processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    other = Subject(model.eval(), processor.tokenizer, bos="never", max_length=7)
+    for one, known, name in (
+        (before, plain, "processor"),
+        (subject.identity, before, "processor"),
+        (other.identity, plain, "longest input"),
+    ):
+        assert {key for key in one if one[key] != known[key]} == {name}
 
 
 def test_data_is_hashed_as_it_was_parsed(tmp_path):

@@ -178,6 +178,35 @@ def test_flags_win_over_the_file(tmp_path):
         read_toml(tmp_path / "none.toml", "ablate")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = 1979-05-27", "model: expected a text, a number"),
+        ("[model]\na = 1", "model: expected a text, a number"),
+        (f"limit = {'9' * 5000}", "expected TOML"),
+        ("text = [[[", "expected TOML"),
+    ],
+)
+def test_a_file_of_options_holds_texts_numbers_and_lists(tmp_path, text, message):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=message):
+        read_toml(path, "ablate")
+
+
+@pytest.mark.parametrize(
+    "words", [["report", "caf\udce9"], ["make", "\ud800"], ["\ud800"], ["doctor", "--x\udce9"]]
+)
+def test_words_that_no_file_can_hold_are_one_line(capsys, words):
+    """As they come from names of files in another encoding."""
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "expected characters, got half of one" in error
+    with pytest.raises(OptionError, match="corpus: expected a path"):
+        from_values(ProbeOptions, {"model": "m", "corpus": words[-1], "property": "upos"})
+
+
 def test_options_that_change_no_number_do_not_make_another_run():
     config = ProbeOptions(model="m", corpus=Path("c"), property=("upos",), out=Path("a"))
     other = dataclasses.replace(config, out=Path("b"), force=True, keep_features=True)

@@ -80,7 +80,14 @@ def test_an_ablation_of_an_offloaded_model_is_the_plain_models(folder: Path):
         ({"load_in": "2bit"}, "8bit or 4bit"),
     ],
 )
-def test_a_mode_that_cannot_be_had_is_one_line(folder: Path, more: dict[str, Any], expected: str):
+def test_a_mode_that_cannot_be_had_is_one_line(
+    folder: Path,
+    more: dict[str, Any],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)  # where no such files are
     with pytest.raises(SubjectError, match=expected) as raised:
         load(folder, **more)
     assert "\n" not in str(raised.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from experiments.sweep.components import components
 from experiments.sweep.estimate import estimates
 from experiments.sweep.sweep import Sweep, chunks
 from hooks import capture, edits, intervene
+from layerscope.errors import LayerscopeError
 from probes import LogisticProbe, fit_many
 
 SITE = "blocks.1.hook_resid_post"
@@ -189,6 +191,23 @@ def test_a_studys_probe_is_ablated_from_the_command_line(
         words = ablate if more else [w for w in ablate if w not in ("--corpus", str(paths.test))]
         assert cli.main([*words, *more, "--out", str(tmp_path / "b")]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"property": None}, "about: property: Input should be a valid string, got None"),
+        ({"site": 3}, "about: site: Input should be a valid string, got 3"),
+        ({"site": "blocks." + "9" * 5000 + ".hook_resid_post"}, "expected a probe of a block's"),
+        ({"bos": "x"}, "about: bos: Input should be a valid integer, got 'x'"),
+        ({"pooling": "max"}, "about: pooling: Input should be 'mean', 'first' or 'last'"),
+    ],
+)
+def test_what_a_probe_says_of_itself_is_checked(saved: Path, tmp_path: Path, facts, message):
+    probe = LogisticProbe.load(saved)
+    file = probe.save(tmp_path / "probe.safetensors", {**probe.about_, **facts})
+    with pytest.raises(LayerscopeError, match=re.escape(message)):
+        read(file)
 
 
 def test_a_probe_of_another_model_is_refused(saved: Path, subject: Subject) -> None:

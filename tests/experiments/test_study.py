@@ -237,7 +237,10 @@ def run_cli(folder, tmp_path, capsys, *changes):
         ({"--site": "attn.hook_pattern"}, "one vector a token"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(folder, tmp_path, capsys, changes, expected):
+def test_bad_input_is_one_line_and_status_2(
+    folder, tmp_path, capsys, monkeypatch, changes, expected
+):
+    monkeypatch.chdir(tmp_path)  # where no such files are
     status, line = run_cli(folder, tmp_path, capsys, *changes.items())
     assert status == 2
     assert line.startswith("layerscope: ")

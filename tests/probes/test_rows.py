@@ -62,7 +62,9 @@ def test_rows_come_back(data):
     assert torch.equal(rows[:], X)  # none of it was written
 
 
-def test_a_file_is_closed_with_its_rows_and_a_folder_that_is_not_there_is_one_error(monkeypatch):
+def test_a_file_is_closed_with_its_rows_and_a_folder_that_is_not_there_is_one_error(
+    tmp_path, monkeypatch
+):
     rows = OnDisk((1, 1))
     descriptor = rows._file.descriptor
     os.fstat(descriptor)
@@ -72,7 +74,7 @@ def test_a_file_is_closed_with_its_rows_and_a_folder_that_is_not_there_is_one_er
     unraised = []
     monkeypatch.setattr(sys, "unraisablehook", unraised.append)
     with pytest.raises(FileNotFoundError):
-        OnDisk((1, 1), "/nonexistent")
+        OnDisk((1, 1), str(tmp_path / "missing"))
     gc.collect()
     assert not unraised
 

@@ -290,6 +290,7 @@ class Source:
             corpora = tuple(read_conllu(path, options.limit) for path in options.corpus)
         files = [(corpus.path, corpus.sha256, len(corpus)) for corpus in corpora]
         if options.lines is not None:
+            _require_lasting(options.lines)
             size = sum(1 for _ in islice(numbered_lines(options.lines), options.limit))
             if not size:
                 raise RunError(f"{options.lines}: expected at least one text, got none")
@@ -317,6 +318,18 @@ class Source:
 
     def _first(self) -> list[str]:
         return [t if isinstance(t, str) else t.text for t in islice(self.texts(), 256)]
+
+
+def _require_lasting(path: Path) -> None:
+    """Refuse a pipe: lines are counted, hashed and read, each from the beginning.
+
+    Raises:
+        RunError: a pipe, or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RunError(
+            f"--lines {path}: expected a file, which is read several times, got a pipe or a device: write it to a file"
+        )
 
 
 def _check_room(options: CaptureOptions, store: ActivationStore, need: int) -> None:

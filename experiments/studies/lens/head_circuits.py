@@ -31,7 +31,7 @@ PAIRS = 10
 """Token pairs of a circuit."""
 STRONGEST = 50
 """Compositions of each kind that are kept."""
-HEAD = re.compile(r"L?(?P<layer>\d+)(?:\.|H)(?P<head>\d+)")
+HEAD = re.compile(r"L?(?P<layer>\d{1,9})(?:\.|H)(?P<head>\d{1,9})")
 
 
 def parsed_heads(words: Sequence[str], subject: Subject) -> set[tuple[int, int]]:

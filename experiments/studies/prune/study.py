@@ -8,7 +8,6 @@ the least important key-value head of every layer, with its query.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import warnings
@@ -288,7 +287,9 @@ def _seconds(models: Sequence[nn.Module], inputs: Mapping[str, torch.Tensor]) ->
 
 def _save(subject: Subject, folder: Path) -> None:
     """Write a model that transformers can load; a reader sees the whole folder or none."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    # One process works in a run's folder: what is there is of one that was killed.
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         model: Any = subject.model
         try:
