@@ -47,9 +47,16 @@ def features_and_numbers(
 
 
 def as_array(values: Any) -> Any:
-    """A tensor as an array: on the CPU, without its gradient, half precision as float32; anything else as it is."""
+    """A tensor as an array: on the CPU, without its gradient, half precision as float32; anything else as it is.
+
+    Raises:
+        InputError: a tensor without values (``meta``), or a sparse one.
+    """
     if not isinstance(values, Tensor):
         return values
+    if values.is_meta or values.layout != torch.strided:
+        got = "one on the device meta" if values.is_meta else f"the layout {values.layout}"
+        raise InputError(f"expected a dense tensor with values, got {got}")
     tensor = values.detach().cpu()
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()

@@ -160,6 +160,10 @@ def _of(X: Float[Tensor, "n d"], index: Int[Tensor, " n"], labels: dict[Hashable
         rows = slice(start, start + BLOCK)
         part = X[rows] - centre[index[rows]]
         within += part.T @ part
+    if not bool(within.isfinite().all()):
+        raise InputError(
+            f"expected features whose squares are finite in {X.dtype}, the largest is {float(X.abs().amax()):.3g}"
+        )
     # The rounding of the centres: sum (x - c)(x - c)' = W + n (m - c)(m - c)'.
     off = (means - centre.double()) * counts.sqrt()[:, None]
     return Moments(labels, counts, means, within - off.T @ off)

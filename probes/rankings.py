@@ -88,10 +88,19 @@ def f(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
 
 
 def mutual_information(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
-    """Bits that a neuron's value tells of the label."""
+    """Bits that a neuron's value tells of the label.
+
+    Raises:
+        InputError: every class has one item: none has a neighbour in its class.
+    """
     from sklearn.feature_selection import mutual_info_classif
 
-    return mutual_info_classif(X, encode(y)[1], random_state=0) / np.log(2)
+    classes, codes = encode(y)
+    if np.bincount(codes).max() < 2:
+        raise InputError(
+            f"ranking mutual_information: expected a class with at least 2 items, got {len(classes)} classes of one item"
+        )
+    return mutual_info_classif(X, codes, random_state=0) / np.log(2)
 
 
 def elastic_net(

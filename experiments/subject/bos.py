@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...hooks.configuration import setting
+from .encoding import read_with
 from .errors import SubjectError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _loss(subject: Subject, token: int | None) -> float:
     prefix = [] if token is None else [token]
     room = subject._max_length() - len(prefix)
     for sentence in SENTENCES:
-        text = subject._tokenizer(sentence, add_special_tokens=False)["input_ids"][:room]
+        text = read_with(subject._tokenizer, sentence, add_special_tokens=False)["input_ids"][:room]
         if len(text) < 2:
             continue
         ids = torch.tensor([prefix + text], device=subject.device)
@@ -137,7 +138,7 @@ def _loss(subject: Subject, token: int | None) -> float:
 
 def _own_prefix(subject: Subject) -> tuple[int, ...]:
     tokenizer: Any = subject._tokenizer
-    out = tokenizer("a", return_special_tokens_mask=True)
+    out = read_with(tokenizer, "a", return_special_tokens_mask=True)
     special = out["special_tokens_mask"]
     front = next((i for i, s in enumerate(special) if not s), 0)
     return tuple(out["input_ids"][:front])

@@ -24,6 +24,24 @@ def own_copy(tokenizer: Any) -> Any:
     return copied
 
 
+def read_with(tokenizer: Any, *texts: Any, **how: Any) -> Any:
+    """What a tokenizer gives for texts.
+
+    Raises:
+        SubjectError: its own refusal, such as of a word that has no token where none is for unknown ones.
+    """
+    try:
+        return tokenizer(*texts, **how)
+    except Exception as error:
+        # The tokenizers package raises bare exceptions; of any other class it is a bug.
+        if type(error) is not Exception:
+            raise
+        kind = type(tokenizer).__name__
+        raise SubjectError(
+            f"the tokenizer ({kind}) cannot read the text: {str(error)[:200]}"
+        ) from error
+
+
 class TextEncoder:
     """Cuts texts into tokens with a private tokenizer.
 
@@ -48,7 +66,8 @@ class TextEncoder:
         return encoded
 
     def _encoded_together(self, texts: Sequence[str]) -> list[Encoded]:
-        out = self._tokenizer(
+        out = read_with(
+            self._tokenizer,
             list(texts),
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
@@ -73,7 +92,8 @@ class TextEncoder:
 
         Nothing is cut: ``cut`` is set where the two are too long.
         """
-        out = self._tokenizer(
+        out = read_with(
+            self._tokenizer,
             first,
             second,
             return_offsets_mapping=True,
@@ -100,8 +120,12 @@ class TextEncoder:
         special = [True] * len(ids)
         if target:
             _require_characters([target])
-            out = self._tokenizer(
-                text_target=target, return_offsets_mapping=True, truncation=False, verbose=False
+            out = read_with(
+                self._tokenizer,
+                text_target=target,
+                return_offsets_mapping=True,
+                truncation=False,
+                verbose=False,
             )
             inside = slice(len(front), len(out["input_ids"]) - n_back)
             ids += out["input_ids"][inside]
@@ -112,7 +136,7 @@ class TextEncoder:
     @functools.cached_property
     def _target_frame(self) -> tuple[tuple[int, ...], int]:
         """The special tokens that the tokenizer puts in front of every target, such as its language, and how many behind."""
-        out = self._tokenizer(text_target="a", return_special_tokens_mask=True)
+        out = read_with(self._tokenizer, text_target="a", return_special_tokens_mask=True)
         special = out["special_tokens_mask"]
         front = next((i for i, s in enumerate(special) if not s), 0)
         back = next((i for i, s in enumerate(reversed(special)) if not s), 0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import tokenizers
 import torch
+import transformers as hf
 from recorded import make
 from safetensors.torch import load_file, save_file
 
@@ -89,3 +91,16 @@ def test_no_command_ends_in_a_traceback(places, name, tmp_path, monkeypatch, cap
 
 def test_a_model_of_nan_is_still_told_to_look_backwards(places):
     assert load(str(places / "nan")).causal == load(str(places / "small")).causal
+
+
+def test_a_tokenizer_that_cannot_read_a_word_is_one_line(places, tmp_path):
+    """A word-level vocabulary whose unknown token is named and not there."""
+    shutil.copytree(places / "small", tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / name).unlink()
+    known = tokenizers.models.WordLevel(vocab={"the": 0, "dog": 1}, unk_token="[UNK]")
+    made = tokenizers.Tokenizer(known)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    hf.PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(tmp_path / "model")
+    with pytest.raises(SubjectError, match=r"cannot read the text: .*Missing .UNK. token"):
+        load(str(tmp_path / "model"), bos="never").encode(["the cat"])

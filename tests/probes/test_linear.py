@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from layerscope.errors import InputError
 from probes import (
     Inlp,
     LDAProbe,
@@ -122,3 +124,12 @@ def test_not_finite_names_the_place():
     X[3, 1] = np.nan
     with pytest.raises(ValueError, match="1 of 150 rows, first at row 3, column 1"):
         LogisticProbe().fit(X, y)
+
+
+def test_tensors_without_dense_values_are_one_line():
+    X, y = torch.randn(12, 3), ["a", "b"] * 6
+    for given, got in ((X.to("meta"), "device meta"), (X.to_sparse(), "layout torch.sparse_coo")):
+        with pytest.raises(InputError, match=f"expected a dense tensor .*{got}"):
+            LogisticProbe().fit(given, y)
+    with pytest.raises(InputError, match="expected features whose squares are finite"):
+        LDAProbe().fit(X * 1e30, y)

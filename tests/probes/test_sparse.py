@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from layerscope.errors import InputError
 from probes import SparseProbe, sparse_sweep
 from probes.rankings import RANKINGS, elastic_net_weights, rank
 
@@ -81,3 +82,8 @@ def test_the_sweep_stands_beside_its_bands() -> None:
     noise = np.random.default_rng(5).permutation(Y)
     (null,) = sparse_sweep(X[:2000], noise[:2000], X[2000:], noise[2000:], ks=(2,), n_rotations=2)
     assert abs(null["mcc"]) < 0.1
+
+
+def test_classes_of_one_item_each_have_no_mutual_information() -> None:
+    with pytest.raises(InputError, match="expected a class with at least 2 items, got 3 classes"):
+        rank(X[:3], ["a", "b", "c"], "mutual_information")
