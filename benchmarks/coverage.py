@@ -18,6 +18,7 @@ weighted     means over the queries of few texts, as attention's statistics are
 ranking      AUROC of few wrong answers
 median       medians of few texts
 groups       difference of two groups' accuracy: groups apart, and templates that are in both
+agreement    intervals and p of effects that are half the time significant: how often one of them rejects 0 and the other does not
 swap         the size of a swap's effect beyond that of random swaps, where both are alike
 """
 
@@ -28,11 +29,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import superseded
 from layerscope.probes import calibration as cal
 from layerscope.probes import evaluation as ev
 from layerscope.probes.evaluation import ClusterBootstrap, interval
 from layerscope.probes.groups import group_difference
 from scipy import stats
+from superseded import bootstrap_p
 
 BOOT = 600
 """Resamples of one simulated study."""
@@ -110,7 +113,7 @@ def best(
             scores, drawn = right.mean(0), boot.means(right.astype(float))
             top = int(np.argmax(scores))
             others = [drawn[:, top] - drawn[:, i] for i in range(k) if i != top]
-            p = ev.holm([ev.bootstrap_p(difference, two_sided=False) for difference in others])
+            p = ev.holm([bootstrap_p(difference, two_sided=False) for difference in others])
             worse += [min(p) < 0.05, not ev.best_set(list(scores), drawn)[0].all()]
         yield f"some of {k} equal layers called worse", *(worse / runs), "<= .05"
 
@@ -230,7 +233,7 @@ def paired(
                 values = np.column_stack([draw(rng, n) - true for _ in range(12)])
                 values = 0.7 * values + 0.7 * (draw(rng, n) - true)[:, None]
                 boot = _boot(np.arange(n), rng)
-                before = [ev.bootstrap_p(replicates) for replicates in boot.means(values).T]
+                before = [bootstrap_p(replicates) for replicates in boot.means(values).T]
                 now = ev.mean_p(values, replicates=2000, seed=int(rng.integers(2**31)))
                 called += [min(ev.holm(before)) < 0.05, min(ev.holm(now)) < 0.05]
             yield (
@@ -273,10 +276,10 @@ def layers(
             right = (hard + rng.normal(size=(len(groups), 7)) < 1.5).astype(float)
             boot = _boot(groups, rng)
             scores, drawn = right.mean(0), boot.means(right)
-            for k, drawn_by in enumerate((None, boot)):
-                replicates = drawn if drawn_by is None else boot.widened(scores, drawn)
-                pairs = ev.compare_pairs(list(scores), drawn, drawn_by)
-                called[k] += min(pair.p for pair in pairs) < 0.05
+            before = ev.holm([p for _, p in superseded.pairs(scores, drawn, None)])
+            now = [pair.p_holm for pair in ev.compare_pairs(right, boot)]
+            called += [min(before) < 0.05, min(now) < 0.05]
+            for k, replicates in enumerate((drawn, boot.widened(scores, drawn))):
                 worse[k] += not ev.best_set(list(scores), replicates)[0].all()
         yield (
             f"7 equal layers, {n} sentences: some pair called different",
@@ -413,6 +416,102 @@ def groups(
             )
 
 
+def _near_significance(
+    kind: str, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Effects about two standard errors from 0, their clusters and their true mean."""
+    apart = 2.2 / n**0.5
+    if kind == "answers":
+        up = min(0.9, 0.1 + apart)
+        return rng.choice([-1.0, 0.0, 1.0], n, p=[0.1, 0.9 - up, up]), np.arange(n), up - 0.1
+    if kind == "answers of words":
+        clusters = np.repeat(np.arange(n), 8)
+        better = np.clip(0.1 + apart * rng.exponential(0.3, n), 0, 0.8)[clusters]
+        drawn = rng.random(len(clusters))
+        values = (drawn < better).astype(float) - (drawn > 0.9)
+        # E min(x, .7) of an exponential variable of mean .3 apart
+        scale = 0.3 * apart
+        return values, clusters, scale * (1 - float(np.exp(-0.7 / scale)))
+    draw, true = KINDS[kind]
+    spread = {"normal": 1.0, "exponential": 1.0, "lognormal": 2.16}[kind]
+    return draw(rng, n) - true + apart * spread, np.arange(n), apart * spread
+
+
+def agreement(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (3, 6, 8, 10, 20, 30, 100)
+) -> Iterator[Row]:
+    for n in sizes:
+        for kind in ("normal", "exponential", "lognormal", "answers", "answers of words"):
+            apart, covered, known = np.zeros(2), np.zeros(2), 0
+            for _ in range(runs):
+                values, clusters, true = _near_significance(kind, n, rng)
+                if not values.any():
+                    continue
+                boot = _boot(clusters, rng)
+                before = boot.mean(values)
+                old_p = superseded.mean_p(values, boot, clusters)
+                found = ev.mean_effects(values[:, None], boot, 2000)
+                now, p = found.interval(), float(found.p[0])
+                known += 1
+                apart += [_disagree(before, old_p), _disagree(now, p)]
+                covered += [_covers(before, true), np.isnan(p) or _covers(now, true)]
+            yield f"{n} clusters, {kind}: interval and p disagree", *(apart / known), "0"
+            yield f"{n} clusters, {kind}: covers", *(covered / known), ">= .95"
+        for kind in ("accuracy", "R2"):
+            apart = np.zeros(2)
+            for _ in range(runs):
+                columns, below, clusters = _two_layers(kind, n, rng)
+                boot = _boot(clusters, rng)
+                sums = boot.sums(np.column_stack([columns, below]))
+                drawn = sums[:, :2] / sums[:, 2:]
+                scores = columns.sum(0) / below.sum()
+                apart[0] += _disagree(*superseded.pairs(scores, drawn, boot)[0])
+                pair = ev.compare_pairs(columns, boot, float(below.mean()))[0]
+                apart[1] += _disagree(pair.difference, pair.p)
+            yield (
+                f"{n} sentences, {kind} of two layers: interval and p disagree",
+                *(apart / runs),
+                "0",
+            )
+        apart = np.zeros(2)
+        for _ in range(runs):
+            in_second = np.arange(2 * n) >= n
+            values = (rng.random(2 * n) < np.where(in_second, 0.5 + 1.1 / n**0.5, 0.5)).astype(
+                float
+            )
+            clusters, seed = np.arange(2 * n), int(rng.integers(2**31))
+            naive: Any = stats.ttest_ind(values[in_second], values[~in_second])
+            found = group_difference(values, in_second, clusters, share=True, seed=seed, draws=1000)
+            first, second = values[~in_second].sum(), values[in_second].sum()
+            exact = stats.fisher_exact([[first, n - first], [second, n - second]])[1]
+            apart += [
+                _disagree(naive.confidence_interval(), float(exact)),
+                _disagree(found.interval, found.p),
+            ]
+        yield f"two groups of {n} rows, a share: interval and p disagree", *(apart / runs), "0"
+
+
+def _two_layers(
+    kind: str, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the scores of two layers are sums of, for 6 words a sentence, and what they are divided by."""
+    clusters = np.repeat(np.arange(n), 6)
+    hard = rng.normal(size=n)[clusters]
+    better = np.array([0.0, 0.8 / n**0.5])
+    if kind == "accuracy":
+        right = rng.normal(size=(6 * n, 2)) + hard[:, None] < 1 + 2 * better
+        return right.astype(float), np.ones(6 * n), clusters
+    y = rng.normal(size=6 * n) + hard
+    error = rng.normal(size=(6 * n, 2)) * (1 - better)
+    return -(error**2), (y - y.mean()) ** 2, clusters
+
+
+def _disagree(ends: Any, p: float) -> bool:
+    """Whether one of them rejects 0 and the other does not; nothing of both rejects nothing."""
+    excludes = bool(ends.low > 0 or ends.high < 0)
+    return excludes != bool(p < 0.05)
+
+
 def swap(
     runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (10, 20, 30)
 ) -> Iterator[Row]:
@@ -450,6 +549,7 @@ PARTS = {
     "ranking": ranking,
     "median": median,
     "groups": groups,
+    "agreement": agreement,
     "swap": swap,
 }
 

@@ -92,10 +92,11 @@ def _resolved(module: nn.Module, family: Family) -> Family | None:
     decoder = family.decoder
     if decoder is not None and submodule(module, decoder.blocks) is not None:
         return replace(decoder, inside=_without_cross(decoder), cross=None)
+    class_name = type(module).__name__.lower()
     for part, row in (("encoder", family), ("decoder", decoder)):
         # An encoder alone is its own body: the row's paths lose their first name.
         start = f"{part}."
-        if row is None or not row.blocks.startswith(start) or not _is_part(module, part):
+        if row is None or not row.blocks.startswith(start) or part not in class_name:
             continue
         blocks = row.blocks.removeprefix(start)
         if submodule(module, blocks) is None:
@@ -112,15 +113,6 @@ def _resolved(module: nn.Module, family: Family) -> Family | None:
             decoder=None,
         )
     return None
-
-
-def _is_part(module: nn.Module, part: str) -> bool:
-    """Whether a module is an encoder or a decoder, by its class's name; T5's stacks say it in their configuration."""
-    class_name = type(module).__name__.lower()
-    if class_name.endswith("stack"):
-        is_decoder = bool(getattr(getattr(module, "config", None), "is_decoder", False))
-        return is_decoder == (part == "decoder")
-    return part in class_name
 
 
 def without_clipped(row: Family, config: Any) -> Family:

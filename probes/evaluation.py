@@ -1,6 +1,7 @@
 r"""How probe predictions are judged: accuracy, F1, :math:`R^2` and selectivity.
 
-Their intervals are those of `resampling`, their tests those of `significance`; both are importable from here.
+Their intervals are those of `resampling`, their tests those of `significance`, and of effects `effects` has both; all are
+importable from here.
 """
 
 from __future__ import annotations
@@ -14,21 +15,24 @@ from scipy import stats
 
 from layerscope.errors import InputError
 
+from .effects import Comparison as Comparison
+from .effects import Effects as Effects
+from .effects import compare_pairs as compare_pairs
+from .effects import mean_effects as mean_effects
+from .effects import mean_p as mean_p
 from .resampling import LEVEL as LEVEL
 from .resampling import REPLICATES as REPLICATES
+from .resampling import TESTABLE as TESTABLE
 from .resampling import ClusterBootstrap as ClusterBootstrap
 from .resampling import Interval as Interval
 from .resampling import few_clusters as few_clusters
 from .resampling import interval as interval
-from .significance import Comparison as Comparison
+from .significance import ALPHA as ALPHA
 from .significance import Floor as Floor
 from .significance import benjamini_hochberg as benjamini_hochberg
 from .significance import best_set as best_set
-from .significance import bootstrap_p as bootstrap_p
-from .significance import compare_pairs as compare_pairs
 from .significance import floor_of as floor_of
 from .significance import holm as holm
-from .significance import mean_p as mean_p
 from .significance import sign_flip_p as sign_flip_p
 from .significance import stratum_weights as stratum_weights
 from .significance import weighted_spearman as weighted_spearman

@@ -7,6 +7,9 @@ The interval recovers the variances from the two groups' own intervals (Zou & Do
 of 1998), with :math:`\rho` the correlation of the two means where a cluster, such as a template, has items in both. Of a mean that is no
 share, and clusters in both groups, it is Student's of what each cluster adds to the difference.
 
+The interval holds 0 where the test does not reject it, and p is at least 0.05 where the interval holds it: both must reject. Where
+even the most extreme assignment of clusters has a p of 0.05 or more there is neither.
+
 The test is of permutations. A cluster that is in one group keeps its items together and the groups are permuted among such
 clusters; a cluster that is in both swaps them or not. Its statistic is studentised, so that it also holds where the groups'
 variances differ (Janssen 1997).
@@ -21,7 +24,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
+from .effects import agreed
 from .resampling import LEVEL, ClusterBootstrap, Interval, wilson
+from .significance import ALPHA
 
 DRAWS = 5_000
 """Permutations of a test."""
@@ -79,20 +84,26 @@ def group_difference(
         in_second: the items of the second group; the others are the first's.
         clusters: items that belong together; a cluster may have items of both groups.
     """
-    first, second = (
-        group_mean(values[rows], clusters[rows], share=share, seed=seed)
-        for rows in (~in_second, in_second)
-    )
     sums = _Sums.of(values, in_second, clusters)
-    value = second.value - first.value
-    if math.isnan(first.low) or math.isnan(second.low):
+    means = sums.y.sum(1) / sums.m.sum(1)
+    value = float(means[1] - means[0])
+    if sums.least_p() >= ALPHA:
         return Difference(Interval(value, math.nan, math.nan), math.nan)
-    if not share and sums.are_paired:
-        return Difference(sums.student(value), _permutation_p(sums, draws, seed))
-    correlation = sums.correlation()
-    low = value - _recovered(second.value - second.low, first.high - first.value, correlation)
-    high = value + _recovered(second.high - second.value, first.value - first.low, correlation)
-    return Difference(Interval(value, low, high), _permutation_p(sums, draws, seed))
+
+    def ends_at(level: float) -> tuple[float, float]:
+        if not share and sums.are_paired:
+            return sums.student(value, level)
+        first, second = (
+            group_mean(values[rows], clusters[rows], share=share, seed=seed, level=level)
+            for rows in (~in_second, in_second)
+        )
+        correlation = sums.correlation()
+        below = _recovered(second.value - second.low, first.high - first.value, correlation)
+        above = _recovered(second.high - second.value, first.value - first.low, correlation)
+        return value - below, value + above
+
+    low, high, p = agreed(ends_at(LEVEL), _permutation_p(sums, draws, seed), ends_at)
+    return Difference(Interval(value, low, high), p)
 
 
 def _recovered(one: float, other: float, correlation: float) -> float:
@@ -127,14 +138,24 @@ class _Sums:
         """Whether a cluster has items of both groups."""
         return bool((self.m > 0).all(0).any())
 
-    def student(self, value: float) -> Interval:
+    def least_p(self) -> float:
+        """The smallest p that a permutation test can have; 1 where a group has no second cluster of its own."""
+        in_both = int((self.m > 0).all(0).sum())
+        alone = (self.m > 0).sum(1) - in_both
+        if min(alone) + in_both < 2:
+            return 1.0
+        assignments = math.comb(int(alone.sum()), int(alone[0])) * 2**in_both
+        # With as many clusters alone in each group the opposite assignment is as extreme.
+        return (2 if alone[0] == alone[1] else 1) / assignments
+
+    def student(self, value: float, level: float) -> tuple[float, float]:
         """Student's interval of the difference, from what each cluster adds to it."""
         shares = self._rest() / self.m.sum(1, keepdims=True)
         of_clusters = shares[1] - shares[0]
         n = len(of_clusters)
         error = math.sqrt(float((of_clusters**2).sum()) * n / (n - 1))
-        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
-        return Interval(value, value - half, value + half)
+        half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+        return value - half, value + half
 
     def _rest(self) -> Float[np.ndarray, "2 s"]:
         """What is left of each cluster's sums when its items had the group's mean."""

@@ -3,11 +3,17 @@ r"""Ratios of two sums over clusters, such as means: their standard errors, and 
 A mean over items is the ratio of the clusters' sums to the clusters' sizes; attention's weight on a token is the ratio of the weight
 to the queries, an effect's share the ratio of the effects to the metric.
 
-Source: Efron & Tibshirani 1993, chapters 11 and 12; Kish 1965.
+**Skewed clusters.** A few clusters show less of the tail than there is: of 10 to 30 lognormal values the studentised bootstrap
+covers in .91 to .93. The end on the side of the long tail is therefore taken at a level between 97.5 and 99%, the further out the
+more skewed the clusters are and the fewer; with it .94 to .95 are covered, and the intervals of normal values stay as they are to
+within a few hundredths of their width (``benchmarks/coverage.py``).
+
+Source: Efron & Tibshirani 1993, chapters 11 and 12; Kish 1965; Hall & Martin 1988 (levels that are calibrated).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +25,12 @@ ALIKE = 0.05
 """Share of the sample's standard error below which a resample's is taken for 0."""
 MOST_ALIKE = 0.01
 """Share of resamples without spread above which a mean is not studentised by them."""
+ROUNDING = 1e-12
+"""A relative difference that is rounding."""
+STEEP, CROWD = 2.0, 30
+"""Skewness from which on, and clusters up to which, the end on the side of the long tail is as far out as it gets."""
+LONGEST = 0.4
+"""What the share of resamples beyond that end is then multiplied by."""
 STUDENT = 5
 """Clusters below which a mean has Student's interval."""
 
@@ -69,6 +81,16 @@ class Ratios:
         alike = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
         return np.maximum(1.0, alike - 1)
 
+    @property
+    def skewness(self) -> Float[np.ndarray, " k"]:
+        """Of what clusters add to the ratio; 0 where they are alike, or fewer than three."""
+        n, rest = len(self.above), self.above - self.value * self.below
+        rest = rest - rest.mean(0)
+        square = (rest**2).mean(0)
+        cube = (rest**3).mean(0)
+        skewed = np.divide(cube, square**1.5, out=np.zeros_like(cube), where=self.error > 0)
+        return skewed * math.sqrt(n * (n - 1)) / (n - 2) if n > 2 else np.zeros_like(cube)
+
     def studentised(self, weights: Float[np.ndarray, "b s"]) -> Studentised:
         """Resampled ratios, each divided by its own standard error.
 
@@ -86,7 +108,7 @@ class Ratios:
         # A resample of one value, up to rounding, says nothing of the spread.
         usable = errors > ALIKE * error
         t = np.divide(values - value, errors, out=np.full_like(values, np.nan), where=usable)
-        return Studentised(value, error, t, self.freedom, n)
+        return Studentised(value, error, t, self.freedom, n, self.skewness)
 
 
 @dataclass(frozen=True)
@@ -98,6 +120,7 @@ class Studentised:
         t: of each resample, [b k]; NaN where all clusters that were drawn are alike.
         freedom: degrees of freedom of Student's t, for each or for all.
         n_clusters: clusters.
+        skewness: of the clusters.
     """
 
     value: Float[np.ndarray, " k"]
@@ -105,6 +128,18 @@ class Studentised:
     t: Float[np.ndarray, "b k"]
     freedom: Float[np.ndarray, " _"]
     n_clusters: int
+    skewness: Float[np.ndarray, " k"]
+
+    @property
+    def _shares(self) -> Float[np.ndarray, "2 k"]:
+        """What the shares of resamples below and above are multiplied by: less than 1 on the side of the long tail.
+
+        Of values skewed to the right, means are drawn too low with too small an error: their t has its long tail below.
+        """
+        steep = np.minimum(1.0, np.abs(self.skewness) / STEEP)
+        longest = 1 - (1 - LONGEST) * steep * min(1.0, CROWD / self.n_clusters)
+        is_right = self.skewness > 0
+        return np.stack([np.where(is_right, longest, 1.0), np.where(is_right, 1.0, longest)])
 
     @property
     def _has_spread(self) -> Bool[np.ndarray, " k"]:
@@ -119,18 +154,23 @@ class Studentised:
         """
         ends = student(self.freedom, level, len(self.value))
         lower, upper = -ends, ends.copy()
+        below, above = (1 - level) / 2 * self._shares
         # Of very few clusters the resamples are too few for quantiles: Student's t stays.
-        known = np.flatnonzero(self._has_spread)
-        if len(known):
-            tails = [(1 - level) / 2, (1 + level) / 2]
-            drawn = self.t[:, known]
-            # Columns without a missing value take a tenth of the time.
-            quantile = np.quantile if np.isfinite(drawn).all() else np.nanquantile
-            low, high = quantile(drawn, tails, axis=0)
-            lower[known] = np.minimum(low, -ends[known])
-            upper[known] = np.maximum(high, ends[known])
+        for j in np.flatnonzero(self._has_spread):
+            drawn = self.t[:, j]
+            drawn = drawn[np.isfinite(drawn)]
+            # The order statistics at which `p` passes 1 - level.
+            first, last = (
+                max(1, math.ceil(share * (len(drawn) + 1) - 1)) for share in (below[j], above[j])
+            )
+            drawn.partition([first - 1, len(drawn) - last])
+            lower[j] = min(drawn[first - 1], lower[j])
+            upper[j] = max(drawn[-last], upper[j])
         # The upper quantile of t gives the lower end: a mean that was drawn too high has a positive t.
-        return self.value - upper * self.error, self.value - lower * self.error
+        low, high = self.value - upper * self.error, self.value - lower * self.error
+        for end in (low, high):
+            end[np.abs(end) < ROUNDING * np.abs(self.value)] = 0.0
+        return low, high
 
     def p(self) -> Float[np.ndarray, " k"]:
         """Two-sided p of each being 0, which is below 1 - level where the interval leaves 0 out.
@@ -141,11 +181,15 @@ class Studentised:
         np.divide(self.value, self.error, out=observed, where=self.error > 0)
         observed[(self.error == 0) & (self.value == 0)] = 0.0
         tail = stats.t.sf(np.abs(observed), self.freedom)
+        # A resample that is as far out but for rounding counts.
+        observed = observed * (1 - ROUNDING)
         count = np.isfinite(self.t).sum(0)
         with np.errstate(invalid="ignore"):  # NaN is on neither side
             above, below = (self.t >= observed).sum(0), (self.t <= observed).sum(0)
         n_beyond = np.where(observed > 0, above, below)
-        p = np.where(n_beyond == 0, tail, np.maximum(tail, (n_beyond + 1) / (count + 1)))
+        share = np.where(observed > 0, *self._shares[::-1])
+        beyond = (n_beyond + 1) / (share * (count + 1))
+        p = np.where(n_beyond == 0, tail, np.maximum(tail, beyond))
         return np.minimum(1.0, 2 * np.where(self._has_spread, p, tail))
 
 

@@ -45,6 +45,8 @@ FEW = 500
 """Clusters below which intervals are not percentiles of the replicates."""
 Kind = Literal["share", "difference"]
 """What values of -1, 0 and 1 are."""
+TESTABLE = 6
+"""Clusters from which on a difference can be significant: two of the 2^n assignments of signs are as extreme as any."""
 WARNED = 20
 """Clusters below which 95% intervals cover skewed effects in about 90% (``benchmarks/coverage.py``)."""
 
@@ -147,19 +149,31 @@ class ClusterBootstrap:
             return np.full(k, np.nan), np.full(k, np.nan)
         ratios = self._of_values(values)
         low, high = self._ends(ratios, level)
-        errors = ratios.error
-        (quantile,) = student(ratios.freedom, level, 1)
-        for j, column in enumerate(values.T):
-            are_answers = bool(np.isin(column, (-1.0, 0.0, 1.0)).all())
-            is_measured_zero = kind is None and not column.any()
-            if not are_answers or is_measured_zero:
-                continue
-            # Resamples of answers that all agree have no spread, and those of a few clusters too little.
-            if self.n_clusters < FEW or errors[j] == 0:
-                two_sided = kind == "difference" or bool((column == -1).any())
-                low[j], high[j] = _answers_ends(
-                    column, float(errors[j]), self.n_clusters, float(quantile), two_sided
-                )
+        are_answers = np.isin(values, (-1.0, 0.0, 1.0)).all(0)
+        if kind is None:
+            are_answers &= values.any(0)
+        # Resamples of answers that all agree have no spread, and those of a few clusters too little.
+        if self.n_clusters >= FEW:
+            are_answers &= ratios.error == 0
+        (some,) = np.nonzero(are_answers)
+        if len(some):
+            low[some], high[some] = self.answers_ends(values[:, some], level, kind)
+        return low, high
+
+    def answers_ends(
+        self, values: Float[np.ndarray, "n k"], level: float = LEVEL, kind: Kind | None = None
+    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Wilson's intervals of shares and Newcombe's of differences, for columns of -1, 0 and 1.
+
+        Args:
+            kind: of all columns; None takes a column with a -1 for a difference.
+        """
+        ratios = self._of_values(values)
+        (quantile,) = student(ratios.freedom, level, 1).tolist()
+        low, high = np.empty(values.shape[1]), np.empty(values.shape[1])
+        for j, (column, error) in enumerate(zip(values.T, ratios.error.tolist(), strict=True)):
+            is_difference = kind == "difference" or bool((column == -1).any())
+            low[j], high[j] = _answers_ends(column, error, self.n_clusters, quantile, is_difference)
         return low, high
 
     def _ends(
@@ -185,7 +199,11 @@ class ClusterBootstrap:
 
     def studentised(self, values: Float[np.ndarray, "n k"]) -> Studentised:
         """Resampled means of columns, each divided by its own standard error."""
-        return self._of_values(values).studentised(self._weights)
+        return self.studentised_ratios(self._of_values(values))
+
+    def studentised_ratios(self, ratios: Ratios) -> Studentised:
+        """Resampled ratios of sums over these clusters, each divided by its own standard error."""
+        return ratios.studentised(self._weights)
 
     def _of_values(self, values: Float[np.ndarray, "n k"]) -> Ratios:
         """Means of items are ratios of the clusters' sums to the clusters' sizes."""
@@ -344,6 +362,8 @@ def few_clusters(n_clusters: int, what: str = "sentences") -> str | None:
     """
     if n_clusters == 1:
         return f"one of {what}: no interval, and nothing can be tested"
+    if n_clusters < TESTABLE:
+        return f"{n_clusters} {what}: differences have no interval and cannot be tested, for which {TESTABLE} are needed"
     if n_clusters < WARNED:
         return f"{n_clusters} {what}: if effects are skewed, 95% intervals cover the truth in only about 90% of cases"
     return None

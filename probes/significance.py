@@ -1,9 +1,7 @@
 r"""Tests and their corrections: what differs, from 0 or from each other, when many are looked at.
 
 =====================  ==================================================================================================
-one mean               `mean_p`: sign flips, exact if effects are symmetric around 0, and the studentised bootstrap, which holds
-                       for skewed effects; the larger p counts
-pairs of conditions    `compare_pairs`: the paired bootstrap, Holm-corrected
+one mean               `sign_flip_p`; with an interval that agrees with it, and for skewed effects: `effects`
 the best condition     `best_set`: a model confidence set, which accounts for the best having been chosen on the same data
 many tests             `holm`, `benjamini_hochberg`; `Floor` says what p and q can be reached at all
 =====================  ==================================================================================================
@@ -11,7 +9,6 @@ many tests             `holm`, `benjamini_hochberg`; `Floor` says what p and q c
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +19,12 @@ from scipy import stats
 
 from layerscope.errors import InputError
 
-from .resampling import REPLICATES, ClusterBootstrap, Interval, interval
+from .resampling import REPLICATES
 
 EXACT = 1e-12
 """A relative difference that is rounding."""
+ALPHA = 0.05
+"""p, or false-discovery rate, below which an effect is significant."""
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -60,32 +59,6 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def bootstrap_p(replicates: Float[np.ndarray, " b"], *, two_sided: bool = True) -> float:
-    """How often the resampled difference is not above 0 (two-sided: not on the estimate's side), with +1 in both counts.
-
-    Where no replicate is, the counts can only say 1 / (b + 1), which a correction over many pairs never passes; there it is
-    the tail of the normal distribution with the replicates' mean and spread, if that is smaller.
-
-    Source: Davison & Hinkley 1997, section 4.2.3.
-
-    Raises:
-        ValueError: replicates that are not finite.
-    """
-    _check_finite("replicates", replicates)
-    b = len(replicates)
-    smallest = 1 / (b + 1)
-    below = (np.sum(replicates <= 0) + 1) / (b + 1)
-    above = (np.sum(replicates >= 0) + 1) / (b + 1)
-    spread = float(np.std(replicates))
-    if min(below, above) == smallest and spread > 0:
-        # No replicate is on that side: the counts cannot say how far out 0 is, the normal tail can.
-        z = abs(float(np.mean(replicates))) / spread
-        tail = math.erfc(z / math.sqrt(2)) / 2
-        below = min(below, tail) if below == smallest else below
-        above = min(above, tail) if above == smallest else above
-    return float(min(1.0, 2 * min(below, above)) if two_sided else below)
-
-
 def sign_flip_p(
     values: Float[np.ndarray, "n k"],
     clusters: Int[np.ndarray, " n"] | None = None,
@@ -94,7 +67,7 @@ def sign_flip_p(
 ) -> list[float]:
     r"""Two-sided p of each column's mean being 0, **assuming that the clusters' sums are symmetric around 0**.
 
-    Of skewed effects with mean 0 it rejects too often (11 to 17% at 5% for 10 to 30 clusters): `mean_p` does not assume it.
+    Of skewed effects with mean 0 it rejects too often (11 to 17% at 5% for 10 to 30 clusters): `effects.mean_effects` does not.
 
     :math:`p = (1 + \#\{|\sum_s \epsilon_s v_s| \ge |\sum_s v_s|\}) / (1 + R)` over random signs; all signs, without
     the added 1, where there are no more than R of them. Source: Fisher 1935, section 21.
@@ -105,7 +78,7 @@ def sign_flip_p(
     >>> sign_flip_p(np.array([[1.0], [2.0], [3.0]]))
     [0.25]
     """
-    _check_finite("values", values)
+    check_finite("values", values)
     groups = np.arange(len(values)) if clusters is None else clusters
     _, index = np.unique(groups, return_inverse=True)
     sums = np.zeros((int(index.max()) + 1, values.shape[1]))
@@ -113,7 +86,7 @@ def sign_flip_p(
     n = len(sums)
     # Sums that are equal but for rounding count as equal.
     limit = np.abs(sums.sum(0)) - EXACT * np.abs(sums).sum(0)
-    if _all_signs(n, replicates):
+    if has_all_signs(n, replicates):
         # Row i has the signs that the bits of i say.
         bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         signs = 1.0 - 2.0 * bits
@@ -125,55 +98,9 @@ def sign_flip_p(
     return [float(p) for p in as_large / (replicates + 1)]
 
 
-def _all_signs(n_clusters: int, replicates: int) -> bool:
+def has_all_signs(n_clusters: int, replicates: int) -> bool:
+    """Whether all assignments of signs are no more than would be drawn."""
     return n_clusters < 60 and 2**n_clusters <= replicates
-
-
-def mean_p(
-    values: Float[np.ndarray, "n k"],
-    clusters: Int[np.ndarray, " n"] | None = None,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> list[float]:
-    r"""Two-sided p of each column's mean being 0, for symmetric and for skewed effects.
-
-    The larger of two: that of sign flips (`sign_flip_p`), exact if effects are symmetric, and that of the studentised bootstrap,
-
-    .. math:: p = 2 \min\bigl(P(t^* \ge t),\, P(t^* \le t)\bigr), \qquad t = \bar v / s, \quad t^* = (\bar v^* - \bar v) / s^*
-
-    right to second order if they are not (Efron & Tibshirani 1993, section 12.5). Values of -1, 0 and 1 only, whose mean is 0
-    only if they are symmetric, have the first. NaN for a single cluster, which cannot be tested.
-
-    Args:
-        values: a column an effect.
-        clusters: the cluster of each row; None: each row is one.
-        replicates: sign flips; resamples are at most as many.
-
-    Raises:
-        ValueError: values that are not finite.
-    """
-    _check_finite("values", values)
-    groups = np.arange(len(values)) if clusters is None else clusters
-    if len(np.unique(groups)) == 1:
-        return [math.nan] * values.shape[1]
-    p = np.array(sign_flip_p(values, groups, replicates, seed))
-    boot = ClusterBootstrap(groups, min(replicates, REPLICATES), seed)
-    for start in range(0, values.shape[1], BLOCK):
-        block = values[:, start : start + BLOCK]
-        # Of answers (-1, 0 and 1) symmetry is the null hypothesis itself.
-        is_skewed = ~np.isin(block, (-1.0, 0.0, 1.0)).all(0)
-        if is_skewed.any():
-            columns = start + np.flatnonzero(is_skewed)
-            p[columns] = np.maximum(p[columns], boot.studentised(block[:, is_skewed]).p())
-    return [float(value) for value in p]
-
-
-BLOCK = 256
-"""Columns whose resamples are held at a time."""
-
-
-LEVEL = 0.05
-"""False-discovery rate below which a part is significant."""
 
 
 @dataclass(frozen=True)
@@ -193,75 +120,38 @@ class Floor:
     @property
     def silent(self) -> bool:
         """Whether no single part can reach q < 0.05: that none does is then no finding."""
-        return self.q >= LEVEL
+        return self.q >= ALPHA
 
 
 def floor_of(n_clusters: int, tests: int, replicates: int = REPLICATES) -> Floor:
-    r"""The floor of `sign_flip_p` and `mean_p`: :math:`2 / 2^n`, or :math:`1 / (R + 1)` where signs are drawn.
+    r"""The floor of sign flips: :math:`2 / 2^n`; where they are drawn :math:`1 / (R + 1)`, or `tail_p` of equal values.
 
     >>> floor_of(13, 270).silent, floor_of(14, 270, 16384).silent
     (True, False)
     """
-    p = 2.0 / 2**n_clusters if _all_signs(n_clusters, replicates) else 1 / (replicates + 1)
-    p = min(1.0, p)
+    p = min(1.0, 2.0 ** (1 - n_clusters))
+    if not has_all_signs(n_clusters, replicates):
+        p = min(1 / (replicates + 1), float(tail_p(np.ones((n_clusters, 1)))[0]))
     # Benjamini and Hochberg: the i smallest have q = p tests / i.
-    together = math.floor(p * tests / LEVEL) + 1
+    together = math.floor(p * tests / ALPHA) + 1
     return Floor(p, min(1.0, p * tests), min(tests + 1, together))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One pair of conditions: their difference, its interval and the corrected p-value."""
-
-    a: int
-    b: int
-    difference: Interval
-    p: float
+RADEMACHER = 1 / (4 * float(stats.norm.sf(math.sqrt(2))))
+"""By how much a sum of signed values is likelier to be large than a normal variable, at most."""
 
 
-def compare_pairs(
-    estimates: Sequence[float],
-    replicates: Float[np.ndarray, "b k"],
-    boot: ClusterBootstrap | None = None,
-) -> list[Comparison]:
-    """All pairs of conditions scored on the same resamples, two-sided, Holm-corrected over the pairs.
+def tail_p(values: Float[np.ndarray, "s k"]) -> Float[np.ndarray, " k"]:
+    r"""A bound of the p of all signs, where none of the drawn ones is as extreme, and at least :math:`2 / 2^n`.
 
-    Args:
-        estimates: each condition's score.
-        replicates: the same of each resample, a column a condition.
-        boot: what drew them. Of few clusters their spread is too small, and far out their tails too thin: intervals are then
-            those of `ClusterBootstrap.widened`, and no p is below Student's.
+    .. math:: p \le 2 c\,P(Z \ge |\textstyle\sum y| / \sqrt{\sum y^2}), \qquad c = 1 / 4 P(Z \ge \sqrt 2) \approx 3.18
 
-    Returns:
-        For each pair a < b the difference b - a with its percentile interval, and the corrected p.
-
-    Raises:
-        ValueError: replicates that are not finite.
+    Source: Bentkus & Dzindzalieta 2015.
     """
-    pairs = list(itertools.combinations(range(len(estimates)), 2))
-    found: list[Interval] = []
-    p: list[float] = []
-    for a, b in pairs:
-        value, drawn = estimates[b] - estimates[a], replicates[:, b] - replicates[:, a]
-        least = 0.0
-        if boot is not None and boot.n_clusters > 1:
-            least = _student_p(value, drawn, boot.n_clusters)
-            drawn = boot.widened(value, drawn)
-        found.append(interval(value, drawn))
-        p.append(max(least, bootstrap_p(drawn)))
-    return [
-        Comparison(a, b, ends, corrected)
-        for (a, b), ends, corrected in zip(pairs, found, holm(p), strict=True)
-    ]
-
-
-def _student_p(value: float, replicates: Float[np.ndarray, " b"], n_clusters: int) -> float:
-    """Two-sided p of 0, from the replicates' spread and Student's t of so many clusters."""
-    # Resamples of n clusters vary by (n - 1) / n less than samples do.
-    error = float(replicates.std()) * math.sqrt(n_clusters / (n_clusters - 1))
-    if error < EXACT:
-        return 1.0 if abs(value) < EXACT else 0.0
-    return float(2 * stats.t.sf(abs(value) / error, n_clusters - 1))
+    size = np.sqrt((values**2).sum(0))
+    z = np.divide(np.abs(values.sum(0)), size, out=np.zeros_like(size), where=size > 0)
+    bound = np.maximum(2.0 ** (1 - len(values)), 2 * RADEMACHER * stats.norm.sf(z))
+    return np.minimum(1.0, bound)
 
 
 def best_set(
@@ -287,8 +177,8 @@ def best_set(
         ValueError: estimates or replicates that are not finite.
     """
     scores = np.asarray(estimates, dtype=float)
-    _check_finite("estimates", scores)
-    _check_finite("replicates", replicates)
+    check_finite("estimates", scores)
+    check_finite("replicates", replicates)
     centred = replicates - replicates.mean(0)
     left, p, largest = list(range(len(scores))), np.ones(len(scores)), 0.0
     while len(left) > 1:
@@ -343,7 +233,7 @@ def _weighted_ranks(
     return (np.cumsum(at_value) - at_value / 2)[place]
 
 
-def _check_finite(name: str, values: np.ndarray) -> None:
+def check_finite(name: str, values: np.ndarray) -> None:
     """NaN is on neither side of 0: a count of the other side would call it the plainest effect of all."""
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):

@@ -21,6 +21,7 @@ from ..report.parts import (
     Section,
     Stats,
     Table,
+    corrected_cell,
     score_cell,
 )
 from ..report.reliability import CAPTION, class_table, diagram, small_diagram, tips
@@ -230,7 +231,8 @@ def _comparisons(comparisons: Sequence[ComparisonRecord]) -> Table:
             hint="mean of (confidence - correct) squared minus the other's; below 0 is better",
         ),
         Column(
-            "p", hint="paired over groups: sign flips and studentised bootstrap, Holm-corrected"
+            "p (Holm)",
+            hint="paired over groups: sign flips and studentised bootstrap; intervals are not corrected",
         ),
     ]
     rows = [
@@ -239,7 +241,7 @@ def _comparisons(comparisons: Sequence[ComparisonRecord]) -> Table:
             Cell(c.a),
             Cell(count(c.n), float(c.n)),
             Cell(signed(c.difference), c.difference, interval(c.difference_interval)),
-            Cell(p_value(c.p_holm), c.p_holm),
+            corrected_cell(c.p_holm, c.p),
         ]
         for c in comparisons
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..report.parts import Cell, Column, Section, Table, score_cell, signed_cell
-from ..report.words import count, p_value
+from ..report.parts import Cell, Column, Section, Table, corrected_cell, score_cell, signed_cell
+from ..report.words import count
 from .groups import measure_name
 from .records import GroupDifferenceRecord, GroupRecord
 
@@ -87,7 +87,7 @@ def _differences(number: int, records: Sequence[GroupDifferenceRecord]) -> Table
         Column("group", False),
         Column("minus group", False),
         Column("difference", hint="95% interval in small print"),
-        Column("p", hint="permutation test, Holm-corrected over this column"),
+        Column("p (Holm)", hint="permutation test, corrected over this column; intervals are not"),
     ]
     ordered = sorted(records, key=lambda r: (2.0 if r.p_holm is None else r.p_holm, r.measure))
     rows = [
@@ -96,7 +96,7 @@ def _differences(number: int, records: Sequence[GroupDifferenceRecord]) -> Table
             Cell(r.b),
             Cell(r.a),
             signed_cell(r.difference, r.difference_interval),
-            Cell(p_value(r.p_holm), r.p_holm, tone=_tone(r.p_holm)),
+            corrected_cell(r.p_holm, r.p, tone=_tone(r.p_holm)),
         ]
         for r in ordered
     ]

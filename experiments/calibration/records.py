@@ -150,10 +150,12 @@ class ComparisonRecord:
     difference: float | None = entry(
         "mean squared error of b minus that of a: below 0, b is better"
     )
-    difference_interval: Interval | None = entry("its 95% interval")
-    p_holm: float | None = entry(
-        "paired over groups: sign flips and studentised bootstrap, Holm-corrected; null with one group"
+    difference_interval: Interval | None = entry("its 95% interval; null below 6 groups")
+    p: float | None = entry(
+        "of no difference, paired over groups: sign flips and studentised bootstrap, below 0.05 where the interval leaves 0 out; "
+        "null below 6 groups"
     )
+    p_holm: float | None = entry("Holm-corrected over all comparisons")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +184,9 @@ class GroupDifferenceRecord:
     b: str = entry("the second group, or all others")
     difference: float = entry("value of b minus that of a")
     difference_interval: Interval | None = entry("its 95% interval")
-    p: float | None = entry("permutation test of no difference")
+    p: float | None = entry(
+        "permutation test of no difference, below 0.05 where the interval leaves 0 out; null where it cannot be"
+    )
     p_holm: float | None = entry("Holm-corrected over all comparisons of the column")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...probes import calibration as cal
-from ...probes.evaluation import ClusterBootstrap, holm, mean_p
+from ...probes.evaluation import ClusterBootstrap, holm, mean_effects
 from ..report.schema import Estimate, Interval, estimated
 from .predictions import Predictions
 from .records import (
@@ -301,16 +301,18 @@ def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
         boot = bootstrap(np.unique(first.clusters[both], return_inverse=True)[1], seed)
         of_first = cal.squared_error(first.confidence, first.correct)[both]
         of_other = cal.squared_error(other.confidence, other.correct)[both]
-        values, clusters = of_other - of_first, first.clusters[both]
-        difference = boot.mean(values)
-        p += mean_p(values[:, None], clusters, seed=seed)
+        found = mean_effects((of_other - of_first)[:, None], boot, seed=seed)
+        p += found.p.tolist()
         fields = {"a": first.method, "b": other.method, "n": n}
-        rows.append({**fields, **spread("difference", difference, boot)})
+        rows.append({**fields, **spread("difference", found.interval(), boot)})
     corrected = iter(holm([value for value in p if math.isfinite(value)]))
     records = []
     for row, value in zip(rows, p, strict=True):
-        p_holm = next(corrected) if math.isfinite(value) else None
-        records.append(ComparisonRecord(**row, p_holm=p_holm))
+        is_tested = math.isfinite(value)
+        tests = (
+            {"p": value, "p_holm": next(corrected)} if is_tested else {"p": None, "p_holm": None}
+        )
+        records.append(ComparisonRecord(**row, **tests))
     return records
 
 

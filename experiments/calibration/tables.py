@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ..report.terminal_tables import interval_cell, number_cell, titled
+from ..report.terminal_tables import interval_cell, number_cell, p_cell, titled
 from .groups import measure_name
 from .records import GroupDifferenceRecord, GroupRecord, JudgedRecord
 
@@ -49,13 +49,14 @@ def group_tables(
             r.a,
             f"{r.difference:+.3f}",
             interval_cell(r.difference_interval),
-            "n/a" if r.p_holm is None else f"{r.p_holm:.4f}",
+            p_cell(r.p),
+            p_cell(r.p_holm),
         ]
         for r in differences
     ]
     return [
         titled("groups of rows", "by|measure|group|value|95%|rows", rows, left),
-        titled("differences, b less a", "by|measure|b|a|difference|95%|p (Holm)", compared, left),
+        titled("differences, b less a", "by|measure|b|a|difference|95%|p|p (Holm)", compared, left),
     ]
 
 
@@ -67,7 +68,7 @@ def _row(r: JudgedRecord) -> list[str]:
         number_cell(r.ece),
         interval_cell(r.ece_interval),
         number_cell(r.ece_chance),
-        "n/a" if r.ece_p_holm is None else f"{r.ece_p_holm:.4f}",
+        p_cell(r.ece_p_holm),
         number_cell(r.ece_mass),
         number_cell(r.squared_error),
         number_cell(r.brier),

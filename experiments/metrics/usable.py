@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
-from ..corpus.prompts import Item, Unusable
+from layerscope.errors import LayerscopeError
+
+from ..corpus.prompts import Item, Prompt, Unusable, read_prompts
 from ..report.schema import Note
+from .metrics import images_of, sounds_of
 from .reads import ItemError, MetricError
 
 AnyItem = TypeVar("AnyItem", bound=Item)
 Read = TypeVar("Read")
+Made = TypeVar("Made")
 
 NAMED = 3
 """Reasons, and lines of a reason, that are named; the others are counted."""
@@ -51,16 +56,88 @@ def usable(
     return measurable, read(measurable) if reads is None else reads
 
 
-def check_share(unusable: Sequence[Unusable], total: int, allowed: float) -> None:
+def usable_texts(
+    path: Path,
+    allowed: float,
+    limit: int | None = None,
+    what: str = "items",
+    audio: bool = False,
+) -> tuple[list[Prompt], list[Note]]:
+    """The prompts of a file that are read as texts, with or without an answer, and what of it is left out.
+
+    Raises:
+        PromptError: a file that cannot be read.
+        MetricError: more is left out than is allowed.
+    """
+    unusable: list[Unusable] = []
+    prompts = read_prompts(path, limit, answers=False, unusable=unusable, audio=audio)
+    check_share(unusable, len(prompts) + len(unusable), allowed, what)
+    return prompts, unusable_notes(unusable, len(prompts), what)
+
+
+def usable_each(
+    items: Sequence[AnyItem],
+    make: Callable[[AnyItem], Made],
+    unusable: list[Unusable],
+    allowed: float,
+) -> list[tuple[AnyItem, Made]]:
+    """What is made of each item, for items that are read one by one.
+
+    An item that is of no file is an error where it cannot be used, and so is a file all of whose items fail for one reason:
+    that is the command's, not theirs.
+
+    Args:
+        make: raises a `LayerscopeError` for an item that cannot be used.
+        unusable: what was left out before; what is left out here is added.
+        allowed: the largest share of all items that may be left out.
+
+    Raises:
+        MetricError: more are left out than that.
+    """
+    made: list[tuple[AnyItem, Made]] = []
+    errors: list[LayerscopeError] = []
+    total = len(items) + len(unusable)
+    for item in items:
+        try:
+            made.append((item, make(item)))
+        except LayerscopeError as error:
+            line = getattr(item, "line", None)
+            if line is None:
+                raise
+            errors.append(error)
+            unusable.append(Unusable(line, getattr(error, "why", str(error))))
+    if errors and not made and len({str(error) for error in errors}) == 1:
+        raise errors[0]
+    check_share(unusable, total, allowed)
+    return made
+
+
+def with_pictures(
+    items: Sequence[AnyItem], unusable: list[Unusable], allowed: float
+) -> list[AnyItem]:
+    """The items but those of a file whose picture or sound is not there; before a model is loaded.
+
+    Raises:
+        MetricError: more are left out than is allowed.
+    """
+    there = usable_each(
+        items, lambda item: images_of([item]) + sounds_of([item]), unusable, allowed
+    )
+    return [item for item, _ in there]
+
+
+def check_share(
+    unusable: Sequence[Unusable], total: int, allowed: float, what: str = "items"
+) -> None:
     """Refuse to measure what is left of a file when too much of it is left out.
 
     Raises:
         MetricError: naming the first ones.
     """
     count = len(unusable)
-    if count < total and count <= allowed * total:
+    if not count or (count < total and count <= allowed * total):
         return
-    text = f"{count} of {total} items cannot be measured ({_named(unusable)})"
+    text = f"{count} of {total} {what} cannot be measured ({_named(unusable)})"
     if count < total:
         # Rounded up, so that the advice is enough.
         share = math.ceil(100 * count / total) / 100
@@ -68,11 +145,11 @@ def check_share(unusable: Sequence[Unusable], total: int, allowed: float) -> Non
     raise MetricError(text)
 
 
-def unusable_notes(unusable: Sequence[Unusable], kept: int) -> list[Note]:
+def unusable_notes(unusable: Sequence[Unusable], kept: int, what: str = "items") -> list[Note]:
     """How many items were left out, and why."""
     if not unusable:
         return []
-    text = f"{len(unusable)} of {len(unusable) + kept} items left out: {_named(unusable)}"
+    text = f"{len(unusable)} of {len(unusable) + kept} {what} left out: {_named(unusable)}"
     return [Note(kind="dropped", text=text)]
 
 

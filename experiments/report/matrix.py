@@ -78,6 +78,8 @@ def layer_matrix(
         f"Of {plural(n_tested, 'pair')} of layers, {n_better + n_worse} differ after Holm's correction "
         f"(p < {LEVEL}): the deeper layer is better in {n_better} and worse in {n_worse}."
     )
+    if not n_tested:
+        words = "No pair of layers could be tested: there are too few test sentences."
     drawing = svg(
         box,
         body,
@@ -90,6 +92,8 @@ def layer_matrix(
     caption = f"{words} Cells: {metric} of the row's layer minus the column's{unit}."
     if len(cells) > WITH_INTERVALS:
         caption += " The intervals of so many pairs are in results.json."
+    else:
+        caption += " Intervals are of one pair each, without the correction."
     data = {"labels": labels, "metric": metric, "left": LEFT, "top": TOP, "side": side}
     return drawing, {**data, **_numbers(cells, n)}, caption
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from markupsafe import Markup
 
 from .schema import Interval
-from .words import ABSENT, finite, general, interval, number, signed
+from .words import ABSENT, finite, general, interval, number, p_value, signed
 
 
 @dataclass(frozen=True)
@@ -338,6 +338,12 @@ def score_cell(value: Any, ends: Interval | None = None, *, tone: str = "") -> C
 def signed_cell(value: Any, ends: Interval | None = None) -> Cell:
     """A change, with its sign and its interval in small print."""
     return Cell(signed(value), finite(value), interval(ends))
+
+
+def corrected_cell(corrected: float | None, p: float | None, *, tone: str = "") -> Cell:
+    """A p or q corrected for many tests, with the uncorrected p, which belongs to the interval beside it, in small print."""
+    note = "" if p is None else f"uncorrected {p_value(p)}"
+    return Cell(p_value(corrected), finite(corrected), note, tone=tone)
 
 
 def plain_cell(value: Any) -> Cell:

@@ -31,6 +31,11 @@ def number_cell(value: float | None) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "infinite"
 
 
+def p_cell(p: float | None) -> str:
+    """A p-value; n/a where nothing was tested."""
+    return "n/a" if p is None else f"{p:.4f}"
+
+
 def interval_cell(ends: Interval | None, form: str = ".3f") -> str:
     """An interval; a dash where there is none."""
     return "-" if ends is None else ends.text(form)

@@ -95,10 +95,7 @@ class Subject:
             )
         self._hold(model, tokenizer, name, random_seed, notes, hasher)
         takes = inspect.signature(self.body.forward).parameters
-        anything = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        # A wrapper that gives all to a module inside (BART's decoder alone) names nothing.
-        passes_on = all(parameter.kind in anything for parameter in takes.values())
-        if "input_ids" not in takes and not passes_on:
+        if "input_ids" not in takes:
             raise SubjectError(_no_reader_of_text(model, next(iter(takes), "nothing")))
         told = "position_ids" in takes
         try:
@@ -497,8 +494,7 @@ def load(
     if speech:
         return _spoken(loaded, named, trust_remote_code)
     subject = Subject(loaded.model, loaded.tokenizer, bos=bos, **named)
-    # FSMT's encoder has no configuration, by which its sites are known: there the head stays.
-    if body_only and getattr(subject.body, "config", None) is not None:
+    if body_only:
         subject.model = subject.body
     return subject
 

@@ -19,11 +19,6 @@ TEXTS_TOGETHER = 1024
 def own_copy(tokenizer: Any) -> Any:
     """A copy that neither cuts nor pads: calling a fast tokenizer resets what it was set up with."""
     copied = copy.deepcopy(tokenizer)
-    longest = copied.model_max_length
-    if not isinstance(longest, int | float | None):
-        raise SubjectError(
-            f"the tokenizer's model_max_length: expected a number, got {longest!r:.60}"
-        )
     copied.backend_tokenizer.no_truncation()
     copied.backend_tokenizer.no_padding()
     return copied

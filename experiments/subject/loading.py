@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,7 +163,7 @@ def _missing(name: str, model: nn.Module, keys: Any) -> list[str]:
     Raises:
         SubjectError: it lacks others.
     """
-    missing = [key for key in sorted(keys) if not _is_computed(model, key)]
+    missing = sorted(keys)
     needed = [key for key in missing if "pooler" not in key]
     if needed:
         raise SubjectError(
@@ -172,18 +171,6 @@ def _missing(name: str, model: nn.Module, keys: Any) -> list[str]:
             f"(first: {needed[0]}): the checkpoint does not fit its config.json"
         )
     return [f"{len(missing)} pooler weights are absent, but they are not used"] if missing else []
-
-
-def _is_computed(model: Any, key: str) -> bool:
-    """Whether a weight is a table, such as sinusoids, that the checkpoint's own class computes and never saves."""
-    import transformers as t
-
-    architecture = (getattr(model.config, "architectures", None) or [""])[0]
-    owner: Any = getattr(t, architecture, None)
-    unsaved = getattr(owner, "_keys_to_ignore_on_load_missing", None) or ()
-    # The class with a head names the weights of its body with a prefix that the body itself leaves out.
-    names = (key, f"{getattr(owner, 'base_model_prefix', '')}.{key}")
-    return any(re.search(pattern, name) for pattern in unsaved for name in names)
 
 
 def _about_modes(model: nn.Module, modes: Modes) -> list[str]:
@@ -275,8 +262,6 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
     # Models of pictures or sounds and text: with text alone they are causal language models.
     if offers(names.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
         return t.AutoModelForMultimodalLM
-    if encoder and str(architecture).endswith("EncoderModel"):
-        return t.AutoModelForTextEncoding
     if body_only:
         return (
             t.AutoModelForTextEncoding
@@ -293,4 +278,6 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
         return t.AutoModelForSeq2SeqLM
     if offers(names.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES):
         return t.AutoModelForSpeechSeq2Seq
+    if encoder and str(architecture).endswith("EncoderModel"):
+        return t.AutoModelForTextEncoding
     return t.AutoModel

@@ -1,7 +1,7 @@
 """Effects of edits over prompts: means with intervals, tests and the false-discovery rate over the grid.
 
-Prompts of one group are resampled together. A single group has no spread to resample: its means are reported without
-intervals, and nothing about them can be tested.
+Prompts of one group are resampled together. Fewer groups than a test needs (`TESTABLE`) have effects without intervals and
+without p; the interval of an effect leaves 0 out where its p is below 0.05, and only there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...probes.evaluation import ClusterBootstrap, benjamini_hochberg, few_clusters, mean_p
+from ...probes.evaluation import (
+    ALPHA,
+    ClusterBootstrap,
+    benjamini_hochberg,
+    few_clusters,
+    mean_effects,
+)
 from ..corpus.prompts import Item
 from ..metrics.metrics import Metric
 from ..report.schema import Interval, Note, estimated
@@ -93,9 +99,9 @@ def effect_records(
 ) -> list[Record]:
     """One record a component.
 
-    ``effect`` is the mean over prompts of edited minus unedited, its interval a paired bootstrap over clusters, ``p``
-    the larger of a sign-flip test's and a studentised bootstrap's (`mean_p`), ``q`` its false-discovery rate over all
-    components; ``normalised`` is effect / mean of ``whole``, None where the interval of that mean holds 0.
+    ``effect`` is the mean over prompts of edited minus unedited, with an interval over clusters and ``p`` of one set of tests
+    (`probes.effects`), ``q`` its false-discovery rate over all components; ``normalised`` is effect / mean of ``whole``, None
+    where the interval of that mean holds 0.
 
     Args:
         measured: effects that are not exact have no ``p`` and ``q``, and count as p = 1 for the others' ``q``.
@@ -105,17 +111,14 @@ def effect_records(
     """
     boot = ClusterBootstrap(clusters, seed=seed)
     base = _mean(boot, whole)
-    effects, tested = measured.effects, measured.tested & (boot.n_clusters > 1)
-    # What was not measured counts as p = 1 in the correction.
-    p = np.ones(len(parts))
-    if tested.any():
-        p[tested] = mean_p(effects[tested].T, clusters, flips_of(len(parts)), seed)
-    # Over all parts of the grid, those without a test included.
-    q = benjamini_hochberg(p.tolist())
+    effects = measured.effects
+    found = mean_effects(effects.T, boot, flips_of(len(parts)), seed)
+    tested = measured.tested & np.isfinite(found.p)
+    # Over all parts of the grid: what was not measured, or cannot be tested, counts as p = 1.
+    q = benjamini_hochberg(np.where(tested, found.p, 1.0).tolist())
     records = []
     for start in range(0, len(parts), BLOCK):
         block = effects[start : start + BLOCK]
-        lows, highs = boot.mean_ends(block.T)
         # Effects and base in the same resamples, so that their ratio is resampled as one.
         shares = boot.ratio_ends(block.T, whole[:, None])
         for i, values in enumerate(block):
@@ -134,23 +137,24 @@ def effect_records(
                     unit=metric.unit,
                     exact=bool(measured.tested[number]),
                     effect=effect,
-                    effect_interval=Interval.between(lows[i], highs[i]),
-                    p=float(p[number]) if tested[number] else None,
+                    effect_interval=Interval.of(found.interval(number)),
+                    p=float(found.p[number]) if tested[number] else None,
                     q=q[number] if tested[number] else None,
                     n=len(values),
                     n_clusters=boot.n_clusters,
-                    **_share(effect, base, shares[0][i], shares[1][i]),
+                    **_share(effect, base, (shares[0][i], shares[1][i]), float(found.p[number])),
                     **{**common, **columns},
                 )
             )
     return records
 
 
-def _share(effect: float, base: Mean, low: float, high: float) -> dict[str, Any]:
-    """An effect as a share of the base, with the ends of the ratio's interval."""
+def _share(effect: float, base: Mean, ends: tuple[float, float], p: float) -> dict[str, Any]:
+    """An effect as a share of the base, with the ratio's interval; it is 0 where the effect is, so it holds 0 where that may be."""
     if not is_comparable(base):
         return estimated("normalised", None)
-    return {
-        "normalised": effect / base.value,
-        "normalised_interval": Interval.between(low, high),
-    }
+    low, high = ends
+    if not p < ALPHA:
+        low, high = min(low, 0.0), max(high, 0.0)
+    interval = None if np.isnan(p) else Interval.between(low, high)
+    return {"normalised": effect / base.value, "normalised_interval": interval}

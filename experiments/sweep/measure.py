@@ -29,7 +29,7 @@ class Measured:
     """Effects of every component.
 
     Args:
-        effects: exact where ``tested``, estimated elsewhere.
+        effects: exact where ``effects``, estimated elsewhere.
         clean: the metric without edits.
         tested: which components were measured exactly.
         columns: further numbers of each component, by the record's field: what an estimate gave.

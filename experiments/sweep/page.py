@@ -15,7 +15,16 @@ from ..report.records_table import records_section
 from ..report.scatter import scatter
 from ..report.words import count, finite, interval, number, p_value, plural, signed
 from .grid_picture import effect_grid
-from .reading import LEVEL, STACKS, families, power_note, significant, stack_of, strongest
+from .reading import (
+    LEVEL,
+    STACKS,
+    families,
+    groups_text,
+    power_note,
+    significant,
+    stack_of,
+    strongest,
+)
 from .records import Certificate, EffectRecord, EffectResults
 
 SHOWN = 40
@@ -134,7 +143,7 @@ def effects_section(
 def significant_stat(records: Sequence[EffectRecord]) -> tuple[str, str, str]:
     """How many effects are significant, as one of a section's numbers."""
     if all(record.p is None for record in records):
-        return ("significant", "cannot be tested", "one group of prompts")
+        return ("significant", "cannot be tested", groups_text(records[0]))
     return ("significant", f"{len(significant(records))} of {len(records)}", OUTLINED)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
-from ...probes.evaluation import REPLICATES
+from ...probes.evaluation import REPLICATES, TESTABLE, floor_of
+from ..report.words import plural
 from .records import EffectRecord
 
 LEVEL = 0.05
@@ -97,41 +97,26 @@ def flips_of(parts: int) -> int:
     return max(REPLICATES, 10 * parts)
 
 
-def smallest_p(n_clusters: int, parts: int) -> float:
-    """The smallest p that a sign-flip test over so many groups can give.
-
-    2 of the 2^n assignments of signs are at least as extreme as the observed one: it, and its opposite.
-    """
-    if n_clusters < 60 and 2**n_clusters <= flips_of(parts):
-        return 2.0 ** (1 - n_clusters)
-    return 1 / (1 + flips_of(parts))
-
-
-def parts_needed(n_clusters: int, parts: int) -> int:
-    """How many parts must have the smallest p before any of them reaches q < ``LEVEL``; more than all: none can.
-
-    Benjamini and Hochberg's q of k parts that share the smallest p is p * parts / k.
-    """
-    if n_clusters < 2:
-        return parts + 1
-    p = smallest_p(n_clusters, parts)
-    return math.floor(p * parts / LEVEL) + 1
-
-
 def power_note(records: Sequence[EffectRecord], noun: str) -> str:
     """What so few groups cannot show, in a sentence; empty where one part by itself can be significant."""
     tested = [record for record in records if record.p is not None]
     if not tested:
         return ""
     first, parts = tested[0], len(records)
-    needed = parts_needed(first.n_clusters, parts)
-    if needed == 1:
+    floor = floor_of(first.n_clusters, parts, flips_of(parts))
+    if not floor.silent:
         return ""
-    kind = "prompts" if first.n_clusters == first.n else "groups of prompts"
-    floor = f"With {first.n_clusters} {kind}, the smallest possible p is {smallest_p(first.n_clusters, parts):.2g}"
-    if needed > parts:
-        return f"{floor}, which is too large for q < {LEVEL} even if all {parts} {noun} reach it."
-    return f"{floor}. For q < {LEVEL}, at least {needed} of {parts} {noun} must reach it."
+    text = f"With {groups_text(first)}, the smallest possible p is {floor.p:.2g}"
+    if floor.together > parts:
+        return f"{text}, which is too large for q < {LEVEL} even if all {parts} {noun} reach it."
+    return f"{text}. For q < {LEVEL}, at least {floor.together} of {parts} {noun} must reach it."
+
+
+def groups_text(record: EffectRecord) -> str:
+    """How many prompts, or groups of them, were resampled."""
+    if record.n_clusters == record.n:
+        return plural(record.n_clusters, "prompt")
+    return plural(record.n_clusters, "group of prompts", "groups of prompts")
 
 
 def significance_text(records: Sequence[EffectRecord], noun: str, change: str) -> str:
@@ -141,8 +126,8 @@ def significance_text(records: Sequence[EffectRecord], noun: str, change: str) -
         noun: what the parts are called, such as ``heads``.
         change: subject and verb of the sentence, such as ``Zero ablation changes it``.
     """
-    if all(record.p is None for record in records):
-        return f"Effects of {noun} cannot be tested, because all prompts belong to one group."
+    if records[0].n_clusters < TESTABLE:
+        return f"Effects of {noun} cannot be tested: {groups_text(records[0])}, and a test at 5% needs {TESTABLE}."
     passing = len(significant(records))
     limits = power_note(records, noun)
     if not passing and limits:

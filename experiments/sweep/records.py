@@ -31,10 +31,16 @@ class EffectRecord:
     unit: str = entry("its unit")
     exact: bool = entry("whether the effect was measured; false for an estimate from gradients")
     effect: float = entry("metric with the edit minus metric without", "the metric's")
-    effect_interval: Interval | None = entry("its 95% interval; null for one group", "the metric's")
+    effect_interval: Interval | None = entry(
+        "its 95% interval, not corrected for the grid; null below 6 groups, which cannot be tested",
+        "the metric's",
+    )
     normalised: float | None = entry("effect as a share of what it is compared with", "share")
     normalised_interval: Interval | None = entry("its 95% interval", "share")
-    p: float | None = entry("sign-flip test over groups of prompts; null where it was not tested")
+    p: float | None = entry(
+        "of no effect: sign flips and studentised bootstrap over groups of prompts, below 0.05 where the interval leaves 0 out; "
+        "null where it was not tested"
+    )
     q: float | None = entry("its false-discovery rate over the grid (Benjamini & Hochberg 1995)")
     n: int = entry("prompts")
     n_clusters: int = entry("groups of prompts that are resampled together")

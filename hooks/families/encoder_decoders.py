@@ -227,6 +227,5 @@ ROWS: dict[str, tuple[Family, ...]] = {
     **same("t5 mt5 umt5", T5),
     "longt5": (LONGT5,),
     "switch_transformers": (SWITCH,),
-    # The encoder alone has a configuration of its own.
-    **same("t5gemma t5_gemma_module", T5GEMMA),
+    "t5gemma": (T5GEMMA,),
 }

@@ -186,19 +186,20 @@ def test_information_is_the_difference_of_the_surprisals(corpora):
     assert astuple(records[1].conditional_interval) == pytest.approx((1.0, 1.0))
 
 
-def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of_one_number(
-    corpora,
-):
+def _length_summary(corpora, n_sentences):
+    """Two layers that miss the length of every word, by .5 and by .1; two words a sentence."""
     splits, layouts, offsets, _ = corpora
     task = build_task(get_property("length", splits["train"]), splits, layouts, offsets)
     seen = task.parts["train"].types[0]
+    n = 2 * n_sentences
+    labels = np.r_[1.0, 1, 2, 3, 4, 5, np.arange(n - 6) % 5]
     few = replace(
         task.parts["test"],
-        rows=task.parts["test"].rows[:6],
-        labels=np.array([1.0, 1, 2, 3, 4, 5]),
-        types=[seen, seen, "?1", "?2", "?3", "?4"],
-        clusters=np.array([0, 0, 1, 1, 2, 2]),
-        words=np.arange(6),
+        rows=task.parts["test"].rows[:n],
+        labels=labels,
+        types=[seen, seen, *(f"?{i}" for i in range(n - 2))],
+        clusters=np.repeat(np.arange(n_sentences), 2),
+        words=np.arange(n),
     )
     task = replace(task, parts={**task.parts, "test": few})
     more = {"control": [], "control_values": [], "control_converged": True, "random_model": None}
@@ -218,11 +219,35 @@ def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of
     told = ProbeOptions(
         model="m", out=Path("o"), corpus=Path("c"), property=("length",), control_seeds=0
     )
-    found = summarise(cells, [task], {"length": splits}, told)
+    return labels, summarise(cells, [task], {"length": splits}, told)
+
+
+def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of_one_number(
+    corpora,
+):
+    _, found = _length_summary(corpora, 3)
     assert json.dumps(as_json([*found.records, *found.comparisons]), allow_nan=False)
     low = [r.score_interval.low for r in found.records]
     assert low == pytest.approx([1 - 0.25 / 0.25, 1 - 0.01 / 0.25])  # of the numbers 2 and 3 alone
     assert [r.score_seen for r in found.records] == [None, None]
+
+
+@pytest.mark.parametrize("n_sentences", [3, 5, 6, 12])
+def test_layers_of_few_sentences_differ_in_interval_and_test_or_in_neither(corpora, n_sentences):
+    """One layer is better on every word: from six sentences on that is significant, below nothing can be."""
+    labels, found = _length_summary(corpora, n_sentences)
+    (pair,) = found.comparisons
+    spread = ((labels - labels.mean()) ** 2).mean()
+    assert pair.difference == pytest.approx((0.25 - 0.01) / spread)
+    if n_sentences < 6:
+        assert (pair.difference_interval, pair.p, pair.p_holm) == (None, None, None)
+        assert [(r.best, r.p_worse) for r in found.records] == [(True, 1.0), (True, 1.0)]
+        assert "cannot be tested" in " ".join(note.text for note in found.notes)
+        return
+    assert pair.difference_interval.low > 0
+    assert pair.difference_interval.low <= pair.difference <= pair.difference_interval.high
+    # All signs alike: two of 2^n assignments are as extreme.
+    assert pair.p == pair.p_holm == pytest.approx(2 / 2**n_sentences)
 
 
 def test_test_numbers_that_do_not_vary_are_refused(corpora):

@@ -29,12 +29,11 @@ from experiments.sweep.effects import effect_records, group_notes
 from experiments.sweep.estimate import weighted_spearman
 from experiments.sweep.grid_picture import effect_grid
 from experiments.sweep.measure import Measured
-from experiments.sweep.reading import families, parts_needed, power_note, smallest_p
+from experiments.sweep.reading import families, power_note, significance_text
 from experiments.sweep.sweep import chunks
 from hooks import Reference, Site, capture, edits, intervene
 from hooks.edits import Where
 from hooks.reference import partners
-from probes.evaluation import benjamini_hochberg, sign_flip_p
 
 # Two texts of one length, one that only the longest covers, and the longest.
 PROMPTS = [
@@ -233,24 +232,6 @@ def test_positions_of_a_patch_begin_where_they_are_asked_to(tmp_path: Path) -> N
 # -- what few groups can show
 
 
-@pytest.mark.parametrize("n", [2, 5, 6, 9, 13])
-def test_the_smallest_p_is_that_of_equal_signs(n: int) -> None:
-    # all of one sign: the most extreme assignment
-    values = np.random.default_rng(0).uniform(1, 2, size=(n, 1))
-    assert smallest_p(n, 270) == pytest.approx(sign_flip_p(values)[0])
-    assert smallest_p(60, 270) == pytest.approx(1 / 10_001)
-
-
-@pytest.mark.parametrize(("n", "parts"), [(5, 4), (6, 20), (8, 12), (13, 270), (14, 270), (9, 3)])
-def test_so_many_parts_must_have_the_smallest_p(n: int, parts: int) -> None:
-    def significant_with(k: int) -> bool:
-        p = [smallest_p(n, parts)] * k + [1.0] * (parts - k)
-        return k > 0 and min(benjamini_hochberg(p)) < 0.05
-
-    expected = next((k for k in range(1, parts + 1) if significant_with(k)), parts + 1)
-    assert min(parts_needed(n, parts), parts + 1) == expected
-
-
 def some_records(effects: np.ndarray, clusters: np.ndarray, whole: float = 2.0) -> list[Any]:
     one = subject("gpt2")
     (chunk,) = chunks(one, get_metric("logit_difference").reads(one, PROMPTS[:1]), 100)
@@ -283,8 +264,10 @@ def test_six_prompts_are_no_finding_of_nothing() -> None:
         note
         == "With 6 prompts, the smallest possible p is 0.031. For q < 0.05, at least 6 of 8 heads must reach it."
     )
-    note = power_note(some_records(effects[:, :5], np.arange(5)), "heads")
-    assert note.endswith("which is too large for q < 0.05 even if all 8 heads reach it.")
+    few = some_records(effects[:, :5], np.arange(5))
+    assert {(r.p, r.q, r.effect_interval, r.normalised_interval) for r in few} == {(None,) * 4}
+    text = significance_text(few, "heads", "Zero ablation changes it")
+    assert text == "Effects of heads cannot be tested: 5 prompts, and a test at 5% needs 6."
     assert power_note(some_records(np.tile(effects, 4), np.arange(24)), "heads") == ""
 
 

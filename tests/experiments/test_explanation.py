@@ -163,7 +163,14 @@ def record(
     counts = {"n": 12, "n_clusters": 1 if low is None else 12}
     intervals = {"effect_interval": ends, "over_random_interval": ends}
     return WordsRecord(
-        words=words, unit="bits", effect=1 + over, over_random=over, p=p, **counts, **intervals
+        words=words,
+        unit="bits",
+        effect=1 + over,
+        over_random=over,
+        p=p,
+        p_holm=p,
+        **counts,
+        **intervals,
     )
 
 
@@ -185,7 +192,7 @@ BEST = record("attribution", 4.0, 3.0, 5.0, 0.001)
         (record("named", -2.0, -3.0, -1.0, 0.002), "matter significantly less than random words."),
         (
             record("named", 2.0, None, None, None),
-            "cannot be tested, because all prompts belong to one group",
+            "cannot be tested: 1 group of prompts, and a test at 5% needs 6",
         ),
     ],
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from claims import CLAIMS, FalseClaim, held
+from claims import CAPTIONS, CLAIMS, NOTES, FalseClaim, check_agreement, held, held_by
 from recorded import make
 
 from experiments.calibration.reliability import finding
+from experiments.report.parts import Picture, Stats, Text
 from experiments.report.schema import Interval, as_json
 from experiments.studies import STUDIES
 from experiments.studies.probe.summary import finding as probed
@@ -19,7 +21,6 @@ RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
 DIGITS = re.compile(r"\d+(?:\.\d+)?")
 WORDS = (
     ("not significantly", "significantly"),
-    ("do not matter", "matter"),
     ("overconfident", "underconfident"),
     ("Nothing is WRONG", "WRONG: gradients"),
     (", a difference that is not significant", ""),
@@ -88,6 +89,94 @@ def test_a_sentence_with_another_word_is_noticed() -> None:
 
 def test_every_command_has_claims() -> None:
     assert set(CLAIMS) == set(STUDIES)
+
+
+def notes_of(name: str) -> list[str]:
+    """The notes with a number."""
+    return [n["text"] for n in RECORDED[name]["notes"] if DIGITS.search(n["text"])]
+
+
+def captions_of(name: str) -> list[str]:
+    """What a page says of its pictures, tables and sections, where that holds a number; findings and notes have their own tests."""
+    results = RECORDED[name]
+    study = STUDIES[results["kind"]]
+    page = study.page(results)
+    texts = [text for section in page.sections for text in texts_of(section)]
+    return [text for text in dict.fromkeys(texts) if DIGITS.search(text)]
+
+
+def texts_of(part: Any) -> Iterator[str]:
+    """Captions and texts of a part of a page, and of the parts within it."""
+    for field in ("about", "caption", "summary"):
+        if text := getattr(part, field, ""):
+            yield str(text)
+    if isinstance(part, Stats):
+        yield from (f"{label}: {value}; {note}" for label, value, note in part.items)
+    if isinstance(part, Text):
+        yield from (str(text) for text in part.paragraphs)
+    if isinstance(part, Picture):
+        yield from (drawing.caption for drawing in part.drawings)
+    for inner in getattr(part, "parts", ()):
+        yield from texts_of(inner)
+
+
+def is_claimed(claims: Sequence[Any], results: dict[str, Any], text: str) -> bool:
+    try:
+        held_by(claims, results, text)
+    except FalseClaim:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", make.COMMANDS)
+def test_every_note_with_a_number_is_true_of_its_records(name: str) -> None:
+    for text in notes_of(name):
+        held_by(NOTES, RECORDED[name], text)
+
+
+@pytest.mark.parametrize("name", make.COMMANDS)
+def test_every_caption_with_a_number_is_true_of_its_records(name: str) -> None:
+    for text in captions_of(name):
+        held_by(CAPTIONS, RECORDED[name], text)
+
+
+def test_a_note_or_a_caption_with_another_number_is_noticed() -> None:
+    """Each number is changed in its last place; names, levels and what no record holds are the rest."""
+    planted = unnoticed = 0
+    for name in make.COMMANDS:
+        for claims, texts in ((NOTES, notes_of(name)), (CAPTIONS, captions_of(name))):
+            for text in texts:
+                for match in DIGITS.finditer(text):
+                    changed = with_another_last_digit(text, match)
+                    planted += 1
+                    unnoticed += is_claimed(claims, RECORDED[name], changed)
+    assert planted > 200
+    assert unnoticed < 0.25 * planted, f"{unnoticed} of {planted}"
+
+
+TESTED = {
+    "effect_interval": "p",
+    "difference_interval": "p",
+    "over_random_interval": "p",
+    "beyond_interval": "beyond_p",
+}
+"""Intervals of what is tested against 0, and the p of the test."""
+
+
+@pytest.mark.parametrize("name", make.COMMANDS)
+def test_intervals_and_tests_agree_in_every_record(name: str) -> None:
+    rows: list[dict[str, Any]] = []
+    for field in ("records", "comparisons", "group_differences"):
+        rows += [row for row in RECORDED[name].get(field, []) if isinstance(row, dict)]
+    for row in rows:
+        # An effect of removed words has no p of its own: that of the row is over random ones.
+        is_of_words = "over_random" in row
+        for interval, p in TESTED.items():
+            if is_of_words and interval == "effect_interval":
+                continue
+            ends, value = row.get(interval), row.get(p)
+            if ends is not None and value is not None:
+                check_agreement(ends["low"], ends["high"], value, f"{name} {interval}")
 
 
 @pytest.mark.parametrize(

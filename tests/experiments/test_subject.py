@@ -531,13 +531,6 @@ def test_minilm(minilm_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_a_longest_input_that_is_no_number_is_one_line():
-    tokenizer = tiny.tokenizer()
-    tokenizer.model_max_length = [3]
-    with pytest.raises(SubjectError, match=r"model_max_length: expected a number, got \[3\]"):
-        Subject(tiny.model("gpt2"), tokenizer)
-
-
 def test_smollm2(smollm_path: Path) -> None:
     subject = load(smollm_path, device="cpu")
     assert subject.bos == 0

@@ -102,34 +102,20 @@ def test_differences_are_paired_and_the_best_set_is_right():
     best, p = evaluation.best_set(estimates, replicates)
     assert list(best) == [False, True, True]
     assert p[0] < 0.01
-    pairs = {(c.a, c.b): c for c in evaluation.compare_pairs(estimates, replicates)}
-    assert pairs[0, 1].p < 0.01 < pairs[1, 2].p
+    pairs = {(c.a, c.b): c for c in evaluation.compare_pairs(columns, ClusterBootstrap(clusters))}
+    assert pairs[0, 1].p_holm < 0.01 < pairs[1, 2].p_holm
     assert pairs[0, 1].difference.low > 0
     assert pairs[1, 2].difference.low <= 0 <= pairs[1, 2].difference.high
 
 
 def test_a_correction_over_many_pairs_is_passed_by_what_is_plain():
     rng = np.random.default_rng(2)
-    replicates = rng.normal(0.5, 0.01, (1000, 30))
-    replicates[:, 0] -= 0.2
-    pairs = evaluation.compare_pairs([0.3, *[0.5] * 29], replicates)
-    assert len(pairs) == 435  # more than 1 / (b + 1) passes
-    assert {(c.a, c.b) for c in pairs if c.p < 0.05} == {(0, i) for i in range(1, 30)}
-    drawn = rng.normal(5.0, 1.0, 4000)
-    # 2 (1 - Phi(5))
-    assert evaluation.bootstrap_p(drawn[drawn > 0]) == pytest.approx(5.7e-7, rel=0.5)
-
-
-def test_a_null_difference_is_rarely_called():
-    rng = np.random.default_rng(1)
-    called = 0
-    for run in range(200):
-        a, b = rng.random((2, 300)) < 0.7
-        draws = ClusterBootstrap(np.repeat(np.arange(60), 5), replicates=400, seed=run).means(
-            np.column_stack([a, b]).astype(float)
-        )
-        called += evaluation.bootstrap_p(draws[:, 1] - draws[:, 0]) < 0.05
-    assert called / 200 < 0.10
+    right = (rng.random((400, 1)) < 0.8) ^ (rng.random((400, 30)) < 0.1)
+    right[:, 0] &= rng.random(400) < 0.5
+    pairs = evaluation.compare_pairs(right.astype(float), ClusterBootstrap(np.arange(400), 2000))
+    assert len(pairs) == 435
+    assert {(c.a, c.b) for c in pairs if c.p_holm < 1e-6} == {(0, i) for i in range(1, 30)}
+    assert all(c.p_holm > 0.05 for c in pairs if c.a > 0)
 
 
 def test_check_disjoint_names_the_offender():
@@ -176,16 +162,16 @@ def test_nan_is_refused_and_not_called_significant():
     ):
         evaluation.sign_flip_p(np.array([[1.0], [2.0], [np.nan], [3.0]]))
     with pytest.raises(
-        ValueError, match="replicates: expected finite numbers, got 2 of 3 that are not, first at 1"
+        ValueError, match="values: expected finite numbers, got 2 of 3 that are not, first at 1, 0"
     ):
-        evaluation.bootstrap_p(np.array([1.0, np.nan, np.inf]))
+        evaluation.mean_p(np.array([[1.0], [np.nan], [np.inf]]))
     with pytest.raises(
         ValueError, match="estimates: expected finite numbers, got 1 of 3 that are not, first at 1"
     ):
         evaluation.best_set([0.5, np.nan, 0.9], replicates)
     replicates[7, 1] = np.nan
-    with pytest.raises(ValueError, match="replicates: expected finite numbers, got 1 of 100"):
-        evaluation.compare_pairs([0.5, 0.6, 0.9], replicates)
+    with pytest.raises(ValueError, match="replicates: expected finite numbers, got 1 of 300"):
+        evaluation.best_set([0.5, 0.6, 0.9], replicates)
 
 
 def test_resamples_without_an_r2_are_left_out_of_its_interval():
@@ -314,14 +300,13 @@ def test_p_and_interval_agree_and_the_larger_p_counts():
     p = boot.studentised(values).p()
     np.testing.assert_array_equal(p < 0.05, (low > 0) | (high < 0))
     both = np.array(evaluation.mean_p(values, replicates=10_000))
-    assert (both >= np.array(evaluation.sign_flip_p(values, replicates=10_000)) - 1e-12).all()
+    # Other draws of signs: both are right to within the error of 10,000.
+    assert (both >= np.array(evaluation.sign_flip_p(values, replicates=10_000)) - 0.03).all()
     assert (both >= p - 1e-12).all()
-    answers = rng.choice([-1.0, 0.0, 1.0], (15, 3))
-    assert evaluation.mean_p(answers) == evaluation.sign_flip_p(answers)
 
 
 def test_the_floor_of_p_is_that_of_all_signs():
-    for n, tests in ((6, 10), (13, 270), (40, 12)):
+    for n, tests in ((6, 10), (9, 3), (13, 270)):
         floor = evaluation.floor_of(n, tests)
         assert floor.p == pytest.approx(evaluation.sign_flip_p(np.ones((n, 1)) + 0.0)[0])
         q = evaluation.benjamini_hochberg([floor.p] + [1.0] * (tests - 1))[0]

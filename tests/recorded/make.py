@@ -72,7 +72,7 @@ COMMANDS: dict[str, list[str]] = {
         ("ablate-layers", f"ablate --model small {PROMPTS} --component layers --null 2"),
         (
             "ablate-neurons",
-            f"ablate --model small {PROMPTS} --component neurons --value resample --limit 4",
+            f"ablate --model small {PROMPTS} --component neurons --value resample --limit 8",
         ),
         (
             "ablate-optimal",
@@ -80,7 +80,7 @@ COMMANDS: dict[str, list[str]] = {
         ),
         ("ablate-labelled", "ablate --model classifier --labelled labelled.jsonl --value mean"),
         ("ablate-probe", f"ablate --model small --probe {PROBE} --corpus test.conllu --limit 6"),
-        ("patch-heads", f"patch {MODEL} --clean prompts.jsonl --limit 4 --null 2"),
+        ("patch-heads", f"patch {MODEL} --clean prompts.jsonl --limit 8 --null 2"),
         (
             "patch-positions",
             "patch --model small --clean prompts.jsonl --by position --estimate gradient --verify 3 --verify-drawn 3",
@@ -91,7 +91,7 @@ COMMANDS: dict[str, list[str]] = {
         ),
         (
             "neurons",
-            f"neurons --model small {WORDS} --layer 1 --property feats:Number {PAIRS} --limit 8 --gradient --translate 1 "
+            f"neurons --model small {WORDS} --layer 1 --property feats:Number {PAIRS} --limit 16 --gradient --translate 1 "
             "--random 3 --rotations 1 --show 1 --k 1 --k 4",
         ),
         (

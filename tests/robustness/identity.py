@@ -176,7 +176,7 @@ def _another_word(data: bytes) -> bytes:
 WITHIN = {
     "captured": "*.safetensors",
     "effects": "results.json",
-    "wording": "*why.txt",
+    "wording": "*p_true.txt",
     "pictures.csv": "3.png",
 }
 WITHIN |= {"sounds.csv": "3.wav"}
@@ -228,10 +228,7 @@ def changes(
     nothing = lambda: True  # noqa: E731
     models = models_of(words)
     for model in models:
-        is_checkpoint = model.parts[0] == "steps" and "--checkpoints" in words
         for name, change in OF_MODEL.items():
-            if is_checkpoint and not name.startswith(("configuration", "weights")):
-                continue  # its tokenizer is not read
             yield (
                 f"{model}: {name}",
                 lambda change=change, model=model: change(model),

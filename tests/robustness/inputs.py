@@ -26,8 +26,7 @@ WORDS = "--corpus train.conllu --dev dev.conllu --test test.conllu"
 TEXT = "--text 'The guards near the garden'"
 PROBE = make.PROBE
 PREPARED = {
-    "captured": "capture --model small --site hook_resid_post --site blocks.0.hook_resid_pre "
-    "--corpus train.conllu --corpus dev.conllu --corpus test.conllu",
+    "captured": "capture --model small --site hook_resid_post --corpus train.conllu --corpus dev.conllu --corpus test.conllu",
     "lenses": "lens --model small --corpus test.conllu --kind least-squares",
     "effects": "ablate --model small --prompts prompts.jsonl --component heads --value zero",
     "probe-plain": f"probe --model small {WORDS} --property upos --l2 1 --control-seeds 0 --random-models 0",
@@ -73,7 +72,7 @@ LINES = (
     "calibrate --model small --questions questions.jsonl --validation more.jsonl --bins 3",
     "calibrate --model classifier --labelled labelled.jsonl --group-by who --bins 3",
     "ask --model small --prompts prompts.jsonl --null-draws 2 --templates wording",
-    "ask --model small --pairs pairs.tsv --confidence p_true --bins 3",
+    "ask --model small --pairs pairs.tsv --confidence p_true --templates wording --bins 3",
     "ask --model chatty --prompts prompts.jsonl --chat --null-draws 1",
     "attend --model vision --prompts pictures.jsonl --show 1 --bos never",
     "ablate --model translator --prompts prompts.jsonl --component layers --limit 3",

@@ -305,7 +305,7 @@ function heat(figure) {
 // Numbers are whole thousandths: `table` of pairs in words, rows and columns of the triangle in `a` and `b`.
 const thousandths = (x) => (x === null ? absent : number(x / 1000));
 const signed = (x) => (x !== null && x > 0 ? `+${thousandths(x)}` : thousandths(x));
-const pValue = (x) => (x === 0 ? "<0.001" : x >= 100 ? number(x / 1000, 2) : thousandths(x));
+const pValue = (x) => (x === null ? absent : x === 0 ? "<0.001" : x >= 100 ? number(x / 1000, 2) : thousandths(x));
 // Every row with every column in front of it, unless `a` and `b` say otherwise.
 function placed(source) {
   if (source.a) return source;
@@ -333,7 +333,7 @@ function matrix(figure) {
     const [a, b, difference, span, p] = pairOf(source, k);
     showTip(event.pageX, event.pageY, [make("b", `layer ${a} minus layer ${b}`),
       make("span", `${source.metric} ${difference}`, "t"),
-      make("small", `${span ? `${span}, ` : ""}p ${p.startsWith("<") ? p : `= ${p}`}`)]);
+      make("small", `${span ? `${span}, ` : ""}p (Holm) ${p.startsWith("<") ? p : `= ${p}`}`)]);
   });
   figure.addEventListener("pointerleave", hideTip);
 }

@@ -23,7 +23,7 @@ from ....hooks.reference import partners
 from ...attention.repetition import repetition_scores
 from ...attention.text_patterns import text_patterns
 from ...corpus import read_conllu
-from ...corpus.prompts import Item, Prompt, Unusable, read_prompts
+from ...corpus.prompts import Item, Prompt, Unusable
 from ...metrics.metrics import (
     Metric,
     files_of,
@@ -35,7 +35,7 @@ from ...metrics.metrics import (
 )
 from ...metrics.probe_metric import probed_words
 from ...metrics.reads import Reads, text_of
-from ...metrics.usable import unusable_notes, usable
+from ...metrics.usable import unusable_notes, usable, usable_texts, with_pictures
 from ...report.schema import Finding, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -112,6 +112,7 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     else:
         corpus = read_conllu(options.corpus or Path(), options.limit)
         metric, items, notes = probed_words(options.probe, corpus, options.metric)
+    items = with_pictures(items, unusable, options.skip)
     images, sounds = images_of(items), sounds_of(items)
     subject = load_for(metric, load, speech=bool(sounds))
     options = with_positions(options, subject)
@@ -125,7 +126,11 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     notes += unusable_notes(unusable, len(items))
     references = reads.texts
     if options.reference is not None:
-        references = _encoded(subject, read_prompts(options.reference, answers=False, audio=True))
+        others, left_out = usable_texts(
+            options.reference, options.skip, what="reference texts", audio=True
+        )
+        references = _encoded(subject, others)
+        notes += left_out
     rows: list[int] = []
     if options.value == "resample":
         items, reads, rows, left_out = _with_partners(

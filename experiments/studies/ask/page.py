@@ -11,10 +11,21 @@ from markupsafe import Markup
 from ...calibration.page import CONTROLS as OF_CONFIDENCE
 from ...calibration.page import confidence_page
 from ...report.controls import Control, field, told
-from ...report.parts import Cell, Column, Heat, Page, Section, Stats, Table, score_cell, signed_cell
+from ...report.parts import (
+    Cell,
+    Column,
+    Heat,
+    Page,
+    Section,
+    Stats,
+    Table,
+    corrected_cell,
+    score_cell,
+    signed_cell,
+)
 from ...report.provenance import model_name
 from ...report.scatter import scatter
-from ...report.words import p_value, plural, signed, unnamed
+from ...report.words import plural, signed, unnamed
 from .records import PromptRecord, Results, WordsRecord
 
 NAMES = {
@@ -99,14 +110,16 @@ def _effects(
             "over random",
             hint="effect minus that of as many words drawn at random, on the same prompts",
         ),
-        Column("p", hint="sign-flip test over prompts"),
+        Column(
+            "p (Holm)", hint="of over random; corrected over both kinds of words, intervals are not"
+        ),
     ]
     rows = [
         [
             Cell(NAMES[r.words], head=True),
             signed_cell(r.effect, r.effect_interval),
             signed_cell(r.over_random, r.over_random_interval),
-            Cell(p_value(r.p), r.p),
+            corrected_cell(r.p_holm, r.p),
         ]
         for r in records
     ]

@@ -18,15 +18,18 @@ class WordsRecord:
     )
     unit: str = entry("unit of the effects")
     effect: float = entry("value of the text minus its value without the words, mean over prompts")
-    effect_interval: Interval | None = entry("its 95% interval; null with one group of prompts")
+    effect_interval: Interval | None = entry("its 95% interval; null below 6 groups of prompts")
     over_random: float | None = entry(
         "effect minus that of as many random words; null for the random words themselves"
     )
-    over_random_interval: Interval | None = entry("its 95% interval")
-    p: float | None = entry(
-        "of over_random being 0: sign flips and studentised bootstrap over groups, Holm-corrected over both kinds of words; null "
-        "with one group of prompts"
+    over_random_interval: Interval | None = entry(
+        "its 95% interval; null below 6 groups of prompts"
     )
+    p: float | None = entry(
+        "of over_random being 0: sign flips and studentised bootstrap over groups, below 0.05 where its interval leaves 0 out; "
+        "null below 6 groups"
+    )
+    p_holm: float | None = entry("Holm-corrected over both kinds of words")
     n: int = entry("prompts that are tested", "prompts")
     n_clusters: int = entry("groups that are resampled", "groups")
 

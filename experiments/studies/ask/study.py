@@ -10,12 +10,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ....probes.evaluation import ClusterBootstrap, holm, mean_p
+from ....probes.evaluation import TESTABLE, ClusterBootstrap, holm, mean_effects
 from ...attribution import explain, method_named
 from ...calibration import confidence
 from ...calibration.asked import LENGTH
@@ -25,6 +25,7 @@ from ...calibration.questions import QuestionError, Templates
 from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...metrics.usable import check_share, unusable_notes
 from ...report.schema import Finding, Note, estimated
+from ...report.words import plural
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...subject import Subject
@@ -182,21 +183,23 @@ def _records(
     # As many random words of the same text: to take out more words costs more, whichever they are.
     drawn = effects[:, KINDS.index("random")]
     compared = [k for k, kind in enumerate(KINDS) if kind != "random"]
-    p: dict[int, float] = {}
-    if boot.n_clusters > 1:
-        over_random = effects[:, compared] - drawn[:, None]
-        p = dict(zip(compared, holm(mean_p(over_random, clusters, seed=seed)), strict=True))
+    over_random = mean_effects(effects[:, compared] - drawn[:, None], boot, seed=seed)
+    corrected = holm(over_random.p.tolist()) if np.isfinite(over_random.p).all() else None
+    found = mean_effects(effects, boot, seed=seed)
     records = []
     for k, kind in enumerate(KINDS):
-        effect, over = boot.mean(effects[:, k]), boot.mean(effects[:, k] - drawn)
-        is_random = kind == "random"
+        tests: dict[str, Any] = {**estimated("over_random", None), "p": None, "p_holm": None}
+        if kind != "random":
+            place = compared.index(k)
+            tests |= estimated("over_random", over_random.interval(place))
+            if corrected is not None:
+                tests |= {"p": float(over_random.p[place]), "p_holm": corrected[place]}
         records.append(
             WordsRecord(
                 words=kind,
                 unit=unit,
-                **estimated("effect", effect),
-                **estimated("over_random", None if is_random else over),
-                p=p.get(k),
+                **estimated("effect", found.interval(k)),
+                **tests,
                 n=len(effects),
                 n_clusters=boot.n_clusters,
             )
@@ -240,9 +243,12 @@ def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
         f"named words: removing them lowers the answer by {named.effect:.3g} {named.unit} ({ends}{prompts}). Removing as many "
         f"random words lowers it by {drawn.effect:.3g}, a difference of {named.over_random:+.3g}"
     )
-    if named.over_random_interval is None or named.p is None:
-        return f"{text}. The difference cannot be tested, because all prompts belong to one group."
-    text += f" ({named.over_random_interval.text('.3g')}, p = {named.p:.3g}). "
+    if named.p_holm is None:
+        groups = plural(named.n_clusters, "group")
+        return f"{text}. The difference cannot be tested: {groups} of prompts, and a test at 5% needs {TESTABLE}."
+    over = named.over_random_interval
+    span = f"95% CI {over.text('.3g')}, " if over else ""
+    text += f" ({span}p = {named.p_holm:.3g} after Holm's correction). "
     sign = _direction(named)
     if sign == 0:
         text += "The words that the model names do not matter significantly more than random words."
@@ -259,7 +265,7 @@ def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
 def _direction(record: WordsRecord) -> int:
     """1 or -1 where its effect is significantly above or below that of random words, else 0."""
     ends = record.over_random_interval
-    if ends is None or record.p is None or record.p >= SIGNIFICANT:
+    if ends is None or record.p_holm is None or record.p_holm >= SIGNIFICANT:
         return 0
     return 1 if ends.low > 0 else -1 if ends.high < 0 else 0
 

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from ...calibration.records import JudgedRecord
 from ...calibration.tables import confidence_tables
-from ...report.terminal_tables import interval_cell, titled
+from ...report.terminal_tables import interval_cell, p_cell, titled
 from .records import Results, WordsRecord
 
 
@@ -20,7 +20,7 @@ def tables(results: Results) -> list[Table]:
     return [
         titled(
             title,
-            "words|effect|95%|over random|95%|p",
+            "words|effect|95%|over random|95%|p|p (Holm)",
             [_row(record) for record in words],
             ("words",),
         )
@@ -30,6 +30,6 @@ def tables(results: Results) -> list[Table]:
 def _row(r: WordsRecord) -> list[str]:
     row = [r.words, f"{r.effect:+.3f}", interval_cell(r.effect_interval)]
     if r.over_random is None:
-        return [*row, "", "", ""]
-    p = "n/a" if r.p is None else f"{r.p:.4f}"
-    return [*row, f"{r.over_random:+.3f}", interval_cell(r.over_random_interval), p]
+        return [*row, "", "", "", ""]
+    over = (f"{r.over_random:+.3f}", interval_cell(r.over_random_interval))
+    return [*row, *over, p_cell(r.p), p_cell(r.p_holm)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runs.options import option
-from ...runs.shared_options import RunOptions
+from ...runs.shared_options import SKIP, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class AttendOptions(RunOptions):
     )
     text: tuple[str, ...] = option("or a text (repeatable)", (), metavar="TEXT")
     limit: int | None = option("use the first N sentences or prompts", None, metavar="N", least=1)
+    skip: float = option(SKIP, 0.1, metavar="SHARE")
     effects: Path | None = option(
         "a finished ablation of heads, to compare effects with attention", None, metavar="DIR"
     )

@@ -23,10 +23,11 @@ from ...attention.similarity import ROWS, Similarity, SimilarityTotals
 from ...attention.targets import PATTERNS, head_statistics, target_patterns
 from ...attention.text_patterns import shown_texts
 from ...corpus import Sentence, Word, read_conllu
-from ...corpus.prompts import Prompt, read_prompts
+from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...features.layout import Layout
 from ...metrics.metrics import images_of, show_pictures
 from ...metrics.reads import text_of
+from ...metrics.usable import unusable_notes, with_pictures
 from ...report.schema import Interval, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -67,6 +68,7 @@ class AttendInputs(Inputs):
         checkpoints: step and folder of each checkpoint.
         rows: of an encoder-decoder, the sources with the targets that their prompts have.
         pictures: the texts that are about a picture, with it.
+        notes: what of the prompts is left out.
     """
 
     model: Subject
@@ -75,6 +77,7 @@ class AttendInputs(Inputs):
     checkpoints: list[tuple[int, Path]]
     rows: list[Encoded]
     pictures: list[Encoded]
+    notes: list[Note]
 
     @cached_property
     def layout(self) -> Layout:
@@ -104,8 +107,8 @@ class Attention:
 
 def prepare(options: AttendOptions, load: Load) -> AttendInputs:
     """The texts, the model, the ablation and the checkpoints."""
-    sentences = read_texts(options)
-    prompts = _prompts(options)
+    prompts, notes = _prompts(options)
+    sentences = read_texts(options, prompts)
     answered = [prompt for prompt in prompts if prompt.answer]
     shown = [prompt for prompt in prompts if prompt.image is not None]
     images = images_of(shown)
@@ -139,14 +142,18 @@ def prepare(options: AttendOptions, load: Load) -> AttendInputs:
         checkpoints=checkpoints,
         rows=rows,
         pictures=pictures,
+        notes=notes,
     )
 
 
-def _prompts(options: AttendOptions) -> list[Prompt]:
-    """The prompts as they are, with their answers and pictures."""
+def _prompts(options: AttendOptions) -> tuple[list[Prompt], list[Note]]:
+    """The prompts as they are, with their answers and pictures, and what of the file is left out."""
     if options.prompts is None:
-        return []
-    return read_prompts(options.prompts, options.limit, answers=False)
+        return [], []
+    unusable: list[Unusable] = []
+    read = read_prompts(options.prompts, options.limit, answers=False, unusable=unusable)
+    prompts = with_pictures(read, unusable, options.skip)
+    return prompts, unusable_notes(unusable, len(prompts))
 
 
 def cost(inputs: AttendInputs) -> Cost:
@@ -194,7 +201,7 @@ def measure(inputs: AttendInputs, run: Run) -> Results:
 # -- the texts
 
 
-def read_texts(options: AttendOptions) -> Sequence[Sentence]:
+def read_texts(options: AttendOptions, prompts: Sequence[Prompt]) -> Sequence[Sentence]:
     """The annotated sentences, or the prompts' texts cut into words at white space."""
     given = (options.corpus is not None, options.prompts is not None, bool(options.text))
     if sum(given) != 1:
@@ -206,8 +213,6 @@ def read_texts(options: AttendOptions) -> Sequence[Sentence]:
         return [plain_sentence(f"text {i + 1}", text) for i, text in enumerate(texts)]
     if options.corpus is not None:
         return read_conllu(options.corpus, options.limit).sentences
-    assert options.prompts is not None
-    prompts = read_prompts(options.prompts, options.limit, answers=False)
     return [plain_sentence(f"prompt {i + 1}", prompt.prompt) for i, prompt in enumerate(prompts)]
 
 
@@ -394,7 +399,7 @@ def _relation(score: RelationScore) -> RelationRecord:
 
 def _notes(inputs: AttendInputs, seen: Attention) -> list[Note]:
     """What was left out, skipped, drawn and approximated."""
-    options, n_texts, notes = inputs.options, len(inputs.sentences), []
+    options, n_texts, notes = inputs.options, len(inputs.sentences), list(inputs.notes)
     if lost := inputs.layout.n_lost:
         notes.append(Note(kind="dropped", text=f"{lost} words without tokens (truncated) left out"))
     if shared := seen.words.n_shared:

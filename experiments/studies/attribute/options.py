@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...attribution.methods import METHODS
 from ...runs.options import option
-from ...runs.shared_options import RunOptions
+from ...runs.shared_options import SKIP, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class AttributeOptions(RunOptions):
         metavar="FILE",
     )
     limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
+    skip: float = option(SKIP, 0.1, metavar="SHARE")
     target: str | None = option(
         "what is explained: a continuation (with its space), a class or a label (default: the model's own answer)",
         None,

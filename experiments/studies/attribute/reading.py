@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...attribution import AttributionError, Target
-from ...corpus.prompts import Prompt, read_prompts
+from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...metrics.metrics import images_of
 from ...metrics.reads import prediction_reads
+from ...metrics.usable import with_pictures
 from ...runs.execute import DataFile, modes_of
 from ...subject import Subject, load
 from ...subject.targets import in_target, plain
@@ -19,8 +20,12 @@ SHOWN_TEXT = 40
 """Characters of a text that a message quotes."""
 
 
-def prompts_of(options: AttributeOptions) -> list[Prompt]:
-    """The texts, from the command line or a file."""
+def prompts_of(options: AttributeOptions, unusable: list[Unusable]) -> list[Prompt]:
+    """The texts, from the command line or a file.
+
+    Args:
+        unusable: is given the lines of the file that are of no use.
+    """
     if bool(options.text) == (options.prompts is not None):
         raise AttributionError("expected one of --text TEXT and --prompts FILE")
     if options.prompts is not None:
@@ -32,7 +37,8 @@ def prompts_of(options: AttributeOptions) -> list[Prompt]:
             raise AttributionError(
                 "--image belongs to --text: in a file, give each line its own image"
             )
-        return read_prompts(options.prompts, options.limit, answers=False)
+        read = read_prompts(options.prompts, options.limit, answers=False, unusable=unusable)
+        return with_pictures(read, unusable, options.skip)
     if len(options.image) > 1 and len(options.image) != len(options.text):
         raise AttributionError(
             f"--image: expected one picture, or one for each of {len(options.text)} --text, got {len(options.image)} (a text "

@@ -25,8 +25,9 @@ from ...attribution.game import DRAWN
 from ...attribution.methods import METHODS, method_named
 from ...attribution.predictions import predictions
 from ...attribution.question import Question
-from ...corpus.prompts import Prompt, read_prompts
+from ...corpus.prompts import Prompt, Unusable
 from ...metrics.metrics import show_pictures
+from ...metrics.usable import unusable_notes, usable_each, usable_texts
 from ...report.schema import Interval, Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -65,6 +66,7 @@ class AttributeInputs(Inputs):
         proposer: the masked model whose words take the absent ones' places.
         known: texts to look for similar ones in.
         references: texts whose values give hidden-out's mean.
+        notes: what of the files is left out.
     """
 
     model: Subject
@@ -74,6 +76,7 @@ class AttributeInputs(Inputs):
     proposer: Subject | None
     known: list[Prompt]
     references: list[str]
+    notes: list[Note]
 
 
 def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
@@ -81,7 +84,8 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
     methods = tuple(dict.fromkeys(options.method)) or ("leave-one-out",)
     for method in methods:
         method_named(method)
-    prompts = prompts_of(options)
+    unusable: list[Unusable] = []
+    prompts = prompts_of(options, unusable)
     if options.probe is not None and not options.probe.is_file():
         raise AttributionError(f"--probe {options.probe}: no such file")
     if options.reference is not None and options.value != "mean":
@@ -89,30 +93,24 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
             f"--reference: --value {options.value} takes nothing from other prompts, expected --value mean"
         )
     # All files before the model is loaded, which takes longest.
-    known = read_prompts(options.known, answers=False) if options.known else []
+    known, notes = _other_texts(options.known, options.skip, "known texts")
+    references, left_out = _other_texts(options.reference, options.skip, "reference texts")
+    notes += left_out
     images = images_for(options, prompts)
-    references = read_prompts(options.reference, answers=False) if options.reference else []
     subject = load_model(classifier=True)
     proposer = proposer_of(options)
-    data = data_of(options, len(prompts), len(known), len(references), proposer)
-    data += [DataFile.of("image", path, 1) for path in images]
     show_pictures(subject, options, images)
+    asked = usable_each(
+        prompts, lambda prompt: _questions(subject, options, prompt), unusable, options.skip
+    )
+    notes = [*unusable_notes(unusable, len(asked)), *notes]
+    data = data_of(options, len(asked), len(known), len(references), proposer)
+    data += [DataFile.of("image", path, 1) for path in images]
     steps: list[Prompt] = []
-    for prompt in prompts:
-        steps += steps_of(subject, prompt, options.generate)
-    questions = []
-    for prompt in steps:
-        target = target_of(options, prompt)
-        picture = None
-        if prompt.image is not None:
-            grid = (options.patches, options.patches)
-            picture = Picture(prompt.image, subject.processor, *grid, subject.dtype)
-        questions.append(
-            ask(subject, prompt.prompt, target, options.level, pair=prompt.pair, picture=picture)
-        )
-    # Checked for all texts now, not after hours at the text that cannot be changed.
-    for question in questions if options.flips else ():
-        flippable(question)
+    questions: list[Question] = []
+    for _, (of_text, about_text) in asked:
+        steps += of_text
+        questions += about_text
     return AttributeInputs(
         options=options,
         subject=subject,
@@ -124,7 +122,33 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
         proposer=proposer,
         known=known,
         references=[prompt.prompt for prompt in references],
+        notes=notes,
     )
+
+
+def _other_texts(path: Path | None, allowed: float, what: str) -> tuple[list[Prompt], list[Note]]:
+    """The texts of a file beside the prompts, and what of it is left out."""
+    return ([], []) if path is None else usable_texts(path, allowed, what=what)
+
+
+def _questions(
+    subject: Subject, options: AttributeOptions, prompt: Prompt
+) -> tuple[list[Prompt], list[Question]]:
+    """The steps of a text, and what is asked about each."""
+    steps = steps_of(subject, prompt, options.generate)
+    questions = []
+    for step in steps:
+        target = target_of(options, step)
+        picture = None
+        if step.image is not None:
+            grid = (options.patches, options.patches)
+            picture = Picture(step.image, subject.processor, *grid, subject.dtype)
+        question = ask(subject, step.prompt, target, options.level, pair=step.pair, picture=picture)
+        # Checked for all texts now, not after hours at the text that cannot be changed.
+        if options.flips:
+            flippable(question)
+        questions.append(question)
+    return steps, questions
 
 
 def cost(inputs: AttributeInputs) -> Cost:
@@ -160,7 +184,7 @@ def measure(inputs: AttributeInputs, run: Run) -> Results:
         modalities=modalities,
         pictures=_pictures(inputs),
         findings=findings(records, inputs.methods),
-        notes=_notes(inputs.options, scored),
+        notes=[*inputs.notes, *_notes(inputs.options, scored)],
     )
 
 

@@ -11,7 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ....probes.evaluation import ClusterBootstrap, few_clusters, floor_of, holm, mean_p
+from ....probes.evaluation import (
+    TESTABLE,
+    ClusterBootstrap,
+    few_clusters,
+    floor_of,
+    holm,
+    mean_effects,
+)
 from ...lenses.jacobian import Reliability
 from ...lenses.lens import Lens
 from ...lenses.streams import all_streams
@@ -154,7 +161,7 @@ def compared(
     """Every two lenses, paired over texts, at every layer that both read; Holm over all."""
     texts = scores[kinds[0]][0, 4].astype(int)
     boot = ClusterBootstrap(texts, seed=seed)
-    if boot.n_clusters < 2:
+    if boot.n_clusters < TESTABLE:
         return []
     places, columns = [], []
     for a, b in itertools.combinations(kinds, 2):
@@ -166,15 +173,17 @@ def compared(
             columns.append(values)
     if not places:
         return []
-    p = holm(mean_p(np.column_stack(columns), texts, seed=seed))
+    found = mean_effects(np.column_stack(columns), boot, seed=seed)
+    corrected = holm(found.p.tolist())
     records = []
-    for (a, b, layer), values, p_holm in zip(places, columns, p, strict=True):
+    for number, (a, b, layer) in enumerate(places):
         record = ComparisonRecord(
             a=a,
             b=b,
             layer=layer - 1,
-            **estimated("difference", boot.mean(values)),
-            p_holm=float(p_holm),
+            **estimated("difference", found.interval(number)),
+            p=float(found.p[number]),
+            p_holm=corrected[number],
         )
         records.append(record)
     return records

@@ -9,10 +9,11 @@ from itertools import islice
 import numpy as np
 
 from ...corpus import read_conllu
-from ...corpus.prompts import Prompt, numbered_lines, read_prompts
+from ...corpus.prompts import Prompt, Unusable, numbered_lines, read_prompts
 from ...lenses.files import lens_files, load_lens
 from ...lenses.lens import KINDS, Lens
 from ...lenses.streams import LensError, require_lens
+from ...metrics.usable import unusable_notes, usable_each, usable_texts
 from ...report.schema import Note
 from ...runs.execute import DataFile, Inputs, Load
 from ...subject import Subject
@@ -20,6 +21,8 @@ from ...subject.word_spans import Encoded
 from .head_circuits import parsed_heads
 from .options import LensOptions
 
+RECORDS = (".jsonl", ".json", ".csv", ".tsv")
+"""Ends of the names of files of records; any other corpus but CoNLL-U has a text a line."""
 MOST_TOKENS = 512
 """Of a text that is read position by position."""
 
@@ -61,14 +64,14 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
         raise LensError(f"--held-out: expected a share between 0 and 1, got {options.held_out}")
     prompts = [Prompt(text, options.target or "", options.wrong) for text in options.text]
     data = []
+    unusable: list[Unusable] = []
     if options.prompts is not None:
-        read = read_prompts(options.prompts, options.limit, answers=False)
-        prompts += [
-            replace(p, answer=options.target or p.answer, wrong=options.wrong or p.wrong)
-            for p in read
-        ]
+        read = read_prompts(options.prompts, options.limit, answers=False, unusable=unusable)
+        for prompt in read:
+            answer, wrong = options.target or prompt.answer, options.wrong or prompt.wrong
+            prompts.append(replace(prompt, answer=answer, wrong=wrong))
         data.append(DataFile.of("prompts", options.prompts, len(read)))
-    texts = _corpus(options)
+    texts, of_corpus = _corpus(options)
     if options.corpus is not None:
         data.append(DataFile.of("corpus", options.corpus, len(texts)))
     subject = load()
@@ -87,12 +90,9 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
         raise LensError(
             f"--kind {fitted[0]}: expected --corpus to fit it on, or --lens FILE of another run"
         )
-    for encoded in subject.encode([prompt.prompt for prompt in prompts]):
-        if len(encoded) > MOST_TOKENS or encoded.cut is not None:
-            most = min(MOST_TOKENS, subject.max_length)
-            raise LensError(
-                f"{encoded.text[:40]!r}: expected a text of at most {most} tokens, got a longer one"
-            )
+    fitting = usable_each(prompts, lambda one: _check_length(subject, one), unusable, options.skip)
+    prompts = [prompt for prompt, _ in fitting]
+    left_out = unusable_notes(unusable, sum(prompt.line is not None for prompt in prompts))
     train, test, notes = _halves(subject, texts, options)
     return LensInputs(
         options=options,
@@ -104,17 +104,33 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
         test=test,
         saved=saved,
         heads=heads,
-        notes=notes,
+        notes=[*left_out, *of_corpus, *notes],
     )
 
 
-def _corpus(options: LensOptions) -> list[str]:
-    """The texts of the corpus."""
+def _check_length(subject: Subject, prompt: Prompt) -> None:
+    """Raise `LensError` for a text that is too long to be read at every position."""
+    (encoded,) = subject.encode([prompt.prompt])
+    if len(encoded) > MOST_TOKENS or encoded.cut is not None:
+        most = min(MOST_TOKENS, subject.max_length)
+        raise LensError(
+            f"{encoded.text[:40]!r}: expected a text of at most {most} tokens, got a longer one"
+        )
+
+
+def _corpus(options: LensOptions) -> tuple[list[str], list[Note]]:
+    """The texts of the corpus, and what of it is left out."""
     if options.corpus is None:
-        return []
+        return [], []
     if options.corpus.suffix == ".conllu":
-        return [sentence.text for sentence in read_conllu(options.corpus, options.limit)]
-    return [line.strip() for _, line in islice(numbered_lines(options.corpus), options.limit)]
+        return [sentence.text for sentence in read_conllu(options.corpus, options.limit)], []
+    if options.corpus.suffix in RECORDS:
+        prompts, notes = usable_texts(
+            options.corpus, options.skip, options.limit, "texts of the corpus"
+        )
+        return [prompt.prompt for prompt in prompts], notes
+    lines = islice(numbered_lines(options.corpus), options.limit)
+    return [line.strip() for _, line in lines], []
 
 
 def _halves(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runs.options import option
-from ...runs.shared_options import RunOptions
+from ...runs.shared_options import SKIP, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,14 @@ class LensOptions(RunOptions):
         "texts to read, JSONL with prompt and, optionally, answer and wrong", None, metavar="FILE"
     )
     corpus: Path | None = option(
-        "texts to fit and test the lenses on: one text a line, or CoNLL-U (.conllu)",
+        "texts to fit and test the lenses on: one text a line, CoNLL-U (.conllu), or prompts (.jsonl, .json, .csv, .tsv)",
         None,
         metavar="FILE",
     )
     limit: int | None = option(
         "use only the first N texts of the corpus and of the prompts", None, metavar="N", least=1
     )
+    skip: float = option(SKIP, 0.1, metavar="SHARE")
     kind: tuple[str, ...] = option(
         "kind of lens (repeatable; default: logit); all but logit are fitted on --corpus or loaded with --lens",
         (),

@@ -22,12 +22,13 @@ from ...report.parts import (
     Section,
     Stats,
     Table,
+    corrected_cell,
     score_cell,
     signed_cell,
 )
 from ...report.provenance import model_name
 from ...report.schema import Interval
-from ...report.words import count, finite, layer_label, number, p_value, plural, signed, unnamed
+from ...report.words import count, finite, layer_label, number, plural, signed, unnamed
 from .circuits_page import circuits_section
 from .findings import part_name
 from .grid import reading_grid
@@ -237,12 +238,13 @@ def _span(ends: Interval | None) -> str:
 def _comparisons(results: Results) -> Fold:
     columns = [
         Column("lens", False), Column("against", False), Column("layer", False),
-        Column("KL difference", hint="bits a token; below 0 the lens is closer to the model"), Column("p", hint="Holm-corrected"),
+        Column("KL difference", hint="bits a token; below 0 the lens is closer to the model"),
+        Column("p (Holm)", hint="corrected over layers and lenses; intervals are not"),
     ]  # fmt: skip
     rows = [
         [
             Cell(c.b, head=True), Cell(c.a), Cell(layer_label(c.layer), float(c.layer)),
-            signed_cell(c.difference, c.difference_interval), Cell(p_value(c.p_holm), c.p_holm),
+            signed_cell(c.difference, c.difference_interval), corrected_cell(c.p_holm, c.p),
         ]
         for c in results.comparisons
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...corpus.prompts import Prompt
 from ...lenses.contributions import Contributions, contributions, exact_effects
 from ...lenses.lens import Lens
-from ...lenses.streams import LensError, Streams
+from ...lenses.streams import Streams
 from ...report.schema import Note
 from ...subject import Subject
 from ...subject.word_spans import Encoded
@@ -53,37 +53,10 @@ def read_text(
     readings = readings_of(subject, number, encoded, lenses, target)
     if target is None:
         return ReadText(record, readings, [])
-    direct = _direct(subject, encoded, target, wrong, options.by, notes)
-    if direct is None:
-        return ReadText(record, readings, [])
+    direct = contributions(subject, encoded, target, wrong, options.by or "head")
     parts = contribution_records(subject, number, encoded, direct, target, wrong, options.verify)
     record = replace(record, logit=direct.logit, bias=direct.biases, sum_error=direct.error)
     return ReadText(record, readings, parts)
-
-
-def _direct(
-    subject: Subject,
-    encoded: Encoded,
-    target: int,
-    wrong: int | None,
-    by: str | None,
-    notes: list[Note],
-) -> Contributions | None:
-    """Contributions of the parts that were asked for; by default of the finest that this model has, if it has any.
-
-    Raises:
-        LensError: the model has no such parts as were asked for.
-    """
-    if by is not None:
-        return contributions(subject, encoded, target, wrong, by)
-    for kind in ("head", "layer"):
-        try:
-            return contributions(subject, encoded, target, wrong, kind)
-        except LensError as error:
-            note = Note(kind="skipped", text=f"no contributions by {kind}: {error}")
-            if note not in notes:
-                notes.append(note)
-    return None
 
 
 def spelled(subject: Subject, text: Encoded) -> list[str]:

@@ -80,6 +80,7 @@ class ComparisonRecord:
         "bits a token",
     )
     difference_interval: Interval | None = entry("95% interval over texts", "bits a token")
+    p: float = entry("of no difference, below 0.05 where the interval leaves 0 out")
     p_holm: float = entry(
         "of no difference, paired over texts: sign flips and studentised bootstrap; Holm-corrected over layers and lenses"
     )

@@ -15,11 +15,12 @@ from ...report.parts import (
     Mistake,
     Section,
     Table,
+    corrected_cell,
     signed_cell,
 )
 from ...report.ranked import Ranked, ranked
 from ...report.records_table import mistake
-from ...report.words import ABSENT, p_value, signed
+from ...report.words import ABSENT, signed
 from ...sweep.reading import LEVEL
 from .records import NeuronRecord, ReadRecord, Results, SetRecord, SiteRecord, WordRecord
 
@@ -111,13 +112,13 @@ def _neuron_row(
     classes = sorted(neuron.classes.items(), key=lambda item: -item[1])
     ends = [f"{label} {signed(value, 2)}" for label, value in (classes[:1] + classes[-1:])]
     effect = (None, None) if alone is None else (alone.effect, alone.effect_interval)
-    q = None if alone is None else alone.q
+    q, p = (None, None) if alone is None else (alone.q, alone.p)
     return [
         Cell(_name(neuron), float(neuron.index), head=True),
         *(Cell(str(neuron.ranks[ranking]), float(neuron.ranks[ranking])) for ranking in rankings),
         *(Cell(text) for text in ends),
         signed_cell(*effect),
-        Cell(p_value(q), q),
+        corrected_cell(q, p),
     ]
 
 

@@ -120,30 +120,41 @@ def _items(options: PatchOptions, unusable: list[Unusable]) -> list[Prompt]:
     """The clean prompts, each with its corrupted one."""
     if options.corrupted is None:
         return read_prompts(options.clean, options.limit, unusable=unusable)
-    items = read_prompts(options.clean, options.limit)
-    others = read_prompts(options.corrupted, options.limit, answers=False)
-    if len(others) != len(items):
+    bad_clean: list[Unusable] = []
+    bad_others: list[Unusable] = []
+    items = read_prompts(options.clean, unusable=bad_clean)
+    others = read_prompts(options.corrupted, answers=False, unusable=bad_others)
+    n_items, n_others = len(items) + len(bad_clean), len(others) + len(bad_others)
+    if n_others != n_items:
         raise RunError(
-            f"--corrupted {options.corrupted}: expected {len(items)} prompts, one a line of --clean, got {len(others)}"
+            f"--corrupted {options.corrupted}: expected {n_items} prompts, one a line of --clean, got {n_others}"
         )
-    return [
-        replace(item, corrupted=other.prompt) for item, other in zip(items, others, strict=True)
-    ]
+    unusable += bad_clean
+    # Which of a file's prompts a line is, those that are left out counted: files may differ in their blank lines.
+    lines = sorted([other.line or 0 for other in others] + [bad.line or 0 for bad in bad_others])
+    corrupted = {lines.index(other.line or 0): other.prompt for other in others}
+    why = {lines.index(bad.line or 0): bad.why for bad in bad_others}
+    places = sorted([item.line or 0 for item in items] + [bad.line or 0 for bad in bad_clean])
+    pairs = []
+    for item in items:
+        place = places.index(item.line or 0)
+        if place in corrupted:
+            pairs.append(replace(item, corrupted=corrupted[place]))
+        else:
+            unusable.append(Unusable(item.line, f"--corrupted: {why[place]}"))
+    return pairs[: options.limit]
 
 
 def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> tuple[Reads, Reads]:
     """The reads of the clean and of the corrupted prompts, which must align token by token.
 
     Raises:
-        MetricError: a prompt without a corrupted one.
-        ItemError: naming the first prompt whose two texts are the same, or differ in length.
+        ItemError: naming the first prompt without a corrupted one, or whose two texts are the same or differ in length.
     """
     for number, item in enumerate(items):
-        if item.corrupted is None:
-            raise MetricError(
-                f"prompt {number + 1} ({item.prompt[:40]!r}): expected 'corrupted', or --corrupted FILE"
-            )
         with naming(item, number, "prompt"):
+            if item.corrupted is None:
+                raise ItemError("expected 'corrupted', or --corrupted FILE")
             if item.corrupted == item.prompt:
                 raise ItemError("expected a corrupted prompt that differs from the clean one")
     clean = metric.reads(subject, items)

@@ -127,23 +127,19 @@ class Profile:
         if not is_above(top.score_interval, doubtful):
             guess = "a constant guess" if self.is_number else "the most frequent class"
             return f"{self.title} is not decoded better than {guess} ({number(doubtful)})"
-        place = self.place_of(self.best or [self.top])
+        best = self.best or [self.top]
+        where = runs(best, self.labels)
+        plural = "layers" if len(best) > 1 else "layer"
+        place = "the embeddings" if where == "emb" else f"{plural} {where}"
         text = f"{self.title} peaks at {place} ({self.metric} {number(top.score)})"
         if top.random_model is not None:
             text += f"; random weights reach {number(top.random_model)}"
         return text
 
-    def place_of(self, positions: list[int]) -> str:
-        """Layers for a sentence: ``layers 2, 3``, or ``the embeddings``."""
-        where = runs(positions, self.labels)
-        if where == "emb":
-            return "the embeddings"
-        return f"layer{'s' if len(positions) > 1 else ''} {where}"
-
     def describe(self) -> str:
         """A plain sentence for a kind of site that no finding speaks of."""
         top = self.highest
-        text = f"{self.name} is decoded best at {self.place_of([self.top])} "
+        text = f"{self.name} is decoded best at layer {self.labels[self.top]} "
         span = interval(top.score_interval)
         text += f"({self.metric} {number(top.score)}{f', {span}' if span else ''})."
         if len(self.best) > 1:

@@ -94,7 +94,7 @@ def _record(
     layers = np.array([layer_of(site, place) for place, site in enumerate(sites)], dtype=float)
     # The embedding layer takes what a word alone tells; the centre above it is of what the context adds.
     centre_above = None
-    if len(sites) > 1:
+    if weights[1:].any():
         centre_above = float(layers[1:] @ weights[1:] / weights[1:].sum())
     room = boot.mean(right[:, -1] - right[:, 0], kind="difference")
     margin = None if single is None else boot.mean(right[:, -1] - single, kind="difference")

@@ -147,8 +147,14 @@ class ComparisonRecord:
     layer_a: int = entry("the one layer; -1 is the embedding layer")
     layer_b: int = entry("the other layer")
     difference: float = entry("score at b minus score at a")
-    difference_interval: Interval | None = entry("its 95% interval over sentences")
-    p_holm: float = entry("p of no difference, Holm-corrected over all pairs of the property")
+    difference_interval: Interval | None = entry(
+        "its 95% interval over sentences, not corrected; null below 6 sentences"
+    )
+    p: float | None = entry(
+        "of no difference: sign flips and studentised bootstrap over sentences, below 0.05 where the interval leaves 0 out; null "
+        "below 6 sentences"
+    )
+    p_holm: float | None = entry("Holm-corrected over all pairs of the property")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,6 +107,21 @@ class _Scored:
             return self.replicates
         return self.boot.widened(np.array(self.scores), self.replicates)
 
+    def best(self) -> tuple[np.ndarray, list[float]]:
+        """The cells that may be the best, and the p at which each leaves them; all of them where nothing can be tested."""
+        if self.boot.n_clusters < evaluation.TESTABLE:
+            return np.ones(len(self.scores), dtype=bool), [1.0] * len(self.scores)
+        return evaluation.best_set(self.scores, self.widened())
+
+    def pairs(self) -> list[evaluation.Comparison]:
+        """Every two cells: of numbers by their squared errors, whose difference is 0 where that of R^2 is."""
+        if not self.numbers:
+            right = np.column_stack([column[:, 0] for column in self.columns])
+            return evaluation.compare_pairs(right, self.boot)
+        errors = np.column_stack([column[:, 0] for column in self.columns])
+        y = self.columns[0][:, 1]
+        return evaluation.compare_pairs(-errors, self.boot, float(y.var()))
+
     def interval(self, cell: int) -> evaluation.Interval:
         """A cell's score with its interval over sentences."""
         if self.numbers:
@@ -144,7 +159,7 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
     seen = np.array([kind in known for kind in test.types])
     base, prior = _baselines(task), _prior_bits(train, test)
     # All layers at once: pairs alone would not say which layers may be the best.
-    is_best, p_worse = evaluation.best_set(scored.scores, scored.widened())
+    is_best, p_worse = scored.best()
     records = []
     for i, cell in enumerate(cells):
         score = scored.interval(i)
@@ -215,7 +230,7 @@ def _score_on(columns: Float[np.ndarray, "n k"], rows: np.ndarray, numbers: bool
 def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[ComparisonRecord]:
     """Every pair of layers on the same resamples."""
     comparisons = []
-    for pair in evaluation.compare_pairs(scored.scores, scored.replicates, scored.boot):
+    for pair in scored.pairs():
         first, second = records[pair.a], records[pair.b]
         comparisons.append(
             ComparisonRecord(
@@ -223,7 +238,8 @@ def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[Compar
                 layer_a=first.layer,
                 layer_b=second.layer,
                 **estimated("difference", pair.difference),
-                p_holm=pair.p,
+                p=finite(pair.p),
+                p_holm=finite(pair.p_holm),
             )
         )
     return comparisons

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...report.controls import Control, field, has_interval
-from ...report.parts import Cell, Column, Page, Section, Table, score_cell, signed_cell
+from ...report.parts import (
+    Cell,
+    Column,
+    Page,
+    Section,
+    Table,
+    corrected_cell,
+    score_cell,
+    signed_cell,
+)
 from ...report.provenance import model_name
 from ...report.words import count, number, p_value, plural, signed
 from .records import MovedText, Results, SwapRecord
@@ -46,7 +55,7 @@ def _swaps(records: Sequence[SwapRecord]) -> Section:
         Column("swap", False),
         Column("texts"),
         Column(f"effect, {unit}", hint="with words of b minus with words of a, mean over texts"),
-        Column("p", hint="of no effect, Holm-corrected over the lists"),
+        Column("p (Holm)", hint="of no effect, corrected over the lists; intervals are not"),
         Column(f"size, {unit}", hint="mean size of the change in either direction"),
         Column(
             "beyond random",
@@ -73,7 +82,7 @@ def _row(r: SwapRecord) -> list[Cell]:
         Cell(r.kind),
         Cell(count(r.n), float(r.n), groups),
         Cell("") if r.effect is None else signed_cell(r.effect, r.effect_interval),
-        Cell("" if r.p is None else p_value(r.p_holm), r.p_holm, f"p {p_value(r.p)}" if r.p is not None else ""),
+        Cell("") if r.p is None else corrected_cell(r.p_holm, r.p),
         score_cell(r.size, r.size_interval),
         beyond,
         Cell("") if r.flips is None else score_cell(r.flips, r.flips_interval),

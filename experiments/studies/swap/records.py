@@ -23,15 +23,21 @@ class SwapRecord:
         "swap: mean of the metric with the words of b minus that with the words of a",
         "the metric's",
     )
-    effect_interval: Interval | None = entry("its 95% interval", "the metric's")
-    p: float | None = entry("of no effect: sign flips and studentised bootstrap")
+    effect_interval: Interval | None = entry(
+        "its 95% interval; null below 6 groups", "the metric's"
+    )
+    p: float | None = entry(
+        "of no effect: sign flips and studentised bootstrap, below 0.05 where the interval leaves 0 out; null below 6 groups"
+    )
     p_holm: float | None = entry("Holm-corrected over the lists")
     size: float = entry("mean size of the change, in either direction", "the metric's")
     size_interval: Interval | None = entry("its 95% interval", "the metric's")
     beyond: float | None = entry(
         "swap: its size minus that of random swaps in the same texts", "the metric's"
     )
-    beyond_interval: Interval | None = entry("its 95% interval", "the metric's")
+    beyond_interval: Interval | None = entry(
+        "its 95% interval; null below 6 groups", "the metric's"
+    )
     beyond_p: float | None = entry("of no difference of the sizes, paired over texts")
     beyond_p_holm: float | None = entry("Holm-corrected over the lists")
     flips: float | None = entry(

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ....probes.evaluation import ClusterBootstrap, holm, mean_p
+from ....probes.evaluation import ClusterBootstrap, holm, mean_effects
 from ....probes.groups import group_mean
 from ...corpus.prompts import Prompt, Unusable
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError
-from ...metrics.usable import unusable_notes, usable
+from ...metrics.usable import check_share, unusable_notes, usable
 from ...report.schema import Finding, Interval, Note, estimated
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -87,14 +87,14 @@ def prepare(options: SwapOptions, load: Load) -> SwapInputs:
     if metric.of_pairs or metric.baseline_is_zero:
         raise MetricError(f"metric {metric.name}: expected one of --labelled texts or --prompts")
     items = [item for item in read if isinstance(item, Prompt)]
-    lists = _lists(options)
+    lists, of_lists = _lists(options)
     subject = load_for(metric, load)
     positive = _positive(subject, options) if metric.of_classes else None
     if positive is not None:
         # one class for all texts: a bias moves them in one direction, whatever their labels
         items = [replace(item, label=positive) for item in items]
     items, _ = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
-    variants, notes = [], unusable_notes(unusable, len(items))
+    variants, notes = [], [*unusable_notes(unusable, len(items)), *of_lists]
     for words in lists:
         made, mixed = _variants(words, items, options)
         if mixed:
@@ -121,11 +121,17 @@ def prepare(options: SwapOptions, load: Load) -> SwapInputs:
     )
 
 
-def _lists(options: SwapOptions) -> list[WordList]:
-    """The lists that are asked for: all built-in ones where none is."""
-    own = [*pairs_given(options.swap), *(read_word_lists(options.words) if options.words else [])]
+def _lists(options: SwapOptions) -> tuple[list[WordList], list[Note]]:
+    """The lists that are asked for, all built-in ones where none is; and what of a file of pairs is left out."""
+    own, notes = pairs_given(options.swap), []
+    if options.words is not None:
+        unusable: list[Unusable] = []
+        read = read_word_lists(options.words, unusable)
+        n_pairs = sum(len(words.pairs) for words in read)
+        check_share(unusable, n_pairs + len(unusable), options.skip, "pairs of words")
+        own, notes = [*own, *read], unusable_notes(unusable, n_pairs, "pairs of words")
     names = options.list or (() if own else tuple(LISTS))
-    return [*(WordList(name, LISTS[name]) for name in dict.fromkeys(names)), *own]
+    return [*(WordList(name, LISTS[name]) for name in dict.fromkeys(names)), *own], notes
 
 
 def _positive(subject: Subject, options: SwapOptions) -> str | None:
@@ -300,13 +306,26 @@ def _mean_fields(
     return estimated(name, ClusterBootstrap(clusters, seed=seed).mean(values))
 
 
+def _tested_fields(
+    name: str,
+    p_name: str,
+    values: Float[np.ndarray, " n"],
+    clusters: Int[np.ndarray, " n"],
+    seed: int,
+) -> dict[str, Any]:
+    """A signed mean with its interval and its p, from one set of tests."""
+    found = mean_effects(values[:, None], ClusterBootstrap(clusters, seed=seed), seed=seed)
+    p = float(found.p[0])
+    return {**estimated(name, found.interval()), p_name: p if np.isfinite(p) else None}
+
+
 def _effect_fields(
     effect: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], seed: int, is_swap: bool
 ) -> dict[str, Any]:
     """The signed mean and its test; only a swap has a direction."""
     if not is_swap:
         return dict.fromkeys(("effect", "effect_interval", "p"))
-    return {**_mean_fields("effect", effect, clusters, seed), "p": _p(effect, clusters, seed)}
+    return _tested_fields("effect", "p", effect, clusters, seed)
 
 
 def _size_fields(
@@ -322,8 +341,7 @@ def _beyond_fields(
 ) -> dict[str, Any]:
     if beyond is None:
         return dict.fromkeys(("beyond", "beyond_interval", "beyond_p"))
-    fields = _mean_fields("beyond", beyond, clusters, seed)
-    return {**fields, "beyond_p": _p(beyond, clusters, seed)}
+    return _tested_fields("beyond", "beyond_p", beyond, clusters, seed)
 
 
 def _flip_fields(
@@ -343,13 +361,6 @@ def _flip_fields(
     return estimated("flips", group_mean(share, clusters, share=True, seed=seed))
 
 
-def _p(values: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], seed: int) -> float | None:
-    """Of a mean of 0; None for one group."""
-    if clusters.max() == 0:
-        return None
-    return float(mean_p(values[:, None], clusters, seed=seed)[0])
-
-
 def _finding(record: SwapRecord, positive: str | None) -> str:
     """What the swap does, in two sentences."""
     what = (
@@ -359,7 +370,7 @@ def _finding(record: SwapRecord, positive: str | None) -> str:
     )
     ends = record.effect_interval
     span = "" if ends is None else f", 95% CI {ends.text('+.3f')}"
-    p = "" if record.p_holm is None else f", p = {record.p_holm:.3g}"
+    p = "" if record.p_holm is None else f", p = {record.p_holm:.3g} (Holm)"
     text = (
         f"Swapping {record.list} from a to b changes {what} by {record.effect:+.3f} {record.unit} on average (n = "
         f"{record.n}{span}{p}). The mean size of the change is {record.size:.3f}."
@@ -368,7 +379,7 @@ def _finding(record: SwapRecord, positive: str | None) -> str:
         random = record.size - record.beyond
         text += (
             f" With random swaps of as many words it is {random:.3f} (difference {record.beyond:+.3f}, p = "
-            f"{record.beyond_p_holm:.3g})."
+            f"{record.beyond_p_holm:.3g}, Holm)."
         )
     if record.flips is not None:
         text += f" The predicted class changes in {record.flips:.1%} of the texts."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ...report.terminal_tables import interval_cell, number_cell, titled
+from ...report.terminal_tables import interval_cell, number_cell, p_cell, titled
 from .records import Results, SwapRecord
 
-HEADINGS = "list|swap|texts|effect|95%|p (Holm)|size|beyond random|p (Holm)|class changes"
+HEADINGS = "list|swap|texts|effect|95%|p|p (Holm)|size|beyond random|p (Holm)|class changes"
 
 
 def tables(results: Results) -> list[Table]:
@@ -25,9 +25,10 @@ def _row(r: SwapRecord) -> list[str]:
         str(r.n),
         "" if r.effect is None else f"{r.effect:+.3f}",
         interval_cell(r.effect_interval, "+.3f"),
-        "" if r.p_holm is None else f"{r.p_holm:.4f}",
+        "" if r.p is None else p_cell(r.p),
+        "" if r.p_holm is None else p_cell(r.p_holm),
         number_cell(r.size),
         "" if r.beyond is None else f"{r.beyond:+.3f}",
-        "" if r.beyond_p_holm is None else f"{r.beyond_p_holm:.4f}",
+        "" if r.beyond_p_holm is None else p_cell(r.beyond_p_holm),
         "" if r.flips is None else f"{r.flips:.3f}",
     ]

@@ -15,7 +15,7 @@ import numpy as np
 
 from layerscope.errors import InputError
 
-from ...corpus.records import Record, read_lines_as, shown
+from ...corpus.records import Record, Unusable, read_lines_as, shown
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
@@ -117,11 +117,14 @@ def random_swap(
     return replaced(text, spans, words)
 
 
-def read_word_lists(path: Path) -> list[WordList]:
+def read_word_lists(path: Path, unusable: list[Unusable]) -> list[WordList]:
     """Lists of pairs from a file: ``a``, ``b``, and perhaps ``list``, the name of the list that they are of.
 
+    Args:
+        unusable: is given the lines without two words.
+
     Raises:
-        PromptError: a file that cannot be read, a line without two words.
+        PromptError: a file that cannot be read, or without any pair.
     """
 
     def make(record: Record) -> tuple[str, str, str]:
@@ -131,7 +134,7 @@ def read_word_lists(path: Path) -> list[WordList]:
         return str(record.get("list", path.stem)), *_pair(a, b)
 
     by_name: dict[str, list[tuple[str, str]]] = {}
-    for name, a, b in read_lines_as(path, None, make):
+    for name, a, b in read_lines_as(path, None, make, unusable):
         by_name.setdefault(name, []).append((a, b))
     return [WordList(name, tuple(pairs)) for name, pairs in by_name.items()]
 
