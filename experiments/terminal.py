@@ -25,9 +25,10 @@ def show(results: dict[str, Any], out: Path) -> None:
             tables = STUDIES[results["kind"]].tables(results)
         for table in tables:
             printer.print(table)
-    for finding in results["findings"]:
+    # A person may have taken them out of a finished run's results.
+    for finding in results.get("findings", ()):
         printer.print(finding["text"], highlight=False, markup=False)
-    for note in results["notes"]:
+    for note in results.get("notes", ()):
         if note["kind"] != "info":
             printer.print(f"{note['kind']}: {note['text']}", highlight=False, markup=False)
     if "plan" not in results:

@@ -89,6 +89,15 @@ def test_a_page_that_fails_keeps_the_results(tmp_path, capsys, monkeypatch):
     assert "<!doctype html>" in (out / "report.html").read_text()
 
 
+def test_a_finished_run_without_findings_and_notes_is_shown(tmp_path):
+    out = tmp_path / "run"
+    assert main(words(out)) == 0
+    results = json.loads((out / "results.json").read_text())
+    del results["findings"], results["notes"]
+    (out / "results.json").write_text(json.dumps(results))
+    assert main(words(out)) == 0
+
+
 def test_in_python_a_page_that_fails_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(closing, "provenance", lambda about: about["selectivity_hi"])
     with pytest.warns(UserWarning, match="could not be made"):
