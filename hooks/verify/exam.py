@@ -92,6 +92,14 @@ class Exam:
     def config(self) -> Any:
         return getattr(self.model, "config", None)
 
+    @functools.cached_property
+    def text_sites(self) -> frozenset[str]:
+        """Sites that fire where the texts are read without pictures beside them: Mllama's cross-attention then does not run."""
+        if not any(kind in name for name in self.inputs for kind in ("pixel", "features")):
+            return frozenset(self.acts)
+        _, acts = self.watch({"input_ids": self.inputs["input_ids"]})
+        return frozenset(acts)
+
     def block_path(self, layer: int) -> str:
         """The path of a block of the main stack."""
         place = (

@@ -273,9 +273,10 @@ def _texts(exam: Exam) -> Texts:
 def _trials(exam: Exam) -> Trials:
     """An edit at positions of a prompt and behind it, one under a mask of tokens, and a key that is hidden."""
     streams = [f"blocks.{layer}.hook_resid_post" for layer in range(exam.n_layers)]
+    streams = [site for site in streams if _in_text(exam, site)]
     made: Trials = {}
-    middle = streams[(exam.n_layers - 1) // 2]
-    if _editable(exam, middle):
+    if streams:
+        middle = streams[(len(streams) - 1) // 2]
         by = noise(exam.acts[middle][0, 0], 11, 1.0)
         made[middle] = lambda rows: edits.add(by).at([1, 3])
     if (masked := _last(exam, ("attn.hook_z", "hook_attn_out", "hook_mlp_out"))) is not None:
@@ -290,11 +291,16 @@ def _editable(exam: Exam, site: str) -> bool:
     return exam.has(site) and not exam.anatomy.places[site].read_only
 
 
+def _in_text(exam: Exam, site: str) -> bool:
+    """Whether a site can be edited where a text is read alone."""
+    return _editable(exam, site) and site in exam.text_sites
+
+
 def _last(exam: Exam, parts: tuple[str, ...]) -> str | None:
     """The last site of the first of these parts that can be edited."""
     for part in parts:
         for layer in reversed(range(exam.n_layers)):
-            if _editable(exam, site := f"blocks.{layer}.{part}"):
+            if _in_text(exam, site := f"blocks.{layer}.{part}"):
                 return site
     return None
 

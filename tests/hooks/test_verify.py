@@ -575,3 +575,8 @@ def test_any_module_with_its_inputs():
 
 def test_multi_query_heads_reach_every_query_head():
     assert anatomy(tiny.model("falcon")).query_heads("blocks.0.attn.hook_k[0]") == [0, 1, 2, 3]
+
+
+def test_blocks_that_text_alone_does_not_run_are_no_fault():
+    """Mllama's cross-attention blocks run only with a picture."""
+    assert verify(zoo.build("MllamaForConditionalGeneration"), quick=True).status == "OK"
