@@ -121,7 +121,8 @@ def mean_effects(
 
 def _are_answers(values: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, " k"]:
     """Columns of -1, 0 and 1; one of zeros is an effect that was measured as 0."""
-    return np.isin(values, (-1.0, 0.0, 1.0)).all(0) & values.any(0)
+    are_whole = np.isin(values, (-1.0, 0.0, 1.0)).all(axis=0)
+    return np.asarray(are_whole & values.any(axis=0))
 
 
 def _with_newcombe(

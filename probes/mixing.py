@@ -6,9 +6,8 @@
 z_l are the standardised features of layer l. The published gamma is left out: V takes it up. The mix is standardised again:
 else the penalty would favour single layers, which vary more than mixes of them. For given weights a the rest is the regression
 of `fit_many`, solved as every other probe is, its penalty chosen on dev; the weights move along the gradient of phi, which is
-that of the objective at the inner optimum. The starts are all layers alike, the mix of the layers below, so that further layers
-do not make a mix worse, and the new layer almost alone. Where none of them is better than the mix below, and no weight for the
-new layer promises more than `GAP`, the mix below stays as it is.
+that of the objective at the inner optimum. The starts are all layers alike and the mix of the layers below, so that further
+layers do not make a mix worse.
 
 A mix has converged if its regression has, and no layer would be worth more weight (the Frank-Wolfe gap of the simplex):
 
@@ -48,8 +47,6 @@ STEPS = 25
 """Regressions for one search of the weights, about."""
 PEAK = 0.95
 """Weight of the one layer of a start."""
-ROWS = 256
-"""Rows whose products are summed in single precision."""
 ROUGH = 3e-4
 """Relative error of the regressions of a search; the last one is solved to the solver's own."""
 
@@ -141,16 +138,17 @@ def mix_many(
     scale = torch.stack([values.float().std(0, correction=0) for values in layers])
     scale = scale.clamp_min(_LEAST_SCALE)
     # Layers are mixed on one scale, that of the training rows, so that a weight says what a layer is worth.
-    train_Z, dev_Z = (_standardised(some, mean, scale) for some in (layers, dev[0]))
+    train_Z = _standardised(layers, mean, scale)
+    dev_Z = _standardised(dev[0], mean, scale)
     tops = range(len(layers)) if cumulative else (len(layers) - 1,)
     mixes: dict[tuple[str, int], MixFit] = {}
     for name, (classes, index) in coded.items():
         dev_index = encode_with(of_dev(name, dev[1]), classes)
         search = _Search(train_Z, index, dev_Z, dev_index, tuple(l2))
-        below: tuple[np.ndarray, Fit] | None = None
+        mix_below: np.ndarray | None = None
         for top in tops:
-            mix, fit, gap = search.best(_starts(top)) if below is None else search.above(*below)
-            below = mix, fit
+            mix, fit, gap = search.best(_starts(top, mix_below))
+            mix_below = mix
             mixes[name, top] = MixFit(
                 classes,
                 torch.from_numpy(mix).float(),
@@ -170,25 +168,19 @@ def mix_many(
 
 def _standardised(
     layers: Sequence[Float[Tensor, "n d"]], mean: Tensor, scale: Tensor
-) -> Float[Tensor, "layers n d"]:
-    # In one block: a mix, and what each layer promises, are then one product over all of them.
-    stacked = torch.empty(len(layers), *layers[0].shape)
-    for place, values in enumerate(layers):
-        torch.sub(values.float(), mean[place], out=stacked[place]).div_(scale[place])
-    return stacked
+) -> list[Float[Tensor, "n d"]]:
+    return [(v.float() - m) / s for v, m, s in zip(layers, mean, scale, strict=True)]
 
 
-def _starts(
-    top: int, before: Float[np.ndarray, " k"] | None = None
-) -> list[Float[np.ndarray, " layers"]]:
-    """Weights to begin from: all layers alike, and each almost alone, or the mix of the layers below and the new layer."""
+def _starts(top: int, before: Float[np.ndarray, " k"] | None) -> list[Float[np.ndarray, " layers"]]:
+    """Weights to begin from: all layers alike, and one almost alone, or the mix of the layers below."""
     count = top + 1
     if count == 1:
         return [np.ones(1)]
     even = np.full(count, 1 / count)
     if before is not None:
         # From the mix below, which leaves a little for the new layer: at weight 0 its slope alone could bring it in.
-        return [even, np.append(PEAK * before, 1 - PEAK), np.append((1 - PEAK) * before, PEAK)]
+        return [even, np.append(PEAK * before, 1 - PEAK)]
     starts = [even]
     for layer in range(count):
         is_peak = np.arange(count) == layer
@@ -200,55 +192,32 @@ def _starts(
 class _Search:
     """The weights of one target's mix, on standardised layers of training and dev rows."""
 
-    layers: Float[Tensor, "layers n d"]
+    layers: Sequence[Float[Tensor, "n d"]]
     index: Int[np.ndarray, " n"]
-    held: Float[Tensor, "layers m d"]
+    held: Sequence[Float[Tensor, "m d"]]
     held_index: Int[np.ndarray, " m"]
     penalties: tuple[float, ...]
     warm: dict[str, Fit] = field(default_factory=dict)
-    chosen: float | None = None
-    """The penalty that was chosen last."""
-
-    def above(
-        self, mix: Float[np.ndarray, " k"], fit: Fit
-    ) -> tuple[Float[np.ndarray, " layers"], Fit, float]:
-        """The mix of one layer more: the mix of the layers below, unless the new one promises something."""
-        extended = np.append(mix, 0.0)
-        starts = _starts(len(mix), mix)
-        # At one penalty for all: that of the mix below may be the best for what is noise to it.
-        below, *others = (self.rough(one) for one in (extended, *starts))
-        gap = self.gap(extended, fit)
-        if gap <= GAP and min(others) >= (1 - GAP) * below:
-            return extended, fit, gap
-        return self.best(starts, others)
 
     def best(
-        self,
-        starts: Sequence[Float[np.ndarray, " k"]],
-        objectives: Sequence[float] | None = None,
+        self, starts: Sequence[Float[np.ndarray, " k"]]
     ) -> tuple[Float[np.ndarray, " k"], Fit, float]:
-        """The weights from the best of some starts, their regression, and the gap that is left.
-
-        Args:
-            objectives: of the starts, as `rough` gives them.
-        """
-        if objectives is None:
-            objectives = [self.rough(mix) for mix in starts] if len(starts) > 1 else [0.0]
+        """The weights from the best of some starts, their regression, and the gap that is left."""
+        middle = float(np.median(self.penalties))
+        objectives = [0.0]
+        if len(starts) > 1:
+            # Rough regressions are enough to tell which start is the best.
+            objectives = [self.regression(mix, middle, ROUGH).objective for mix in starts]
         mix = starts[int(np.argmin(objectives))]
-        l2 = self.chosen = self.penalty(mix)
+        l2 = self.penalty(mix)
         mix = self.descend(mix, l2)
         # what was best for the start need not be for the end
         if len(mix) > 1:
             l2_of_end = self.penalty(mix)
             if l2_of_end != l2:
-                l2 = self.chosen = l2_of_end
-                mix = self.descend(mix, l2)
+                l2, mix = l2_of_end, self.descend(mix, l2_of_end)
         fit = self.regression(mix, l2)
         return mix, fit, self.gap(mix, fit)
-
-    def rough(self, mix: Float[np.ndarray, " k"]) -> float:
-        """The objective at the middle penalty, as well as it takes to compare starts."""
-        return self.regression(mix, float(np.median(self.penalties)), ROUGH).objective
 
     def descend(self, mix: Float[np.ndarray, " k"], l2: float) -> Float[np.ndarray, " k"]:
         """Weights from which no layer promises more than `GAP`, as far as `STEPS` regressions reach.
@@ -286,11 +255,13 @@ class _Search:
         return min(reached, key=lambda point: point[0])[1]
 
     def mixed(
-        self, layers: Float[Tensor, "layers n d"], mix: Float[np.ndarray, " k"]
+        self, layers: Sequence[Float[Tensor, "n d"]], mix: Float[np.ndarray, " k"]
     ) -> Float[Tensor, "n d"]:
         """h of every row."""
-        weights = torch.from_numpy(mix).float()
-        return (weights @ layers[: len(mix)].flatten(1)).view(layers.shape[1:])
+        hidden = torch.zeros_like(layers[0])
+        for a, values in zip(mix, layers, strict=False):
+            hidden += float(a) * values
+        return hidden
 
     def regression(self, mix: Float[np.ndarray, " k"], l2: float, tol: float = 5e-7) -> Fit:
         """V and b for given weights."""
@@ -302,24 +273,15 @@ class _Search:
 
     def penalty(self, mix: Float[np.ndarray, " k"]) -> float:
         """The penalty that is best on dev for given weights."""
-        penalties = self._candidates()
-        if len(penalties) == 1:
-            return penalties[0]
+        if len(self.penalties) == 1:
+            return self.penalties[0]
         design = Design(self.mixed(self.layers, mix))
         dev_rows = self.mixed(self.held, mix)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             dev = (dev_rows, {"y": self.held_index})
-            self.warm = fit_many(design, {"y": self.index}, penalties, dev=dev, tol=ROUGH)
+            self.warm = fit_many(design, {"y": self.index}, self.penalties, dev=dev, tol=ROUGH)
         return self.warm["y"].l2
-
-    def _candidates(self) -> tuple[float, ...]:
-        """All penalties; once one was chosen, that and those beside it."""
-        if self.chosen is None:
-            return self.penalties
-        ordered = tuple(sorted(self.penalties))
-        place = int(np.argmin(np.abs(np.array(ordered) - self.chosen)))
-        return ordered[max(0, place - 1) : place + 2]
 
     def slope(self, mix: Float[np.ndarray, " k"], fit: Fit) -> Float[np.ndarray, " k"]:
         """d objective / d a_l = <G, z_l> - sum_j <G_j, h_j> cov(z_lj, h_j) / var(h_j),   G = R V / std(h), R = p - [y].
@@ -334,13 +296,12 @@ class _Search:
         variance = hidden.square().mean(0).clamp_min(1e-12)
         along = (back * hidden).sum(0) / (variance * len(hidden))
         toward = back - along * hidden
-        slopes = torch.zeros(len(mix), dtype=torch.float64)
-        # A block of rows at a time in single precision, their sums in double.
-        for start in range(0, len(hidden), ROWS):
-            rows = slice(start, start + ROWS)
-            of_rows = torch.einsum("lnd,nd->l", self.layers[: len(mix), rows], toward[rows])
-            slopes += of_rows.double()
-        return slopes.numpy()
+        return np.array(
+            [
+                float((toward * values).sum(dtype=torch.float64))
+                for values in self.layers[: len(mix)]
+            ]
+        )
 
     def gap(self, mix: Float[np.ndarray, " k"], fit: Fit) -> float:
         """What more weight for one layer promises, as a share of the objective."""

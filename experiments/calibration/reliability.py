@@ -309,10 +309,8 @@ def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
     records = []
     for row, value in zip(rows, p, strict=True):
         is_tested = math.isfinite(value)
-        tests = (
-            {"p": value, "p_holm": next(corrected)} if is_tested else {"p": None, "p_holm": None}
-        )
-        records.append(ComparisonRecord(**row, **tests))
+        p_holm = next(corrected) if is_tested else None
+        records.append(ComparisonRecord(**row, p=value if is_tested else None, p_holm=p_holm))
     return records
 
 

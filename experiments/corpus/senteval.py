@@ -42,7 +42,7 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
     """
     path = Path(path)
     text, digest = read_text(path)
-    spools = {split: Spool() for split in SPLITS}
+    spools: dict[Split, Spool] = {split: Spool() for split in SPLITS}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):  # as U+0085 ends no line
         fields = line.removesuffix("\r").split("\t")
         if fields == [""]:

@@ -159,7 +159,7 @@ class TextEncoder:
             stop = front + room
         whole = (*prefix, *map(shared, ids[front:stop]), *ids[len(ids) - back :])
         nowhere = [(0, 0)]
-        in_text = (shared(tuple(pair)) for pair in offsets[front:stop])
+        in_text = (shared((start, end)) for start, end in offsets[front:stop])
         places = (*nowhere * len(prefix), *in_text, *nowhere * back)
         is_special = (
             *[True] * len(prefix),

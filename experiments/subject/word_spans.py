@@ -49,9 +49,13 @@ class Encoded:
 
 
 @lru_cache(maxsize=1 << 18)
+def _once(value: Any) -> Any:
+    return value
+
+
 def shared(value: S) -> S:
     """The value as one object wherever it occurs: ids and offsets of a large corpus take a third of the memory so."""
-    return value
+    return _once(value)
 
 
 @lru_cache(maxsize=1 << 16)
