@@ -40,10 +40,10 @@ def demo() -> float:
 repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 9
 sides = {
     "import layerscope, over import torch (at most 30 ms)": over_torch,
-    "layerscope --help (at most 100 ms)": lambda: wall("-m", "layerscope", "--help"),
-    "layerscope probe --help": lambda: wall("-m", "layerscope", "probe", "--help"),
+    "all of layerscope --help (at most 100 ms)": lambda: wall("-m", "layerscope", "--help"),
+    "all of layerscope probe --help": lambda: wall("-m", "layerscope", "probe", "--help"),
     "python -c pass": lambda: wall("-c", "pass"),
-    "layerscope demo (at most 12 s)": demo,
+    "all of layerscope demo (at most 12 s)": demo,
 }
 for run in sides.values():
     run()

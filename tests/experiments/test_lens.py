@@ -423,7 +423,7 @@ def test_the_command(tmp_path, capsys):
     assert total == pytest.approx(results["texts"][0]["logit"], abs=1e-3)
     page = (out / "report.html").read_text()
     assert "Direct logit attribution" in page
-    assert "How well each layer's reading agrees with the model" in page
+    assert "How well each layer&#39;s reading agrees with the model" in page
 
 
 @pytest.mark.parametrize(
