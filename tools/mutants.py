@@ -241,12 +241,6 @@ MUTANTS = {
         "        elif threading.get_ident() != self._thread:",
         "        elif False:",
     ),
-    "cache-flag": Mutant(
-        "Resume turns caching off, wherever the flag stands",
-        "resume.py",
-        'inputs["use_cache"] = False',
-        "pass",
-    ),
 }
 
 
