@@ -65,8 +65,8 @@ def test_those_that_are_left_have_the_effects_of_a_run_without_a_race(folder: Pa
         assert record["p"] is None
         assert not record["exact"]
         assert record["n"] == record["ran_on"] in (10, 15, 23, 35)
-    note = next(n["text"] for n in raced["notes"] if n["text"].startswith("a race"))
-    assert f"{len(left)} ran on all 40 prompts" in note
+    note = next(n["text"] for n in raced["notes"] if n["text"].startswith("race"))
+    assert f"{len(left)} of {len(whole['records'])} heads ran on all 40 prompts" in note
     assert ", stopped" in (folder / "raced" / "report.html").read_text(encoding="utf-8")
     # Resumed from its cells: the same race, and nothing runs again.
     (folder / "raced" / "results.json").unlink()

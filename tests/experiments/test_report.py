@@ -253,7 +253,7 @@ SHOWN = [
      same("accuracy") | {"answered": "n_answered", "mean": "confidence", "overconfidence": "overconfidence", "ECE": "ece",
      "by chance": "ece_chance", "equal mass": "ece_mass", "squared error": "squared_error", "AUROC": "auroc",
      "risk area": "aurc"}),
-    ("ask", "effects-table", of("ask"), same("effect", "p") | {"over random": "over_random"}),
+    ("ask", "effects-table", of("ask"), same("effect") | {"over random": "over_random", "p (Holm)": "p_holm"}),
     ("prune", "steps-table", of("prune"),
      same("parameters", "change", "difference") | {"heads a layer": "heads", "loss": "value", "at random": "random"}),
     ("lens", "layers-table", of("lens", "layers"), same("loss", "agreement") | {"KL": "kl", "median rank": "median_rank"}),

@@ -36,7 +36,7 @@ UNREAD = {
         RandomRecord.text RandomRecord.unit Results.kind Results.schema
     """,
     "calibrate": """
-        ErrorRecord.method GroupDifferenceRecord.p JudgedRecord.aurc_interval JudgedRecord.commonest
+        ErrorRecord.method JudgedRecord.aurc_interval JudgedRecord.commonest
         JudgedRecord.commonest_share JudgedRecord.ece_mass_interval JudgedRecord.ece_p JudgedRecord.n_clusters
         JudgedRecord.n_values JudgedRecord.squared_error_all_interval
         JudgedRecord.squared_error_interval Results.kind Results.schema

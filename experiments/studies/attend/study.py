@@ -107,6 +107,7 @@ class Attention:
 
 def prepare(options: AttendOptions, load: Load) -> AttendInputs:
     """The texts, the model, the ablation and the checkpoints."""
+    _require_one_source(options)
     prompts, notes = _prompts(options)
     sentences = read_texts(options, prompts)
     answered = [prompt for prompt in prompts if prompt.answer]
@@ -144,6 +145,14 @@ def prepare(options: AttendOptions, load: Load) -> AttendInputs:
         pictures=pictures,
         notes=notes,
     )
+
+
+def _require_one_source(options: AttendOptions) -> None:
+    given = (options.corpus is not None, options.prompts is not None, bool(options.text))
+    if sum(given) != 1:
+        raise RunError(
+            "expected one of --corpus FILE (annotated sentences), --prompts FILE and --text TEXT"
+        )
 
 
 def _prompts(options: AttendOptions) -> tuple[list[Prompt], list[Note]]:
@@ -203,11 +212,6 @@ def measure(inputs: AttendInputs, run: Run) -> Results:
 
 def read_texts(options: AttendOptions, prompts: Sequence[Prompt]) -> Sequence[Sentence]:
     """The annotated sentences, or the prompts' texts cut into words at white space."""
-    given = (options.corpus is not None, options.prompts is not None, bool(options.text))
-    if sum(given) != 1:
-        raise RunError(
-            "expected one of --corpus FILE (annotated sentences), --prompts FILE and --text TEXT"
-        )
     if options.text:
         texts = options.text[: options.limit]
         return [plain_sentence(f"text {i + 1}", text) for i, text in enumerate(texts)]
