@@ -8,6 +8,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The models are tiny: more threads only wait for each other, here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
 import layerscope.experiments.tasks.properties
@@ -26,7 +28,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+torch.set_num_threads(1)
 
 settings.register_profile(
     "seeded",

@@ -66,7 +66,7 @@ def conllu(count: int) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("neurons")
     tiny.save(planted(), home / "model")
-    (home / "words.conllu").write_text(conllu(90), encoding="utf-8")
+    (home / "words.conllu").write_text(conllu(130), encoding="utf-8")
     return home
 
 
