@@ -315,15 +315,22 @@ def test_a_wrong_gradient():
     assert "blocks.0.mlp.hook_post" not in found
 
 
-@finds("eager attention")
-def test_eager_attention_that_differs(monkeypatch):
-    import transformers.models.llama.modeling_llama as module
+def test_a_model_that_answers_otherwise_with_eager_attention_is_no_fault_of_the_map():
+    """PaliGemma hides what follows a token of a text alone under sdpa, and nothing under eager attention."""
+    model = zoo.build("PaliGemmaForConditionalGeneration")
+    given = {"input_ids": tiny.ids(), "attention_mask": torch.ones_like(tiny.ids())}
+    (found,) = verify(model, given, only=["eager attention"]).of("eager attention")
+    assert found.status == "UNSUPPORTED"
+    assert "without any hook" in found.reason
 
-    whole = module.eager_attention_forward
+
+@finds("eager attention")
+def test_eager_attention_that_is_read_otherwise(monkeypatch):
+    whole = attention.AttentionWatch._softmax
     monkeypatch.setattr(
-        module,
-        "eager_attention_forward",
-        lambda m, q, k, v, mask, **more: whole(m, q * 1.5, k, v, mask, **more),
+        attention.AttentionWatch,
+        "_softmax",
+        lambda watch, func, args, more: whole(watch, func, (1.5 * args[0], *args[1:]), more),
     )
     assert "blocks.0.attn.hook_attn_scores" in wrong(tiny.model("llama"), "eager attention")
 
