@@ -79,12 +79,18 @@ def output_projection(model: Any, site: str) -> torch.nn.Linear:
     return (layer.encoder_attn if "cross" in site else layer.self_attn).out_proj
 
 
-def test_each_head_is_its_columns(folder: Path, tmp_path: Path) -> None:
+def ablated(folder: Path, out: Path, value: str) -> tuple[Any, Any]:
+    """The heads' effects, and the model to repeat them on."""
     results = ablate(
         model=folder / "model", prompts=folder / "prompts.jsonl", metric="answer_difference",
-        value="zero", positions="all", device="cpu", out=tmp_path / "run",
+        value=value, positions="all", device="cpu", out=out,
     )  # fmt: skip
     model = hf.WhisperForConditionalGeneration.from_pretrained(folder / "model").eval()
+    return results, model
+
+
+def test_each_head_is_its_columns(folder: Path, tmp_path: Path) -> None:
+    results, model = ablated(folder, tmp_path / "run", "zero")
     clean = [difference(folder, model, prompt) for prompt in PROMPTS]
     assert results.raw["baseline"]["value"] == pytest.approx(np.mean(clean), abs=2e-4)
     sites = {record["site"] for record in results.records}
@@ -102,11 +108,7 @@ def test_each_head_is_its_columns(folder: Path, tmp_path: Path) -> None:
 
 def test_the_mean_is_over_both_sounds(folder: Path, tmp_path: Path) -> None:
     """One head of the encoder at its mean, by a plain hook."""
-    results = ablate(
-        model=folder / "model", prompts=folder / "prompts.jsonl", metric="answer_difference",
-        value="mean", positions="all", device="cpu", out=tmp_path / "run",
-    )  # fmt: skip
-    model = hf.WhisperForConditionalGeneration.from_pretrained(folder / "model").eval()
+    results, model = ablated(folder, tmp_path / "run", "mean")
     projection, seen = output_projection(model, "blocks.1"), []
     handle = projection.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
