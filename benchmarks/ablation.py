@@ -1,11 +1,12 @@
-"""Zero-ablating heads of a GPT-2-small shape, read at the last position: our sweep against one bridge forward a head.
+"""Zero-ablating heads of a GPT-2-small shape, read at the last position: our sweep against one
+bridge forward a head.
 
     python benchmarks/ablation.py [--texts 8] [--length 64] [--every 1] [--parts 3]
 
-Weights are random: the shape decides the time. Both sides end with the same number for every head, a logit difference,
-and their largest disagreement is printed. ``--every N`` gives the bridge, and us, every Nth head only. The bridge's heads
-are run in three (--parts) parts with our whole sweep before each, so that both meet the machine's good and bad moments;
-the mean of ours counts.
+Weights are random: the shape decides the time. Both sides end with the same number for every head,
+a logit difference, and their largest disagreement is printed. ``--every N`` gives the bridge, and
+us, every Nth head only. The bridge's heads are run in three (--parts) parts with our whole sweep
+before each, so that both meet the machine's good and bad moments; the mean of ours counts.
 """
 
 from __future__ import annotations
@@ -88,9 +89,10 @@ def main():
             other += time.perf_counter() - begun
     own, peers = float(np.mean(taken)), np.concatenate(expected)
     print(
-        f"{len(heads)} heads, {given.texts}x{given.length}: bridge {other:.1f} s, ours {own:.1f} s ({min(taken):.1f} to "
-        f"{max(taken):.1f}): {other / own:.2f}x; largest difference of an effect {np.abs(effects - peers).max():.1e} "
-        f"(largest effect {np.abs(peers).max():.1e})"
+        f"{len(heads)} heads, {given.texts}x{given.length}: bridge {other:.1f} s, "
+        f"ours {own:.1f} s ({min(taken):.1f} to {max(taken):.1f}): {other / own:.2f}x; "
+        f"largest difference of an effect {np.abs(effects - peers).max():.1e} (largest "
+        f"effect {np.abs(peers).max():.1e})"
     )
 
 

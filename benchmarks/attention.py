@@ -1,11 +1,13 @@
-"""Statistics of all heads over a corpus against the bare forward with eager attention; and memory as the corpus grows.
+"""Statistics of all heads over a corpus against the bare forward with eager attention; and memory
+as the corpus grows.
 
     python benchmarks/attention.py [--model FOLDER] [--texts 400] [--length 24] [--repeats 7]
 
-Without ``--model`` a GPT-2-small shape with random weights: the shape decides the time. Texts are random tokens of lengths
-around ``--length``. The bare side runs the body with eager attention over the same batches and keeps nothing; ours runs the
-model as it is (sdpa) and makes every sum of `experiments.attention.heads` (entropy, masses, contributions). Each memory
-figure is of a process of its own.
+Without ``--model`` a GPT-2-small shape with random weights: the shape decides the time. Texts are
+random tokens of lengths around ``--length``. The bare side runs the body with eager attention over
+the same batches and keeps nothing; ours runs the model as it is (sdpa) and makes every sum of
+`experiments.attention.heads` (entropy, masses, contributions). Each memory figure is of a process
+of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from measure import alternate, peak_growth, ratio, start
 
 
 def random_texts(count, length):
-    """Texts of random tokens: a BOS, and lengths from half to one and a half times the given one."""
+    """Texts of random tokens: a BOS,
+    and lengths from half to one and a half times the given one.
+    """
     generator = torch.Generator().manual_seed(0)
     out = []
     for _ in range(count):
@@ -103,9 +107,9 @@ def main():
         ours=lambda: ours(mine, texts, given.batch_tokens),
     )
     print(
-        f"{given.texts} texts of about {given.length} tokens, {type(model).__name__}: bare eager forward "
-        f"{median(two['bare']):.2f} s, statistics of all heads {median(two['ours']):.2f} s: "
-        f"{ratio(two['ours'], two['bare'])} (bound 1.5)",
+        f"{given.texts} texts of about {given.length} tokens, {type(model).__name__}: "
+        f"bare eager forward {median(two['bare']):.2f} s, statistics of all heads "
+        f"{median(two['ours']):.2f} s: {ratio(two['ours'], two['bare'])} (bound 1.5)",
         flush=True,
     )
     if given.no_memory:

@@ -1,13 +1,15 @@
 """Attribution on a causal language model: ours against Captum's at equal samples, both in one run.
 
-    python benchmarks/attribution.py --model SMOLLM2.gguf [--only kernel-shap] [--samples 1000] [--words 24]
+    python benchmarks/attribution.py --model SMOLLM2.gguf [--only kernel-shap] [--samples \
+        1000] [--words 24]
         [--batches 8 16 32 64] [--repeats 3]
 
-KernelSHAP and LIME replace words by padding; integrated gradients go from the padding's embedding until they miss at most
-1% of the change of a text of 6 words, Captum's in the fewest steps of `STEPS` that do; occlusion takes 64 words one by
-one. Captum is run at each `perturbations_per_eval` (or internal batch) of --batches, and its best counts; the last two also
-as they come (one word at a time; all steps at once). Of repeated runs the median, and of their ratios. The largest
-difference of the numbers is printed: occlusion's are the same, integrated gradients' to about the gap.
+KernelSHAP and LIME replace words by padding; integrated gradients go from the padding's embedding
+until they miss at most 1% of the change of a text of 6 words, Captum's in the fewest steps of
+`STEPS` that do; occlusion takes 64 words one by one. Captum is run at each `perturbations_per_eval`
+(or internal batch) of --batches, and its best counts; the last two also as they come (one word at a
+time; all steps at once). Of repeated runs the median, and of their ratios. The largest difference
+of the numbers is printed: occlusion's are the same, integrated gradients' to about the gap.
 """
 
 from __future__ import annotations
@@ -24,15 +26,18 @@ from layerscope.experiments.subject import load
 from measure import once, ratio, start
 
 STORY = (
-    "the old man who had lived near the river for many years said that his house was too small and that he wanted to move "
-    "into the city where his children and their friends worked in a large shop that sold books and maps to people who came "
-    "from far away to see the sea and walk along its long white shore every summer"
+    "the old man who had lived near the river for many years said that his house was too "
+    "small and that he wanted to move into the city where his children and their friends "
+    "worked in a large shop that sold books and maps to people who came from far away to "
+    "see the sea and walk along its long white shore every summer"
 )
 DEFAULT = "captum as it comes"
 STEPS = (10, 20, 50, 100, 200, 400, 800, 1600, 3200)
 """Numbers of Gauss-Legendre steps that Captum is tried at."""
 INTEGRATED = 6
-"""Words of integrated gradients, of which Captum's take hundreds of steps: of 24 more than any of these."""
+"""Words of integrated gradients, of which Captum's take hundreds of steps:
+of 24 more than any of these.
+"""
 GAP = 0.01
 """Share of the change that integrated gradients may miss."""
 
@@ -129,9 +134,10 @@ def main():
             for it in dict.fromkeys((best, *({DEFAULT} & {*runs})))
         )
         print(
-            f"{method}: {', '.join(f'{name} {median[name]:.1f} s' for name in runs)}: {against}; "
-            f"{cost.asked} texts asked for, {cost.forwards} run, "
-            f"{cost.tokens} tokens; largest difference {np.abs(mine - other).max():.1e} of {np.abs(other).max():.1e}",
+            f"{method}: {', '.join(f'{name} {median[name]:.1f} s' for name in runs)}: "
+            f"{against}; {cost.asked} texts asked for, {cost.forwards} run, {cost.tokens} "
+            f"tokens; largest difference {np.abs(mine - other).max():.1e} of "
+            f"{np.abs(other).max():.1e}",
             flush=True,
         )
 

@@ -1,4 +1,5 @@
-"""Capture against the bare forward, and against TransformerLens's run_with_cache, on a GPT-2-small shape.
+"""Capture against the bare forward, and against TransformerLens's run_with_cache, on a GPT-2-small
+shape.
 
     python benchmarks/capture.py [--repeats 7]
 
@@ -60,8 +61,9 @@ def times(repeats):
         capture=lambda: ours(model, ids[:2], resid),
     )
     print(
-        f"resid_post at all layers, 2x64: bare body {median(two['bare']):.3f} s, capture {median(two['capture']):.3f} s: "
-        f"{ratio(two['capture'], two['bare'])} (bound 1.03)",
+        f"resid_post at all layers, 2x64: bare body {median(two['bare']):.3f} s, "
+        f"capture {median(two['capture']):.3f} s: {ratio(two['capture'], two['bare'])} "
+        "(bound 1.03)",
         flush=True,
     )
     listed = set(sites(model, *NAMES))
@@ -72,7 +74,8 @@ def times(repeats):
         capture=lambda: ours(model, ids, NAMES),
     )
     print(
-        f"resid_post, z and mlp.post, 8x64: run_with_cache {median(two['bridge']):.3f} s, capture {median(two['capture']):.3f} s: "
+        f"resid_post, z and mlp.post, 8x64: run_with_cache {median(two['bridge']):.3f} s, "
+        f"capture {median(two['capture']):.3f} s: "
         f"{ratio(two['bridge'], two['capture'])} (bound 1.3)",
         flush=True,
     )
@@ -115,8 +118,9 @@ def main():
         )
         found[side] = int(done.stdout.split()[-1])
     print(
-        f"peak memory growth at 1x1024: run_with_cache {found['bridge'] / 1e6:.0f} MB, capture {found['capture'] / 1e6:.0f} MB: "
-        f"{found['capture'] / found['bridge']:.2f} of it (bound 0.5)"
+        f"peak memory growth at 1x1024: run_with_cache {found['bridge'] / 1e6:.0f} MB, "
+        f"capture {found['capture'] / 1e6:.0f} MB: {found['capture'] / found['bridge']:.2f} "
+        "of it (bound 0.5)"
     )
 
 

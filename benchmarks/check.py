@@ -1,7 +1,8 @@
 """Whether a benchmark's ratios got worse than those that RESULTS.md has of it.
 
-A ratio is written ``1.502x (1.197 to 1.604 of 7 turns)``, or without its spread where there were few turns. It got worse
-if it lies beyond the spread of the ratio before and its own spread does not reach back to that.
+A ratio is written ``1.502x (1.197 to 1.604 of 7 turns)``, or without its spread where there were
+few turns. It got worse if it lies beyond the spread of the ratio before and its own spread does not
+reach back to that.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Ratio:
 
 
 def ratios(block: str) -> dict[str, Ratio]:
-    """What a block of RESULTS.md measured: the words before a ratio, without their numbers -> the ratio."""
+    """What a block of RESULTS.md measured: the words before a ratio,
+    without their numbers -> the ratio.
+    """
     found: dict[str, Ratio] = {}
     output = block.split("```")[1] if "```" in block else block
     for line in output.splitlines():
@@ -54,7 +57,8 @@ def worse(before: str, now: str, costs: str) -> list[str]:
     """A line for each ratio of a block that got worse.
 
     Args:
-        costs: a pattern of the labels whose ratios are costs, which are better the smaller they are.
+        costs: a pattern of the labels whose ratios are costs, which are better the smaller they
+            are.
     """
     lines = []
     known = ratios(before)

@@ -1,24 +1,30 @@
-"""How often intervals cover and tests reject, by simulation: what was used before, and what is used now.
+"""How often intervals cover and tests reject, by simulation: what was used before, and what is used
+now.
 
     python benchmarks/coverage.py [--runs 400] [--only selectivity ece best ...]
 
 selectivity  accuracy less that of 5 control tasks, against the mean over all control tasks
-ece          of models whose calibration is known, rows alone and in groups that are right together; the share of samples whose
-             ECE lies outside its own interval, and how often a calibrated model is called miscalibrated
+ece          of models whose calibration is known, rows alone and in groups that are right together;
+             the share of samples whose ECE lies outside its own interval, and how often a
+             calibrated model is called miscalibrated
 best         how often any of k equal layers is called worse than the best
 f1           macro-F1 of 12 classes, the rarest of 0.6% of the words, against that of the population
 mean         means of few clusters, against the mean of the population
 uneven       the same of clusters of 1 to 12 items, and of one that holds half of them
 test         how often effects of mean 0 are called different from 0 at 5%
-paired       how often any of 12 differences of 0 between two methods (lenses, confidences) is called significant (Holm)
-fdr          of a grid of 60 parts, 12 with an effect: the share of the significant ones that have none
-layers       few sentences: how often some pair of equal layers is called different, and some layer worse than the best
+paired       how often any of 12 differences of 0 between two methods (lenses, confidences) is
+             called significant (Holm)
+fdr          of a grid of 60 parts, 12 with an effect: the share of the significant ones that have
+             none
+layers       few sentences: how often some pair of equal layers is called different, and some layer
+             worse than the best
 share        effects as a share of the unedited metric: a ratio of two means over the same prompts
 weighted     means over the queries of few texts, as attention's statistics are
 ranking      AUROC of few wrong answers
 median       medians of few texts
 groups       difference of two groups' accuracy: groups apart, and templates that are in both
-agreement    intervals and p of effects that are half the time significant: how often one of them rejects 0 and the other does not
+agreement    intervals and p of effects that are half the time significant: how often one of them
+             rejects 0 and the other does not
 swap         the size of a swap's effect beyond that of random swaps, where both are alike
 """
 
@@ -494,7 +500,9 @@ def agreement(
 def _two_layers(
     kind: str, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the scores of two layers are sums of, for 6 words a sentence, and what they are divided by."""
+    """What the scores of two layers are sums of, for 6 words a sentence,
+    and what they are divided by.
+    """
     clusters = np.repeat(np.arange(n), 6)
     hard = rng.normal(size=n)[clusters]
     better = np.array([0.0, 0.8 / n**0.5])
@@ -562,7 +570,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     given = parser.parse_args()
     print(
-        f"{given.runs} simulated studies a row; a rate of .95 has a standard error of {(0.0475 / given.runs) ** 0.5:.3f}\n"
+        f"{given.runs} simulated studies a row; a rate of .95 has a standard error of "
+        f"{(0.0475 / given.runs) ** 0.5:.3f}\n"
     )
     print("| what | before | now | wanted |\n|---|---|---|---|")
     for name in given.only:

@@ -1,14 +1,17 @@
 """Shapley values at equal error: what each library takes for the same distance to the exact values.
 
-    python benchmarks/equal_error.py --model FOLDER_OR_GGUF [--words 12] [--share 0.05] [--seeds 12] [--target " and"]
+    python benchmarks/equal_error.py --model FOLDER_OR_GGUF [--words 12] [--share 0.05] \
+        [--seeds 12] [--target " and"]
         [--text "..."] [--removal pad] [--peers DIR]
 
-The values of all 2^n texts are computed once. From that table each method's root mean square error is measured over seeds at
-growing numbers of evaluations, until it is below --share of the largest exact score. Then each method is run live at the
-number that it needs: ours with its own scorer, the others on a plain forward in batches of 64 with the head at the position
-that is read. Captum's two estimators, shapiq's (--peers is a folder that holds it and shap), and shap's partition explainer,
-whose values are Owen's: they do not become Shapley values with more evaluations, so its error is printed at 2^n.
-The last line is how often ours cover: |estimate - exact| <= 1.96 standard errors, over seeds and units.
+The values of all 2^n texts are computed once. From that table each method's root mean square error
+is measured over seeds at growing numbers of evaluations, until it is below --share of the largest
+exact score. Then each method is run live at the number that it needs: ours with its own scorer, the
+others on a plain forward in batches of 64 with the head at the position that is read. Captum's two
+estimators, shapiq's (--peers is a folder that holds it and shap), and shap's partition explainer,
+whose values are Owen's: they do not become Shapley values with more evaluations, so its error is
+printed at 2^n. The last line is how often ours cover: |estimate - exact| <= 1.96 standard errors,
+over seeds and units.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from layerscope.experiments.subject import load
 from measure import start
 
 TEXT = (
-    "the old man who had lived near the river for many years said that his house was too small and that he wanted to move "
-    "into the city where his children and their friends worked in a large shop"
+    "the old man who had lived near the river for many years said that his house was too "
+    "small and that he wanted to move into the city where his children and their friends "
+    "worked in a large shop"
 )
 BATCH = 64
 Values = Callable[[np.ndarray], np.ndarray]
@@ -57,7 +61,9 @@ class Tabled:
 
 
 def plain(game: Game) -> Values:
-    """Values by the model's forward as one would write it: every row, in batches, the head where it is read."""
+    """Values by the model's forward as one would write it: every row, in batches,
+    the head where it is read.
+    """
     (part,) = game.question.parts
     question = game.question
 
@@ -159,7 +165,8 @@ def main() -> None:
     parser.add_argument("--peers", default=None)
     given = parser.parse_args()
     if given.peers:
-        # numba, which they import, takes the coverage.py beside this file for the package of that name.
+        # numba, which they import, takes the coverage.py beside this file for the package of that
+        # name.
         sys.path.remove(str(Path(__file__).resolve().parent))
         sys.path.append(given.peers)
     start()
@@ -197,7 +204,8 @@ def main() -> None:
         return 0, error
 
     print(
-        f"{n} words, {question.name}: largest score {np.abs(exact).max():.3g}, asked RMSE {wanted:.3g}"
+        f"{n} words, {question.name}: largest score {np.abs(exact).max():.3g}, "
+        f"asked RMSE {wanted:.3g}"
     )
     samples, error = needed(lambda k, seed: our_scores(tabled, k, seed)[0], 2**n)
     fresh = Game(Scorer(question), given.removal)
@@ -219,7 +227,8 @@ def main() -> None:
         method(values, n, timed, 0)
         seconds = (time.perf_counter() - begun) * samples / timed
         print(
-            f"{name}: {samples} evaluations (RMSE {error:.3g}), {seconds:.2f} s: {seconds / ours_seconds:.1f}x",
+            f"{name}: {samples} evaluations (RMSE {error:.3g}), {seconds:.2f} s: "
+            f"{seconds / ours_seconds:.1f}x",
             flush=True,
         )
     owen = partition(tabled, n, 2**n, 0)
@@ -230,7 +239,8 @@ def main() -> None:
             found = ours.leverage(tabled, Options(error=share, seed=seed))
             covered.append(np.abs(found.scores - exact) <= 1.96 * found.errors + 1e-9)
     print(
-        f"95% intervals where ours stopped (errors of 15% and 5% asked, 200 seeds): {np.mean(covered):.3f}"
+        "95% intervals where ours stopped (errors of 15% and 5% asked, 200 seeds): "
+        f"{np.mean(covered):.3f}"
     )
 
 

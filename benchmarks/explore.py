@@ -1,11 +1,13 @@
-"""The live bench against its targets: SmolLM2-135M, 16 tokens, over the WebSocket and in headless Chromium.
+"""The live bench against its targets: SmolLM2-135M, 16 tokens, over the WebSocket and in headless
+Chromium.
 
 python benchmarks/explore.py --smollm FILE [--repeats 15] [--peer]
 
-Targets (two cores of its own): click on a head to painted answer, median 150 ms, 95th percentile 300 ms; keystroke to
-tokens, predictions and the answer's lens column 400 ms; first screen 2 s after the model is loaded; estimates of all heads
-1 s; generation with edits at 0.9x the rate of bare `generate`. Times are given beside a bare forward of the same text in
-the same run, because a shared machine makes seconds alone say little.
+Targets (two cores of its own): click on a head to painted answer, median 150 ms, 95th percentile
+300 ms; keystroke to tokens, predictions and the answer's lens column 400 ms; first screen 2 s after
+the model is loaded; estimates of all heads 1 s; generation with edits at 0.9x the rate of bare
+`generate`. Times are given beside a bare forward of the same text in the same run, because a shared
+machine makes seconds alone say little.
 """
 
 import argparse
@@ -164,7 +166,8 @@ def generation(served, repeats):
         )
     shown = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
     print(
-        f"generation with an edit over bare generate, tokens a second: {statistics.median(ratios):.2f}x ({shown})",
+        "generation with an edit over bare generate, tokens a second: "
+        f"{statistics.median(ratios):.2f}x ({shown})",
         flush=True,
     )
 
@@ -228,14 +231,19 @@ def peer(served, repeats):
     version = importlib.metadata.version("interpkit")
     for name, ratios in (("a module zeroed", ablations), ("the lens at all positions", lenses)):
         shown = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"interpkit {version} over its HTTP API, {name}: takes "
-              f"{statistics.median(ratios):.2f}x our time ({shown})", flush=True)  # fmt: skip
+        print(
+            f"interpkit {version} over its HTTP API, {name}: takes "
+            f"{statistics.median(ratios):.2f}x our time ({shown})",
+            flush=True,
+        )
     server.should_exit = True
     thread.join()
 
 
 def patterns(served, repeats):
-    """CircuitsVis: one forward that gives attention, and a layer's patterns as HTML; ours: a head's over the socket."""
+    """CircuitsVis: one forward that gives attention, and a layer's patterns as HTML; ours:
+    a head's over the socket.
+    """
     try:
         from circuitsvis.attention import attention_patterns
     except ImportError as error:
@@ -261,7 +269,8 @@ def patterns(served, repeats):
         bench.model.set_attn_implementation("sdpa")
     shown = f"{min(ratios):.2f} to {max(ratios):.2f}"
     print(
-        f"CircuitsVis, a layer's patterns: takes {statistics.median(ratios):.2f}x our time for one head ({shown})",
+        f"CircuitsVis, a layer's patterns: takes {statistics.median(ratios):.2f}x our time "
+        f"for one head ({shown})",
         flush=True,
     )
 
@@ -295,7 +304,8 @@ def painted(served, repeats, forwards):
         for number in range(repeats):
             while browser.evaluate("document.querySelector('.explore').dataset.busy") != "false":
                 time.sleep(0.02)
-            edit = f"blocks.{(11 * number) % served.bench.subject.n_layers}.attn.hook_z[{number % 9}]=zero"
+            layer = (11 * number) % served.bench.subject.n_layers
+            edit = f"blocks.{layer}.attn.hook_z[{number % 9}]=zero"
             taken.append(browser.evaluate(f"{script}({json.dumps(edit)})"))
         line("click on a head to painted answer (Chromium)", taken, forwards)
     finally:

@@ -1,11 +1,13 @@
-"""How time and memory grow: a token's time with more text and with more layers, a property's with more properties.
+"""How time and memory grow: a token's time with more text and with more layers, a property's with
+more properties.
 
     python benchmarks/growth.py [--turns 5]
 
-Weights are random and narrow: what grows is counted, and every ratio is of the smallest case's time for each unit. 1.0x is
-linear; below it, what is done once is shared by more.
+Weights are random and narrow: what grows is counted, and every ratio is of the smallest case's time
+for each unit. 1.0x is linear; below it, what is done once is shared by more.
 
-text        features of words at all layers, extracted to disk, a token; and the peak memory of a process that does it
+text        features of words at all layers, extracted to disk, a token; and the peak memory of a
+            process that does it
 layers      one forward that captures every layer, a token and layer
 properties  the joint solve of properties of 12 classes on the same rows, a property
 """

@@ -1,10 +1,11 @@
-"""What hooks cost: microseconds a site to enter a block and to run in it, on 12 and 80 layers, and one head's pattern.
+"""What hooks cost: microseconds a site to enter a block and to run in it, on 12 and 80 layers, and
+one head's pattern.
 
 python benchmarks/hooks.py [--turns 60] [--length 4096]
 
-Entering is measured on GPT-2's blocks by site names, running on blocks that do nothing, where a forward is its hooks:
-the figures are what a site costs above the same work in a hook that is registered by hand. nnsight's are printed where it
-is installed.
+Entering is measured on GPT-2's blocks by site names, running on blocks that do nothing, where a
+forward is its hooks: the figures are what a site costs above the same work in a hook that is
+registered by hand. nnsight's are printed where it is installed.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def entering(layers: int, asked: int, turns: int) -> None:
         intervene=enter(lambda: intervene(model, halved)),
     )
     print(
-        f"entering, {asked} sites of {layers} layers: capture {cost['capture']:.1f}, intervene {cost['intervene']:.1f} "
-        f"us a site; by hand {cost['hand']:.1f}"
+        f"entering, {asked} sites of {layers} layers: capture {cost['capture']:.1f}, "
+        f"intervene {cost['intervene']:.1f} us a site; by hand {cost['hand']:.1f}"
     )
 
 
@@ -118,13 +119,16 @@ def running(layers: int, turns: int) -> None:
         above = (cost["ours"] - cost["hand"]) / layers
         hand = cost["hand"] / layers
         print(
-            f"running, {layers} layers: {name} {above:.1f} us a site above a hook by hand, which takes {hand:.1f}"
+            f"running, {layers} layers: {name} {above:.1f} us a site above a hook by hand, "
+            f"which takes {hand:.1f}"
         )
         kept.clear()
 
 
 def forwards(model: nn.Module, turns: int, **blocks: Callable[[], Any]) -> dict[str, float]:
-    """Microseconds of the quickest forward within each block, taken in turns; the second one of each block is timed."""
+    """Microseconds of the quickest forward within each block, taken in turns;
+    the second one of each block is timed.
+    """
     taken: dict[str, list[float]] = {name: [] for name in blocks}
     x = torch.randn(1, 7, WIDTH)
     with torch.no_grad():
@@ -153,8 +157,8 @@ def one_head(length: int) -> None:
     grown = peak_growth(lambda: run("blocks.0.attn.hook_pattern[3]"))
     own = length * length * 4
     print(
-        f"pattern of one head of 12, {length} tokens: {grown / 2**20:.0f} MB, bare forward {bare / 2**20:.0f}, "
-        f"its own size {own / 2**20:.0f}"
+        f"pattern of one head of 12, {length} tokens: {grown / 2**20:.0f} MB, "
+        f"bare forward {bare / 2**20:.0f}, its own size {own / 2**20:.0f}"
     )
 
 
@@ -181,7 +185,9 @@ def main() -> None:
 
 
 def with_nnsight(turns: int) -> None:
-    """Print what nnsight takes for the same entering and running: a trace of one forward that keeps every block's output."""
+    """Print what nnsight takes for the same entering and running:
+    a trace of one forward that keeps every block's output.
+    """
     from nnsight import NNsight  # pyright: ignore[reportMissingImports]
 
     for layers in LAYERS:
@@ -198,7 +204,8 @@ def with_nnsight(turns: int) -> None:
 
         cost = least(turns, layers, nnsight=trace, ours=ours)
         print(
-            f"entering and running, {layers} layers: nnsight {cost['nnsight']:.1f} us a site, ours {cost['ours']:.1f}"
+            f"entering and running, {layers} layers: nnsight {cost['nnsight']:.1f} us a "
+            f"site, ours {cost['ours']:.1f}"
         )
 
 

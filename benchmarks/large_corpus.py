@@ -2,8 +2,9 @@
 
     python benchmarks/large_corpus.py [--sentences 20000 200000]
 
-The corpora repeat the demo's sentences with other nouns, each text once. Compared are a reader that goes through a file once,
-and `probe --dry-run` with a sample of the training sentences and with all of them.
+The corpora repeat the demo's sentences with other nouns, each text once. Compared are a reader that
+goes through a file once, and `probe --dry-run` with a sample of the training sentences and with all
+of them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""Lenses: the Jacobian's fit against TransformerLens's, least squares against capturing alone, and the page of a prompt.
+"""Lenses: the Jacobian's fit against TransformerLens's, least squares against capturing alone, and
+the page of a prompt.
 
-    python benchmarks/lens.py --model SMOLLM2.gguf [--only jacobian] [--layers 6] [--texts 1] [--length 64] [--repeats 3]
+    python benchmarks/lens.py --model SMOLLM2.gguf [--only jacobian] [--layers 6] [--texts 1] \
+        [--length 64] [--repeats 3]
 
-Both fits of the Jacobian take the same texts and the same random Llama of the model's shape with --layers blocks (all of
-SmolLM2's take minutes a text), and must agree to 1e-4. TransformerLens's runs at its own 8 output dimensions a pass and
-at 32. Least squares and the page are SmolLM2's own. Sides take turns; of ratios the median.
+Both fits of the Jacobian take the same texts and the same random Llama of the model's shape with
+--layers blocks (all of SmolLM2's take minutes a text), and must agree to 1e-4. TransformerLens's
+runs at its own 8 output dimensions a pass and at 32. Least squares and the page are SmolLM2's own.
+Sides take turns; of ratios the median.
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ from layerscope.experiments.subject import Subject, load
 from measure import alternate, ratio, start
 
 STORY = (
-    "the old man who had lived near the river for many years said that his house was too small and that he wanted to "
-    "move into the city where his children and their friends worked in a large shop that sold books and maps to people "
-    "who came from far away to see the sea and walk along its long white shore every summer while the children of the "
+    "the old man who had lived near the river for many years said that his house was too "
+    "small and that he wanted to move into the city where his children and their friends "
+    "worked in a large shop that sold books and maps to people who came from far away to "
+    "see the sea and walk along its long white shore every summer while the children of the "
     "village played"
 )
 FIRST = 16
@@ -84,7 +88,8 @@ def fits(given: argparse.Namespace, subject: Subject) -> None:
     tokens = [len(text) for text in encoded]
     print(f"Jacobian of {given.layers} blocks, texts of {tokens} tokens:")
     print(
-        f"  of TransformerLens's time at 8 dimensions a pass  {ratio(taken['ours'], taken['theirs_8'])}"
+        "  of TransformerLens's time at 8 dimensions a pass  "
+        f"{ratio(taken['ours'], taken['theirs_8'])}"
     )
     print(f"  at 32  {ratio(taken['ours'], taken['theirs_32'])}")
 

@@ -45,7 +45,9 @@ def random_tokens(texts: int, length: int) -> torch.Tensor:
 def once(
     warm: Callable[[], object], **sides: Callable[[], Any]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Seconds and result of each side, run once after a warm-up, without gradients; for runs of minutes."""
+    """Seconds and result of each side, run once after a warm-up, without gradients;
+    for runs of minutes.
+    """
     seconds, results = {}, {}
     with torch.no_grad():
         for name, run in sides.items():
@@ -57,7 +59,9 @@ def once(
 
 
 def alternate(repeats: int, **sides: Callable[[], object]) -> dict[str, list[float]]:
-    """Seconds of each side, run in turns so that a slow moment meets both, each first in half of them; one warm-up each."""
+    """Seconds of each side, run in turns so that a slow moment meets both,
+    each first in half of them; one warm-up each.
+    """
     for run in sides.values():
         run()
     taken: dict[str, list[float]] = {name: [] for name in sides}
@@ -102,4 +106,7 @@ def machine() -> str:
         ),
         "",
     )
-    return f"{model}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    return (
+        f"{model}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )

@@ -1,8 +1,10 @@
-"""All 36,864 neurons of a GPT-2-small shape screened by gradient, the largest 64 measured exactly: how many forwards?
+"""All 36,864 neurons of a GPT-2-small shape screened by gradient, the largest 64 measured exactly:
+how many forwards?
 
     python benchmarks/neurons.py [--texts 8] [--length 64]
 
-The unit is a plain forward of the same batch, timed before and after. Weights are random: the shape decides the time.
+The unit is a plain forward of the same batch, timed before and after. Weights are random: the shape
+decides the time.
 """
 
 from __future__ import annotations
@@ -62,9 +64,10 @@ def main():
         forward()
     unit = float(np.median(forwards[1:]))
     print(
-        f"{count:,} neurons, {given.texts}x{given.length}, the top {TOP} exact: {seconds:.1f} s; a forward {unit:.2f} s "
-        f"({min(forwards):.2f} to {max(forwards):.2f}): {seconds / unit:.0f} forwards; Spearman with the exact effects "
-        f"{spearman:.2f}, same sign {same_sign:.0%}"
+        f"{count:,} neurons, {given.texts}x{given.length}, the top {TOP} exact: "
+        f"{seconds:.1f} s; a forward {unit:.2f} s ({min(forwards):.2f} to "
+        f"{max(forwards):.2f}): {seconds / unit:.0f} forwards; "
+        f"Spearman with the exact effects {spearman:.2f}, same sign {same_sign:.0%}"
     )
 
 

@@ -1,9 +1,11 @@
-"""Weight of the pages of large runs: seconds to render, bytes, and seconds and DOM nodes to open in headless Chromium.
+"""Weight of the pages of large runs: seconds to render, bytes, and seconds and DOM nodes to open in
+headless Chromium.
 
     python benchmarks/pages.py [--layers 100] [--properties 50]
 
-The runs are synthetic: the records of the recorded runs (`tests/recorded`), repeated with other names and noise. One is a
-probing study of many layers and properties, the other an ablation of 30 layers of 16 heads over 60 prompts.
+The runs are synthetic: the records of the recorded runs (`tests/recorded`), repeated with other
+names and noise. One is a probing study of many layers and properties, the other an ablation of 30
+layers of 16 heads over 60 prompts.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def recorded(name: str) -> dict[str, Any]:
 
 
 def noised(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """The record with other numbers: real runs repeat none, and what repeats compresses too well."""
+    """The record with other numbers: real runs repeat none,
+    and what repeats compresses too well.
+    """
     out = dict(record)
     for name, value in record.items():
         if isinstance(value, float) and name.removesuffix("_interval") == name:
@@ -79,7 +83,8 @@ def large_probe(layers: int, properties: int) -> dict[str, Any]:
         first = base["comparisons"][0]
         for a in blocks:
             for b in range(a + 1, layers - 1):
-                # Holm's correction over thousands of pairs leaves most at 1 and the clear ones near 0.
+                # Holm's correction over thousands of pairs leaves most at 1 and the clear ones near
+                # 0.
                 p = float(rng.choice([1.0, 0.0, rng.random()], p=[0.6, 0.25, 0.15]))
                 pair = {"property": of, "layer_a": a, "layer_b": b, "p_holm": p}
                 comparisons.append(noised({**first, **pair}, rng))

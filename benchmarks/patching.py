@@ -1,9 +1,10 @@
-"""Patching resid_pre over layers x positions of a GPT-2-small shape: our sweep against TransformerLens's `patching`.
+"""Patching resid_pre over layers x positions of a GPT-2-small shape: our sweep against
+TransformerLens's `patching`.
 
     python benchmarks/patching.py [--texts 4] [--length 16]
 
-Weights are random: the shape decides the time. Both sides end with the same grid, a logit difference for every layer and
-position, and their largest disagreement is printed.
+Weights are random: the shape decides the time. Both sides end with the same grid, a logit
+difference for every layer and position, and their largest disagreement is printed.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ def main():
             peer=lambda: theirs(peer, clean, corrupted),
         )
     print(
-        f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens {np.median(taken['peer']):.1f} s, ours "
-        f"{np.median(taken['ours']):.1f} s: {ratio(taken['peer'], taken['ours'])}; largest difference "
+        f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens "
+        f"{np.median(taken['peer']):.1f} s, ours {np.median(taken['ours']):.1f} s: "
+        f"{ratio(taken['peer'], taken['ours'])}; largest difference "
         f"{np.abs(found[0] - found[1]).max():.1e}"
     )
 

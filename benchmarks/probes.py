@@ -4,11 +4,13 @@
     python benchmarks/probes.py sparse [--rows 10000] [--width 3072]
     python benchmarks/probes.py code --model MINILM --ud FOLDER [--sentences 1000]
 
-leace   fit of a binary concept, against `concept-erasure` (LeaceFitter), in float32; the largest difference of a transformed row
-sparse  a sweep of k, against TransformerLens's `sweep_sparse_probe`, on the same split (both copy it out of the rows), as wide
-        as GPT-2-small's MLP and as its residual stream, alone and with its band of random neurons; F1 of both
-code    online code of 7 layers x (1 task + 5 control tasks), against a loop of scikit-learn's LogisticRegression over the same
-        blocks at the same penalty; the bits of both
+leace   fit of a binary concept, against `concept-erasure` (LeaceFitter), in float32; the largest
+        difference of a transformed row
+sparse  a sweep of k, against TransformerLens's `sweep_sparse_probe`, on the same split (both copy
+        it out of the rows), as wide as GPT-2-small's MLP and as its residual stream, alone and with
+        its band of random neurons; F1 of both
+code    online code of 7 layers x (1 task + 5 control tasks), against a loop of scikit-learn's
+        LogisticRegression over the same blocks at the same penalty; the bits of both
 """
 
 from __future__ import annotations
@@ -55,9 +57,10 @@ def leace(given):
         for a in (after, theirs()(rows).numpy())
     ]
     print(
-        f"LEACE fit, {given.rows:,} x {given.width}: concept-erasure {np.median(taken['peer']):.2f} s, ours "
-        f"{np.median(taken['ours']):.2f} s: {ratio(taken['peer'], taken['ours'])}; largest difference {apart:.1e}; class-mean "
-        f"gap left: ours {gap[0]:.1e}, theirs {gap[1]:.1e}"
+        f"LEACE fit, {given.rows:,} x {given.width}: concept-erasure "
+        f"{np.median(taken['peer']):.2f} s, ours {np.median(taken['ours']):.2f} s: "
+        f"{ratio(taken['peer'], taken['ours'])}; largest difference {apart:.1e}; "
+        f"class-mean gap left: ours {gap[0]:.1e}, theirs {gap[1]:.1e}"
     )
 
 
@@ -89,9 +92,11 @@ def one_sparse(given, width, n_random):
 
     taken = alternate(given.repeats, ours=ours, peer=theirs)
     print(
-        f"sparse probes, {given.rows:,} x {width}, k {ks}, {n_random} draws of random neurons: TransformerLens "
-        f"{np.median(taken['peer']):.3f} s, ours {np.median(taken['ours']):.3f} s: {ratio(taken['peer'], taken['ours'])}; F1 "
-        f"theirs {[round(float(r.metrics.f1), 3) for r in peer]}, ours {[round(r['f1'], 3) for r in ours()]}",
+        f"sparse probes, {given.rows:,} x {width}, k {ks}, {n_random} draws of random "
+        f"neurons: TransformerLens {np.median(taken['peer']):.3f} s, ours "
+        f"{np.median(taken['ours']):.3f} s: {ratio(taken['peer'], taken['ours'])}; "
+        f"F1 theirs {[round(float(r.metrics.f1), 3) for r in peer]}, "
+        f"ours {[round(r['f1'], 3) for r in ours()]}",
         flush=True,
     )
 
@@ -156,9 +161,11 @@ def code(given):
         )
     whole = {name: sum(each) for name, each in taken.items()}
     print(
-        f"online code, {len(features)} layers x {len(targets)} targets, {len(tags):,} words: scikit-learn "
-        f"{whole['peer']:.0f} s, ours {whole['ours']:.0f} s: {whole['peer'] / whole['ours']:.1f}x; layer by layer "
-        f"{ratio(taken['peer'], taken['ours'])}; largest difference of a code length {apart:.1%}"
+        f"online code, {len(features)} layers x {len(targets)} targets, {len(tags):,} "
+        f"words: scikit-learn {whole['peer']:.0f} s, ours {whole['ours']:.0f} s: "
+        f"{whole['peer'] / whole['ours']:.1f}x; layer by layer "
+        f"{ratio(taken['peer'], taken['ours'])}; largest difference of a "
+        f"code length {apart:.1%}"
     )
 
 

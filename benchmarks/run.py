@@ -3,12 +3,14 @@
     python benchmarks/run.py [NAME ...] [--minilm FOLDER] [--smollm FILE] [--ud FOLDER] [--check]
     python benchmarks/run.py --readme
 
-Without names all are run, minutes each; with names only those, and the others' results stay. A benchmark whose model or
-corpus is not given is left as it is. Each block of RESULTS.md is the output of its command, with the date and what a
-product of 2 x 2.4 GFLOP took just before and after it: where the two differ, the machine did other work meanwhile.
+Without names all are run, minutes each; with names only those, and the others' results stay. A
+benchmark whose model or corpus is not given is left as it is. Each block of RESULTS.md is the
+output of its command, with the date and what a product of 2 x 2.4 GFLOP took just before and after
+it: where the two differ, the machine did other work meanwhile.
 
-``--check`` leaves RESULTS.md as it is, and ends with 1 if a ratio got worse than the one there by more than its spread.
-``--readme`` prints the rows of README's table from RESULTS.md and runs nothing.
+``--check`` leaves RESULTS.md as it is, and ends with 1 if a ratio got worse than the one there by
+more than its spread. ``--readme`` prints the rows of README's table from RESULTS.md and runs
+nothing.
 """
 
 from __future__ import annotations
@@ -42,29 +44,35 @@ class Benchmark:
 
 BENCHMARKS = {
     "capture": Benchmark(
-        "capture against the bare body's forward, and against TransformerBridge `run_with_cache`, GPT-2-small shape",
+        "capture against the bare body's forward, and against TransformerBridge "
+        "`run_with_cache`, GPT-2-small shape",
         "at most 1.03x the bare forward; 1.3x faster than the bridge; under half its memory growth",
         "capture.py",
         costs="bare body|peak memory",
     ),
     "hooks": Benchmark(
-        "entering a block and running in it, us a site, on 12 and 80 layers, against hooks by hand; one head's pattern",
-        "entering at most 15 us a site; running at most 10 us above a hook by hand; one head's memory",
+        "entering a block and running in it, us a site, on 12 and 80 layers, "
+        "against hooks by hand; one head's pattern",
+        "entering at most 15 us a site; running at most 10 us above a hook by hand; "
+        "one head's memory",
         "hooks.py",
     ),
     "study": Benchmark(
-        "the probing study (features and joint solves) against transformers and a scikit-learn loop, MiniLM, 3,000 sentences",
+        "the probing study (features and joint solves) "
+        "against transformers and a scikit-learn loop, MiniLM, 3,000 sentences",
         "solves 10x; whole study 8x",
         "study.py --model {minilm} --ud {ud}",
     ),
     "heads-short": Benchmark(
-        "zero-ablating 144 heads, GPT-2-small shape, 1x16 tokens, against one bridge forward a head",
+        "zero-ablating 144 heads, GPT-2-small shape, 1x16 tokens, "
+        "against one bridge forward a head",
         "8x",
         "ablation.py --texts 1 --length 16 --parts 9",
     ),
     "heads": Benchmark("the same at 8x64 tokens", "4x", "ablation.py --texts 8 --length 64"),
     "patching": Benchmark(
-        "patching resid_pre over 12 layers x 16 positions, 4 pairs, against TransformerLens `patching`",
+        "patching resid_pre over 12 layers x 16 positions, 4 pairs, "
+        "against TransformerLens `patching`",
         "5x",
         "patching.py",
     ),
@@ -82,7 +90,8 @@ BENCHMARKS = {
         "probes.py sparse",
     ),
     "code": Benchmark(
-        "online code of 7 layers x (1 task + 5 controls) against a scikit-learn loop over the same blocks",
+        "online code of 7 layers x (1 task + 5 controls) "
+        "against a scikit-learn loop over the same blocks",
         "10x",
         "probes.py code --model {minilm} --ud {ud}",
     ),
@@ -93,11 +102,12 @@ BENCHMARKS = {
         costs="bare eager forward",
     ),
     "store": Benchmark(
-        "activations on disk: written while capturing against kept in memory; memory at 10x the text; batches by length "
-        "against the corpus's order; time at 1x, 4x, 16x; kills; Ray",
+        "activations on disk: written while capturing against kept in memory; "
+        "memory at 10x the text; batches by length against the corpus's order; time at 1x, "
+        "4x, 16x; kills; Ray",
         "1.15x; 1.05x; 1.8x; within 10%; identical; identical",
-        "store.py --only writing,memory,batches,linear,kills,ray --repeats 15 --texts 4096 --turns 5 --ud {ud} "
-        "--model {minilm} --sentences 1500",
+        "store.py --only writing,memory,batches,linear,kills,ray --repeats 15 --texts 4096 "
+        "--turns 5 --ud {ud} --model {minilm} --sentences 1500",
         costs="writing|peak memory|by the clock|of the processors",
     ),
     "reading": Benchmark(
@@ -106,28 +116,32 @@ BENCHMARKS = {
         "store.py --only reading --repeats 15",
     ),
     "attribution": Benchmark(
-        "KernelSHAP and LIME (24 words, 1,000 samples), integrated gradients (6 words, to a gap of 1%) and leave-one-out (64 words) on "
-        "SmolLM2, against Captum at its best batch",
+        "KernelSHAP and LIME (24 words, 1,000 samples), integrated gradients (6 words, "
+        "to a gap of 1%) and leave-one-out (64 words) on SmolLM2, "
+        "against Captum at its best batch",
         "3x; integrated gradients 4x",
         "attribution.py --model {smollm} --batches 16 32 64 --repeats 2",
     ),
     "lens": Benchmark(
-        "the Jacobian lens's fit against TransformerLens's at the same texts; least squares against capturing alone; the "
-        "page of a prompt on SmolLM2",
+        "the Jacobian lens's fit against TransformerLens's at the same texts; "
+        "least squares against capturing alone; the page of a prompt on SmolLM2",
         "1.0x; 1.2x; 3 s",
         "lens.py --model {smollm}",
         costs=".",
     ),
     "explore": Benchmark(
-        "the live bench on SmolLM2, 16 tokens, over its WebSocket and in headless Chromium, beside a bare forward; CircuitsVis "
-        "and interpkit, where they are installed",
-        "click on a head to painted answer 150 ms (95th percentile 300 ms); keystroke to predictions and the answer's lens "
-        "column 400 ms; first screen 2 s; estimates of all heads 1 s; generation with edits at 0.9x bare `generate`; 3x a peer",
+        "the live bench on SmolLM2, 16 tokens, over its WebSocket and in headless Chromium, "
+        "beside a bare forward; CircuitsVis and interpkit, where they are installed",
+        "click on a head to painted answer 150 ms (95th percentile 300 ms); "
+        "keystroke to predictions and the answer's lens column 400 ms; first screen 2 s; "
+        "estimates of all heads 1 s; generation with edits at 0.9x bare "
+        "`generate`; 3x a peer",
         "explore.py --smollm {smollm} --peer",
         costs="a bare forward",
     ),
     "growth": Benchmark(
-        "time a token at 1x, 4x, 16x text and 12 to 80 layers, and a property's at 1 to 64 properties; peak memory",
+        "time a token at 1x, 4x, 16x text and 12 to 80 layers, "
+        "and a property's at 1 to 64 properties; peak memory",
         "time within 10% of linear; memory flat in text",
         "growth.py",
         costs=".",
@@ -181,7 +195,9 @@ README = (
         "{:.1f}x faster (target 4x: missed)",
     ),
 )
-"""Rows of README: what, compared with, the block, the start of a ratio's label there, and how the ratio reads."""
+"""Rows of README: what, compared with, the block, the start of a ratio's label there,
+and how the ratio reads.
+"""
 
 
 def readme_rows(found: dict[str, str]) -> list[str]:
@@ -216,12 +232,14 @@ def measure(name: str, command: str) -> str:
     )
     if done.returncode:
         raise RuntimeError(
-            f"{script} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+            f"{script} ended with {done.returncode}: "
+            f"{(done.stderr.strip().splitlines() or ['?'])[-1]}"
         )
     told = re.sub(r"(/[\w.-]+){3,}/", "", f"python benchmarks/{command}")
     return (
-        f"## {name}\n\n{one.what[0].upper()}{one.what[1:]}. Asked: {one.asked}.\n\n```\n$ {told}\n{done.stdout.strip()}\n```\n\n"
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; the product took {before} s before and {speed()} s after."
+        f"## {name}\n\n{one.what[0].upper()}{one.what[1:]}. Asked: {one.asked}.\n\n```\n$ "
+        f"{told}\n{done.stdout.strip()}\n```\n\n{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; "
+        f"the product took {before} s before and {speed()} s after."
     )
 
 
@@ -280,7 +298,8 @@ def write(found: dict[str, str]) -> None:
     order = [n for n in BENCHMARKS if n in found] + [n for n in found if n not in BENCHMARKS]
     head = (
         "# Results\n\nWhat the benchmarks print, each run with both sides in one process "
-        "(`python benchmarks/run.py`), and at the end what bounds some of it. Each block begins with its machine."
+        "(`python benchmarks/run.py`), and at the end what bounds some of it. "
+        "Each block begins with its machine."
     )
     RESULTS.write_text("\n\n".join([head, *(found[n] for n in order)]) + "\n", encoding="utf-8")
 

@@ -1,4 +1,5 @@
-"""Seconds until something is there: `import layerscope` over `import torch`, the command line's help, and the demo.
+"""Seconds until something is there: `import layerscope` over `import torch`, the command line's
+help, and the demo.
 
     python benchmarks/startup.py [REPEATS]
 
@@ -13,7 +14,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORT = "import time, torch; start = time.perf_counter(); import layerscope; print(time.perf_counter() - start)"
+IMPORT = (
+    "import time, torch; start = time.perf_counter(); import layerscope; "
+    "print(time.perf_counter() - start)"
+)
 
 
 def over_torch() -> float:

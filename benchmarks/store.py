@@ -1,9 +1,11 @@
-"""Activations on disk: what writing them costs, how fast they are read, what memory, kills and workers change.
+"""Activations on disk: what writing them costs, how fast they are read, what memory, kills and
+workers change.
 
-    python benchmarks/store.py [--only writing,reading,memory,batches,linear,kills,ray] [--ud UD_ENGLISH_EWT_FOLDER --model MINILM_FOLDER]
+    python benchmarks/store.py [--only writing,reading,memory,batches,linear,kills,ray] [--ud \
+        UD_ENGLISH_EWT_FOLDER --model MINILM_FOLDER]
 
-Weights of the writing are random: the shape decides the time. Captures run the embedded model. `batches` needs --ud, and
-takes the embedded model's shape for want of --model.
+Weights of the writing are random: the shape decides the time. Captures run the embedded model.
+`batches` needs --ud, and takes the embedded model's shape for want of --model.
 """
 
 from __future__ import annotations
@@ -70,13 +72,16 @@ def writing(base, given):
     with torch.no_grad():
         two = alternate(given.repeats, kept=kept, written=written)
     print(
-        f"writing, {len(names)} layers, float16, 8 batches of 8x64: kept in memory {median(two['kept']):.2f} s, written "
-        f"{median(two['written']):.2f} s: {ratio(two['written'], two['kept'])} (bound 1.15)"
+        f"writing, {len(names)} layers, float16, 8 batches of 8x64: kept in memory "
+        f"{median(two['kept']):.2f} s, written {median(two['written']):.2f} s: "
+        f"{ratio(two['written'], two['kept'])} (bound 1.15)"
     )
 
 
 def reading(base, given):
-    """One layer of a store of 5 GB against as many bytes of one file and the same ranges read plainly, cached and not."""
+    """One layer of a store of 5 GB against as many bytes of one file and the
+    same ranges read plainly, cached and not.
+    """
     for order in ("in order", "out of order"):
         with tempfile.TemporaryDirectory(dir=base) as folder:
             reading_rows(Path(folder), given, order)
@@ -155,9 +160,9 @@ def say_rates(what, two, size):
         f"{size / median(two[name]) / 1e9:.2f} GB/s" for name in ("plain", "ranges", "store")
     )
     print(
-        f"reading one layer, {what}: one plain file {plain}, the shards' ranges without us {ranges}, store {ours}: "
-        f"{ratio(two['plain'], two['store'])} of the plain file's rate (bound 0.8), "
-        f"{ratio(two['ranges'], two['store'])} of the ranges'"
+        f"reading one layer, {what}: one plain file {plain}, the shards' ranges without us "
+        f"{ranges}, store {ours}: {ratio(two['plain'], two['store'])} of the plain file's "
+        f"rate (bound 0.8), {ratio(two['ranges'], two['store'])} of the ranges'"
     )
 
 
@@ -209,13 +214,15 @@ def memory(base, given):
         shutil.rmtree(base / f"memory-{count}")
     few, many = peak.values()
     print(
-        f"peak memory, {given.texts:,} texts {few / 1e6:.0f} MB, {10 * given.texts:,} texts {many / 1e6:.0f} MB: "
-        f"{many / few:.3f}x (bound 1.05)"
+        f"peak memory, {given.texts:,} texts {few / 1e6:.0f} MB, "
+        f"{10 * given.texts:,} texts {many / 1e6:.0f} MB: {many / few:.3f}x (bound 1.05)"
     )
 
 
 def timed(words, pipe):
-    """Run a capture and send the seconds, the seconds of the processor, and the tokens of its one pass."""
+    """Run a capture and send the seconds, the seconds of the processor,
+    and the tokens of its one pass.
+    """
     whole = capturing.sealed
 
     def sealed(*given):
@@ -249,7 +256,8 @@ def linear(base, given):
             wall[times].append(median(1e6 * seconds / tokens for seconds, _, tokens in taken))
             cpu[times].append(median(1e6 * seconds / tokens for _, seconds, tokens in taken))
     print(
-        f"linear: 1x is {given.texts // 2:,} texts, {given.turns} turns; microseconds a token (bound 0.9 to 1.1)"
+        f"linear: 1x is {given.texts // 2:,} texts, {given.turns} turns; "
+        "microseconds a token (bound 0.9 to 1.1)"
     )
     for what, each in (("by the clock", wall), ("of the processors", cpu)):
         said = ", ".join(f"{times}x {median(values):.1f}" for times, values in each.items())
@@ -280,8 +288,9 @@ def batches(base, given):
     two = alternate(max(2, given.repeats // 2), ordered=ordered, bucketed=bucketed)
     rates = {name: tokens / median(taken) for name, taken in two.items()}
     print(
-        f"batches, {subject.name.rstrip('/').rsplit('/', 1)[-1]}, {len(texts):,} sentences of UD English-EWT, {tokens:,} tokens: "
-        f"corpus order {rates['ordered']:,.0f} tokens/s, by length {rates['bucketed']:,.0f}: "
+        f"batches, {subject.name.rstrip('/').rsplit('/', 1)[-1]}, {len(texts):,} sentences "
+        f"of UD English-EWT, {tokens:,} tokens: corpus order {rates['ordered']:,.0f} "
+        f"tokens/s, by length {rates['bucketed']:,.0f}: "
         f"{ratio(two['ordered'], two['bucketed'])} (bound 1.8)"
     )
 
@@ -345,7 +354,8 @@ def kills(base, given):
                 assert same, f"{name}: another result after a kill"
                 shutil.rmtree(base / "killed")
         print(
-            f"kills: {done} at random moments of a {name} of {seconds:.1f} s, {ends} runs ended: all identical"
+            f"kills: {done} at random moments of a {name} of {seconds:.1f} s, "
+            f"{ends} runs ended: all identical"
         )
 
 
@@ -368,7 +378,8 @@ def ray(base, given):
     one, _, both = found.values()
     said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in taken.items())
     print(
-        f"Ray, {given.texts:,} texts: {said}; bytes and records {'identical' if one == both else 'DIFFER'} (one thread each)"
+        f"Ray, {given.texts:,} texts: {said}; bytes and records "
+        f"{'identical' if one == both else 'DIFFER'} (one thread each)"
     )
 
 

@@ -1,11 +1,14 @@
-"""The probing study against a plain script: the joint solve against scikit-learn, and the whole against the whole.
+"""The probing study against a plain script: the joint solve against scikit-learn, and the whole
+against the whole.
 
-    python benchmarks/study.py --model MODEL_FOLDER --ud UD_FOLDER [--sentences 3000] [--layers 0 1 2 3 4 5 6]
+    python benchmarks/study.py --model MODEL_FOLDER --ud UD_FOLDER [--sentences 3000] \
+        [--layers 0 1 2 3 4 5 6]
 
-The plain side is what one would write: transformers with output_hidden_states, batches of 32 in corpus order, a word's
-vector the mean of its tokens, then a loop of scikit-learn's StandardScaler and LogisticRegression (lbfgs, tol 1e-4) over
-layers, properties and control tasks. Both sides solve the same targets at the same penalty on the same float32
-features; every objective is computed again in float64, and ours must be no worse on any target.
+The plain side is what one would write: transformers with output_hidden_states, batches of 32 in
+corpus order, a word's vector the mean of its tokens, then a loop of scikit-learn's StandardScaler
+and LogisticRegression (lbfgs, tol 1e-4) over layers, properties and control tasks. Both sides solve
+the same targets at the same penalty on the same float32 features; every objective is computed again
+in float64, and ours must be no worse on any target.
 """
 
 from __future__ import annotations
@@ -123,8 +126,9 @@ def main():
         seconds["plain features"] = time.perf_counter() - start
         drift = max(float((a - b).abs().max()) for a, b in zip(ours, plain, strict=True))
         print(
-            f"features: {len(ours[0]):,} words x {ours[0].shape[1]}, {len(ours)} layers; ours {seconds['ours features']:.1f} s, "
-            f"plain {seconds['plain features']:.1f} s; largest difference {drift:.1e}",
+            f"features: {len(ours[0]):,} words x {ours[0].shape[1]}, {len(ours)} layers; "
+            f"ours {seconds['ours features']:.1f} s, plain {seconds['plain features']:.1f} "
+            f"s; largest difference {drift:.1e}",
             flush=True,
         )
     del ours
@@ -165,14 +169,17 @@ def main():
             )
         worst = max(worst, *gaps)
         print(
-            f"layer {layer}: joint solve {own:.1f} s ({span}), scikit-learn {other:.1f} s: {other / own:.1f}x; our objective less theirs, "
-            f"relative: {min(gaps):.1e} to {max(gaps):.1e}; all converged: {all(f.converged for f in fits.values())}",
+            f"layer {layer}: joint solve {own:.1f} s ({span}), scikit-learn {other:.1f} s: "
+            f"{other / own:.1f}x; our objective less theirs, relative: {min(gaps):.1e} to "
+            f"{max(gaps):.1e}; all converged: {all(f.converged for f in fits.values())}",
             flush=True,
         )
     ours, plain_solves = sum(solves["ours"]), sum(solves["plain"])
     print(
-        f"joint solve: {ours:.1f} s against {plain_solves:.1f} s: {plain_solves / ours:.1f}x; layer by layer "
-        f"{ratio(solves['plain'], solves['ours'])}; objective no worse on any target: {worst <= 0} ({worst:.1e})"
+        f"joint solve: {ours:.1f} s against {plain_solves:.1f} s: "
+        f"{plain_solves / ours:.1f}x; layer by layer "
+        f"{ratio(solves['plain'], solves['ours'])}; objective no worse on any target: "
+        f"{worst <= 0} ({worst:.1e})"
     )
     if len(list(layers)) == len(plain) and not given.solve_only:
         each = {
@@ -181,7 +188,8 @@ def main():
         }
         a, b = sum(each["ours"]), sum(each["plain"])
         print(
-            f"whole study: {a:.1f} s against {b:.1f} s: {b / a:.1f}x; layer by layer {ratio(each['plain'], each['ours'])}"
+            f"whole study: {a:.1f} s against {b:.1f} s: {b / a:.1f}x; "
+            f"layer by layer {ratio(each['plain'], each['ours'])}"
         )
 
 

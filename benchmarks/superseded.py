@@ -1,4 +1,6 @@
-"""Statistics that ``benchmarks/coverage.py`` measures the present ones against; nothing else uses them."""
+"""Statistics that ``benchmarks/coverage.py`` measures the present ones against;
+nothing else uses them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ EXACT = 1e-12
 
 
 def bootstrap_p(replicates: np.ndarray, *, two_sided: bool = True) -> float:
-    """How often the resampled difference is not on the estimate's side of 0; where it always is, a normal tail."""
+    """How often the resampled difference is not on the estimate's side of 0; where it always is,
+    a normal tail.
+    """
     b = len(replicates)
     smallest = 1 / (b + 1)
     below = (np.sum(replicates <= 0) + 1) / (b + 1)
@@ -31,7 +35,9 @@ def bootstrap_p(replicates: np.ndarray, *, two_sided: bool = True) -> float:
 def pairs(
     estimates: np.ndarray, replicates: np.ndarray, boot: ClusterBootstrap | None
 ) -> list[tuple[Interval, float]]:
-    """Every pair of conditions: percentiles of the replicates, widened where their clusters are given, and p uncorrected."""
+    """Every pair of conditions: percentiles of the replicates,
+    widened where their clusters are given, and p uncorrected.
+    """
     found = []
     for a, b in itertools.combinations(range(len(estimates)), 2):
         value, drawn = float(estimates[b] - estimates[a]), replicates[:, b] - replicates[:, a]
@@ -46,7 +52,9 @@ def pairs(
 
 
 def mean_p(values: np.ndarray, boot: ClusterBootstrap, clusters: np.ndarray) -> float:
-    """The larger of the p of sign flips and of the studentised bootstrap; of answers that of sign flips."""
+    """The larger of the p of sign flips and of the studentised bootstrap;
+    of answers that of sign flips.
+    """
     p = ev.sign_flip_p(values[:, None], clusters)[0]
     if np.isin(values, (-1.0, 0.0, 1.0)).all():
         return p

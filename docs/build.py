@@ -1,15 +1,19 @@
-"""Build the reference of the API and the gallery, and check what the documentation says of the code.
+"""Build the reference of the API and the gallery, and check what the documentation says of the
+code.
 
-    python docs/build.py            # writes docs/reference/, docs/gallery/ and the generated parts of the pages
-    python docs/build.py --check    # writes nothing; exit status 1 and a line for each thing that is not true
+    # writes docs/reference/, docs/gallery/ and the generated parts of the pages
+    python docs/build.py
+    # writes nothing; exit status 1 and a line for each thing that is not true
+    python docs/build.py --check
     python docs/build.py --site     # also builds site/ with Sphinx; a broken link is an error
 
-Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page holds what the code says: the fields of a study's
-``results.json`` (``results STUDY``), the properties, the attribution methods.
+Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page holds what the code says: the
+fields of a study's ``results.json`` (``results STUDY``), the properties, the attribution methods.
 
-Checked: that the generated parts are up to date; every relative link and anchor of every Markdown file; every
-``layerscope ...`` line of a code block, by the command line's own parser; every ``--option`` that is mentioned; that each
-command has a page, each page a place in docs/README.md, and each public name a docstring.
+Checked: that the generated parts are up to date; every relative link and anchor of every Markdown
+file; every ``layerscope ...`` line of a code block, by the command line's own parser; every
+``--option`` that is mentioned; that each command has a page, each page a place in docs/README.md,
+and each public name a docstring.
 """
 
 from __future__ import annotations
@@ -138,7 +142,9 @@ def page_of_commands() -> str:
 
 
 def public(module: ModuleType) -> list[str]:
-    """The names of ``__all__``, or the documented functions and classes that the module itself defines."""
+    """The names of ``__all__``,
+    or the documented functions and classes that the module itself defines.
+    """
     own = [
         n
         for n, v in vars(module).items()
@@ -190,7 +196,9 @@ GENERATED = re.compile(r"<!-- generated: ([^>]*?) -->\n(.*?)<!-- end -->", re.DO
 
 
 def generated_pages() -> Iterator[tuple[Path, str]]:
-    """(page, its text with the generated parts as the code has them now) of each page that has such parts."""
+    """(page, its text with the generated parts as the code has them now)
+    of each page that has such parts.
+    """
     for path in sorted((ROOT / "docs").glob("*.md")):
         text = path.read_text(encoding="utf-8")
         if GENERATED.search(text):
@@ -225,7 +233,9 @@ ABOVE = {
 
 
 def results_tables(study: str) -> str:
-    """The fields of a study's results, or of every study's (``common``): one table for the whole, one for each kind of record."""
+    """The fields of a study's results, or of every study's (``common``): one table for the whole,
+    one for each kind of record.
+    """
     from layerscope.experiments.report.schema import StudyResults
 
     if study == "common":
@@ -324,8 +334,11 @@ def problems() -> Iterator[str]:
 
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
     pages = {
         path: path.read_text(encoding="utf-8")
         for path in map(ROOT.joinpath, listed)
@@ -350,7 +363,10 @@ def problems() -> Iterator[str]:
             )
     for path, text in generated_pages():
         if text != pages.get(path):
-            yield f"{path.relative_to(ROOT)}: a generated part is not what the code says: run python docs/build.py"
+            yield (
+                f"{path.relative_to(ROOT)}: a generated part is not what the code says: "
+                "run python docs/build.py"
+            )
     index = pages.get(ROOT / "docs" / "README.md", "")
     for path in pages:
         if (

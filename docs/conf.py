@@ -1,4 +1,6 @@
-"""The documentation as a site: `python docs/build.py --site` builds it into site/, a folder for any static host."""
+"""The documentation as a site: `python docs/build.py --site` builds it into site/,
+a folder for any static host.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every picture of every kind of report, with the command that makes it: drawn from the runs in tests/recorded."""
+"""Every picture of every kind of report, with the command that makes it:
+drawn from the runs in tests/recorded.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,15 @@ from typing import Any
 RUNS = Path(__file__).resolve().parents[1] / "tests" / "recorded"
 INTRODUCTION = """# Gallery
 
-Every picture that a report draws, with the command that made it. The runs are tiny: the embedded model or a model with random
-weights, and a few sentences. They show what a picture looks like; their numbers mean nothing."""
+Every picture that a report draws, with the command that made it. The runs are tiny: the embedded
+model or a model with random weights, and a few sentences. They show what a picture looks like;
+their numbers mean nothing."""
 
 
 def write_gallery(folder: Path) -> None:
-    """Write README.md, one SVG file a picture, and each run's whole report below ``site/reports``."""
+    """Write README.md, one SVG file a picture,
+    and each run's whole report below ``site/reports``.
+    """
     from layerscope.experiments.results import Results
 
     shutil.rmtree(folder, ignore_errors=True)

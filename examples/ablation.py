@@ -1,6 +1,7 @@
 """Which heads carry subject-verb agreement: each replaced by its mean, on minimal pairs.
 
-python examples/ablation.py [MODEL PAIRS.jsonl] [OUT]     # by default the embedded model and its pairs
+# by default the embedded model and its pairs
+python examples/ablation.py [MODEL PAIRS.jsonl] [OUT]
 """
 
 import sys

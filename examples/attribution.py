@@ -1,4 +1,5 @@
-"""Why did it say that: which words made the model prefer one verb to the other, by several methods beside random scores.
+"""Why did it say that: which words made the model prefer one verb to the other, by several methods
+beside random scores.
 
 python examples/attribution.py [MODEL TEXT TARGET WRONG] [OUT]     # by default the embedded model
 """
@@ -18,9 +19,13 @@ def main(
     out="runs/why",
 ):
     results = attribute(
-        model=model or demo_paths().model, text=text, target=target, wrong=wrong,
-        method=("leave-one-out", "kernel-shap", "ig"), out=out,
-    )  # fmt: skip
+        model=model or demo_paths().model,
+        text=text,
+        target=target,
+        wrong=wrong,
+        method=("leave-one-out", "kernel-shap", "ig"),
+        out=out,
+    )
     print("\n".join(results.findings))
     print(results.report(f"{out}/report.html"))
     return results

@@ -1,12 +1,16 @@
-"""Train a classifier head on a frozen encoder in three ways and see what each does to its confidence.
+"""Train a classifier head on a frozen encoder in three ways and see what each does to its
+confidence.
 
     plain               cross-entropy
-    label smoothing     cross-entropy with 0.9 on the label and 0.1 spread over all classes (Szegedy et al. 2016)
-    reduced inputs      cross-entropy, and the entropy of what it says of nonsense maximised (Feng et al. 2018, section 5)
+    label smoothing     cross-entropy with 0.9 on the label and 0.1 spread over all classes (Szegedy
+                        et al. 2016)
+    reduced inputs      cross-entropy, and the entropy of what it says of nonsense maximised (Feng
+                        et al. 2018, section 5)
 
-The task is the genre of a sentence (the first part of its id in UD English-EWT: answers, email, newsgroup, reviews, weblog).
-A reduced input is two words of a sentence, those of some pairs drawn at random on which the plain head is surest of what it
-says of the whole sentence: no person could tell, and the head often is as sure as before.
+The task is the genre of a sentence (the first part of its id in UD English-EWT: answers, email,
+newsgroup, reviews, weblog). A reduced input is two words of a sentence, those of some pairs drawn
+at random on which the plain head is surest of what it says of the whole sentence: no person could
+tell, and the head often is as sure as before.
 
 python examples/calibrated_training.py MODEL TRAIN.conllu TEST.conllu [SENTENCES]
 """
@@ -51,7 +55,9 @@ def pairs(sentences, seed):
 
 
 def surest(head, whole, reduced):
-    """Of each sentence's pairs the one on which the head is surest of what it says of the sentence."""
+    """Of each sentence's pairs the one on which the head is surest
+    of what it says of the sentence.
+    """
     with torch.no_grad():
         said = head(whole).argmax(1)
         p = torch.softmax(head(reduced.flatten(0, 1)), 1).view(len(whole), PAIRS, -1)
@@ -99,10 +105,12 @@ def main(model, train_path, test_path, limit=2000):
         "reduced inputs": train(X["train"], y["train"], len(classes), reduced=nonsense["train"]),
     }
     print(
-        f"{len(y['train'])} training and {len(y['test'])} test sentences, {len(classes)} genres: {', '.join(classes)}"
+        f"{len(y['train'])} training and {len(y['test'])} test sentences, "
+        f"{len(classes)} genres: {', '.join(classes)}"
     )
     print(
-        f"{'head':16} accuracy  confidence  ECE (by chance)  NLL    AUROC  on reduced inputs: confidence, share above .9"
+        f"{'head':16} accuracy  confidence  ECE (by chance) "
+        " NLL    AUROC  on reduced inputs: confidence, share above .9"
     )
     for name, head in heads.items():
         with torch.no_grad():
@@ -112,8 +120,9 @@ def main(model, train_path, test_path, limit=2000):
         judged = Judged(name, P.max(1), P.argmax(1) == labels, np.arange(len(labels)), P, labels)
         r = judge(judged, bins=15, seed=0)
         print(
-            f"{name:16} {r.accuracy:.3f}     {r.confidence:.3f}       {r.ece:.3f} ({r.ece_chance:.3f})    "
-            f"{r.nll:.3f}  {r.auroc:.3f}  {low.mean():.3f}, {(low > 0.9).float().mean():.3f}"
+            f"{name:16} {r.accuracy:.3f}     {r.confidence:.3f}       {r.ece:.3f} "
+            f"({r.ece_chance:.3f})    {r.nll:.3f}  {r.auroc:.3f}  {low.mean():.3f}, "
+            f"{(low > 0.9).float().mean():.3f}"
         )
 
 

@@ -1,11 +1,15 @@
-"""Fine-tune a classifier on data with a planted bias; then explain it, calibrate it, and find, locate and erase the bias.
+"""Fine-tune a classifier on data with a planted bias; then explain it, calibrate it, and find,
+locate and erase the bias.
 
-python examples/classifier_bias.py [MODEL] [OUT]     # by default the embedded model; a MiniLM folder gives real numbers
+# by default the embedded model; a MiniLM folder gives real numbers
+python examples/classifier_bias.py [MODEL] [OUT]
 
-Somebody's letter is good or bad. In the training texts four of five letters of women are bad and one of five of men; in all other
-texts half of each. Every choice (temperature, heads, direction) is made on one half of those texts, every number is of the other.
+Somebody's letter is good or bad. In the training texts four of five letters of women are bad and
+one of five of men; in all other texts half of each. Every choice (temperature, heads, direction) is
+made on one half of those texts, every number is of the other.
 
-    bias     log-odds of bad of a text with a woman's name, less those of the text with a man's, in bits (layerscope swap)
+    bias     log-odds of bad of a text with a woman's name, less those of the text with a man's, in
+             bits (layerscope swap)
     gap      letters that are good and taken for bad: share of women's less share of men's
 """
 
@@ -36,7 +40,9 @@ GOOD = ("good", "clear", "kind", "bright", "warm", "wise")
 BAD = ("bad", "dull", "rude", "dark", "cold", "odd")
 SHAPES = "{} wrote a {} letter .", "The letter that {} sent was {} .", "{} read us a {} letter ."
 UNCLEAR = 0.25
-"""Share of the texts whose word is of the other kind: there the name is the better cue, as the training texts have it."""
+"""Share of the texts whose word is of the other kind: there the name is the better cue,
+as the training texts have it.
+"""
 HEADS = 2
 """How many heads are taken out together."""
 
@@ -56,7 +62,9 @@ def texts(count, share, seed):
 
 
 def train(path, rows, smoothing, steps):
-    """Fine-tune all weights by cross-entropy; ``smoothing`` is the share of each label that is spread over both classes."""
+    """Fine-tune all weights by cross-entropy;
+    ``smoothing`` is the share of each label that is spread over both classes.
+    """
     torch.manual_seed(0)
     names = {0: "good", 1: "bad"}
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -85,7 +93,9 @@ def train(path, rows, smoothing, steps):
 
 
 def erasing(model, tokenizer, rows):
-    """The site and the edit that take the group out of what the classifier's head reads, by LEACE."""
+    """The site and the edit that take the group out of what the classifier's head reads,
+    by LEACE.
+    """
     batch = tokenizer([row["text"] for row in rows], return_tensors="pt", padding=True)
     batch.pop("token_type_ids", None)
     last_block = "blocks.-1.hook_resid_post"
@@ -128,16 +138,19 @@ def main(model=None, out="runs/classifier-bias", count=240, steps=60):
         calibrations[name] = found
         for record in found.records[:2]:
             print(
-                f"{name:8}  {record['method']:20} ECE {record['ece']:.3f} (by chance {record['ece_chance']:.3f})"
+                f"{name:8}  {record['method']:20} ECE {record['ece']:.3f} (by chance "
+                f"{record['ece_chance']:.3f})"
             )
     model, tokenizer = pair = trained["plain"]
 
-    # 2. Explain three answers. How far does a name alone move all of them, beside random changes of a word?
+    # 2. Explain three answers. How far does a name alone move all of them, beside random changes of
+    # a word?
     some = [row["text"] for row in test[:3]]
     explained = attribute(model=pair, text=some, target="bad", out=out / "why")
     print(explained.frame.query("unit.notna()")[["text", "unit", "score"]].to_string(index=False))
 
-    # 3. Locate: each text is given the label that the bias gives it, so a head that carries the bias has a negative effect.
+    # 3. Locate: each text is given the label that the bias gives it, so a head that carries the
+    # bias has a negative effect.
     leaning = [{**row, "label": "bad" if row["who"] == "women" else "good"} for row in choose]
     heads = ablate(model=pair, labelled=leaning, value="mean", out=out / "heads")
     first = heads.frame.sort_values("effect").head(HEADS)
@@ -145,8 +158,8 @@ def main(model=None, out="runs/classifier-bias", count=240, steps=60):
         "heads:", ", ".join(f"{r.site} {r.effect:+.2f} (q {r.q:.2g})" for r in first.itertuples())
     )
 
-    # 4. Take the heads out, or erase the group from what the classifier's head reads. A study in `with intervene` measures
-    # the edited model.
+    # 4. Take the heads out, or erase the group from what the classifier's head reads. A study in
+    # `with intervene` measures the edited model.
     batch = tokenizer([row["text"] for row in choose], return_tensors="pt", padding=True)
     batch.pop("token_type_ids", None)
     means = Reference.of(model, "blocks.*.attn.hook_z", batches=[batch])

@@ -1,6 +1,7 @@
 """At which layer can a property be read, and is the reading more than memory?
 
-python examples/layerwise_study.py [MODEL CORPUS.conllu] [OUT]     # by default the embedded model and corpus
+# by default the embedded model and corpus
+python examples/layerwise_study.py [MODEL CORPUS.conllu] [OUT]
 """
 
 import sys
@@ -13,9 +14,14 @@ from layerscope import probe
 def main(model=None, corpus=None, out="runs/layerwise", limit=500):
     data = demo_paths()
     results = probe(
-        model=model or data.model, corpus=corpus or data.train, property=("upos", "deprel"), sample=limit, l2=10.0,
-        control_seeds=2, out=out,
-    )  # fmt: skip
+        model=model or data.model,
+        corpus=corpus or data.train,
+        property=("upos", "deprel"),
+        sample=limit,
+        l2=10.0,
+        control_seeds=2,
+        out=out,
+    )
     print("\n".join(results.findings))
     frame = results.frame  # one row a property and site
     print(frame.pivot(index="site", columns="property", values="score").round(3))

@@ -1,13 +1,15 @@
-"""Colour at the embedding, shape later: a small vision model trained on drawn shapes, probed layer by layer.
+"""Colour at the embedding, shape later: a small vision model trained on drawn shapes, probed layer
+by layer.
 
-The colour of a shape is linear in the pixels, and so in the mean over embedded patches. What shape it is, is not: circles, squares
-and triangles of every size and place have the same mean patch. A model that was trained to tell them apart makes the
-shape readable in its later layers; one with random weights does not.
+The colour of a shape is linear in the pixels, and so in the mean over embedded patches. What shape
+it is, is not: circles, squares and triangles of every size and place have the same mean patch. A
+model that was trained to tell them apart makes the shape readable in its later layers; one with
+random weights does not.
 
     python examples/shapes.py    # train (half a minute on one core), draw, probe, print
 
-Two controls stand beside the two curves: a coin that no picture shows must stay at chance at every layer, and a model of the
-same shape with random weights must hold the colour and not the shape.
+Two controls stand beside the two curves: a coin that no picture shows must stay at chance at every
+layer, and a model of the same shape with random weights must hold the colour and not the shape.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ AREAS = (120, 240)
 
 
 def drawn(shape: str, colour: str, rng: np.random.Generator) -> Image.Image:
-    """One shape of a random area, place and tilt on grey noise; the three shapes have the same areas."""
+    """One shape of a random area, place and tilt on grey noise;
+    the three shapes have the same areas.
+    """
     area = rng.uniform(*AREAS) * FINE**2
     corners = CORNERS[shape]
     # A regular polygon's area is n/2 r^2 sin(2 pi / n).
@@ -57,7 +61,9 @@ def drawn(shape: str, colour: str, rng: np.random.Generator) -> Image.Image:
 
 
 def draw_table(folder: Path, count: int, seed: int = 1) -> Path:
-    """So many pictures, and the table that names their shape, their colour, and a coin that nothing shows."""
+    """So many pictures, and the table that names their shape, their colour,
+    and a coin that nothing shows.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     rows = []
@@ -76,7 +82,9 @@ def draw_table(folder: Path, count: int, seed: int = 1) -> Path:
 
 
 def train(folder: Path, pictures: int = 6_000, epochs: int = 12, seed: int = 0) -> float:
-    """Train a ViT of 4 blocks on shapes alone, save it without its head, and return its accuracy on new pictures."""
+    """Train a ViT of 4 blocks on shapes alone, save it without its head,
+    and return its accuracy on new pictures.
+    """
     import torch
     import transformers as hf
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -128,7 +136,9 @@ def train(folder: Path, pictures: int = 6_000, epochs: int = 12, seed: int = 0) 
 
 
 def curves(frame: Any) -> dict[str, list[float]]:
-    """Scores from the embedding to the last block: of each property, and of each in the random-weight model."""
+    """Scores from the embedding to the last block: of each property,
+    and of each in the random-weight model.
+    """
     by_name = {}
     for name, rows in frame.groupby("property"):
         ordered = rows.sort_values("layer")

@@ -1,7 +1,9 @@
-"""An encoder-decoder explained where the answer is known: a small BART that learned to translate word by word, backwards.
+"""An encoder-decoder explained where the answer is known: a small BART that learned to translate
+word by word, backwards.
 
-Each target word is the translation of one source word, so its attribution must find that word, and the heads that look at the
-source must carry it. The same model with random weights is the null: there no source word is more than any other.
+Each target word is the translation of one source word, so its attribution must find that word, and
+the heads that look at the source must carry it. The same model with random weights is the null:
+there no source word is more than any other.
 
     python examples/translation.py     # train (seconds), attribute, ablate, print
 """
@@ -102,7 +104,9 @@ def asked(rng: random.Random, texts: int) -> list[Asked]:
 
 
 def hits(subject: Subject, questions: list[Asked], method: str) -> float:
-    """How often the source word that is translated has the largest score; by chance below one in four."""
+    """How often the source word that is translated has the largest score;
+    by chance below one in four.
+    """
     count = 0
     translated = {german: english for english, german in DICTIONARY.items()}
     for source, before, word in questions:

@@ -1,6 +1,8 @@
-"""Decodable, and used? Number is probed at every layer, erased there from the running model, and missed or not.
+"""Decodable, and used? Number is probed at every layer, erased there from the running model, and
+missed or not.
 
-python examples/usage_loop.py [MODEL CORPUS.conllu PAIRS.jsonl] [OUT]     # by default the embedded model, corpus and pairs
+# by default the embedded model, corpus and pairs
+python examples/usage_loop.py [MODEL CORPUS.conllu PAIRS.jsonl] [OUT]
 """
 
 import sys
@@ -13,9 +15,16 @@ from layerscope import usage
 def main(model=None, corpus=None, pairs=None, out="runs/number-used", limit=300):
     data = demo_paths()
     results = usage(
-        model=model or data.model, corpus=corpus or data.train, property="feats:Number", pairs=pairs or data.pairs,
-        limit=60, sample=limit, l2=10.0, null_draws=2, out=out,
-    )  # fmt: skip
+        model=model or data.model,
+        corpus=corpus or data.train,
+        property="feats:Number",
+        pairs=pairs or data.pairs,
+        limit=60,
+        sample=limit,
+        l2=10.0,
+        null_draws=2,
+        out=out,
+    )
     print("\n".join(results.findings))
     columns = [
         "site",

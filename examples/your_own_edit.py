@@ -1,6 +1,8 @@
-"""An edit of your own: at every token only the K neurons of an MLP that are furthest from 0 stay. What does each layer need?
+"""An edit of your own: at every token only the K neurons of an MLP that are furthest from 0 stay.
+What does each layer need?
 
-python examples/your_own_edit.py [MODEL CORPUS.conllu] [K ...]     # by default the embedded model and corpus
+# by default the embedded model and corpus
+python examples/your_own_edit.py [MODEL CORPUS.conllu] [K ...]
 """
 
 import sys
@@ -14,7 +16,9 @@ from layerscope import edits, intervene
 
 
 def largest(k):
-    """Any function from a site's tensor to one of the same shape is an edit; it must not change what it is given."""
+    """Any function from a site's tensor to one of the same shape is an edit;
+    it must not change what it is given.
+    """
 
     def apply(value):
         smallest = value.abs().topk(k, dim=-1).values[..., -1:]

@@ -1,8 +1,11 @@
-"""Not only transformers: an LSTM language model trained on a text, its gates read, probed, ablated and attributed.
+"""Not only transformers: an LSTM language model trained on a text, its gates read, probed, ablated
+and attributed.
 
-python examples/your_own_model.py [CORPUS.conllu] [EPOCHS] [TEXT.txt]     # by default the embedded corpus
+# by default the embedded corpus
+python examples/your_own_model.py [CORPUS.conllu] [EPOCHS] [TEXT.txt]
 
-The corpus has the parts of speech that are probed; a text file, a sentence a line, is read in training alone.
+The corpus has the parts of speech that are probed; a text file, a sentence a line, is read in
+training alone.
 """
 
 import sys
@@ -20,7 +23,10 @@ from layerscope import LogisticProbe, capture, intervene, verify
 
 
 class Cell(nn.Module):
-    """One step: i, f, g, o = W [x, h]; c' = f c + i g; h' = o tanh c'. Each part is a module, so each can be hooked."""
+    """One step: i, f, g, o = W [x, h]; c' = f c + i g; h' = o tanh c'.
+
+    Each part is a module, so each can be hooked.
+    """
 
     def __init__(self, width):
         super().__init__()
@@ -120,7 +126,8 @@ def main(path=None, epochs=3, sentences=400, text=None):
     score = LogisticProbe(l2=10.0).fit(X[0], y[0]).score(X[1], y[1])
     majority = Counter(y[0]).most_common(1)[0][0]
     print(
-        f"UPOS from the state: {score:.3f}; the most frequent class {y[1].count(majority) / len(y[1]):.3f}"
+        f"UPOS from the state: {score:.3f}; the most frequent class "
+        f"{y[1].count(majority) / len(y[1]):.3f}"
     )
 
     # 4. Units ablated: which of them the next word needs.
@@ -146,7 +153,8 @@ def main(path=None, epochs=3, sentences=400, text=None):
     worst = max(effects, key=lambda unit: effects[unit])
     print(f"clean {clean:.3f} nats a word; without unit {worst} {effects[worst]:+.3f}")
 
-    # 5. The next word attributed to the words before it, by the methods that transformers are asked with.
+    # 5. The next word attributed to the words before it, by the methods that transformers are asked
+    # with.
     row = max(test[:30], key=len)
     subject = of_function(model, vocabulary, embedding="embed", bos="<s>")
     text, target = " ".join(names[i] for i in row[1:-1]), f" {names[row[-1]]}"

@@ -24,9 +24,15 @@ PROPERTIES["in_subject"] = Property(
 def main(out="runs/in-subject", limit=500):
     data = demo_paths()
     results = probe(
-        model=data.model, corpus=data.train, property="in_subject", sample=limit, l2=10.0, control_seeds=2,
-        random_models=0, out=out,
-    )  # fmt: skip
+        model=data.model,
+        corpus=data.train,
+        property="in_subject",
+        sample=limit,
+        l2=10.0,
+        control_seeds=2,
+        random_models=0,
+        out=out,
+    )
     print("\n".join(results.findings))
     return results
 

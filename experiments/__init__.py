@@ -1,11 +1,12 @@
-"""Models, text, hooks and probes together: every command of ``layerscope`` as a function of the same name and options.
+"""Models, text, hooks and probes together: every command of ``layerscope`` as a function of the
+same name and options.
 
     import layerscope as ls
-    results = ls.probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu", property="upos")
-    results.frame, results.plot(), results.report("upos.html")
+    results = ls.probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu",
+    property="upos") results.frame, results.plot(), results.report("upos.html")
 
-A model in memory is given with its tokenizer: ``ls.probe(model=(model, tokenizer), ...)``. Nothing heavy is imported before a
-name is used.
+A model in memory is given with its tokenizer: ``ls.probe(model=(model, tokenizer), ...)``. Nothing
+heavy is imported before a name is used.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
-"""Python's face of the commands: a function each, with the command's own options, names and defaults.
+"""Python's face of the commands: a function each, with the command's own options, names and
+defaults.
 
-    results = ablate(model="openai-community/gpt2", prompts="ioi.jsonl", component="heads", out="runs/ioi")
+    results = ablate(
+        model="openai-community/gpt2", prompts="ioi.jsonl", component="heads", out="runs/ioi"
+    )
 
-A path may be text, and one value stands for a list of one. A data file may also be a list of dicts, one a line, or a
-`pandas.DataFrame`: ``prompts=[{"prompt": ..., "answer": ...}]``. ``model`` may also be in memory, as a pair of model and
-tokenizer or as an `experiments.subject.Subject`; it then stays as it is: ``dtype`` and ``device`` are its own.
+A path may be text, and one value stands for a list of one. A data file may also be a list of dicts,
+one a line, or a `pandas.DataFrame`: ``prompts=[{"prompt": ..., "answer": ...}]``. ``model`` may
+also be in memory, as a pair of model and tokenizer or as an `experiments.subject.Subject`; it then
+stays as it is: ``dtype`` and ``device`` are its own.
 """
 
 from __future__ import annotations
@@ -49,14 +53,17 @@ class StudyFunction:
         results = execute(self.study, config)
         if (failure := complete(results, config.out)) is not None:
             warnings.warn(
-                f"the results are saved in {config.out}, but their page could not be made ({failure!r}): this is a bug in "
-                f"layerscope. Once it is mended, 'layerscope report {config.out}' makes the page",
+                f"the results are saved in {config.out}, but their page could not be made "
+                f"({failure!r}): this is a bug in layerscope. Once it is mended, "
+                f"'layerscope report {config.out}' makes the page",
                 stacklevel=2,
             )
         return Results(results, config.out)
 
     def plan(self, *args: Any, **options: Any) -> Results:
-        """What it would do, and its time, memory and disk as far as they can be told: results without records."""
+        """What it would do, and its time, memory and disk as far as they can be told:
+        results without records.
+        """
         return Results(planned(self.study, self._config(args, options)))
 
     def _config(self, args: tuple[Any, ...], options: Any) -> Any:
@@ -77,15 +84,18 @@ class StudyFunction:
 
 
 def _in_a_file(value: Any) -> Any:
-    """The path of a JSONL file for a list of dicts or a frame, which a run folder can name; any other value as it is.
+    """The path of a JSONL file for a list of dicts or a frame, which a run folder can name; any
+    other value as it is.
 
-    The file's name is the hash of its text, so that the same records are the same data of the same run.
+    The file's name is the hash of its text, so that the same records are the same data of the same
+    run.
     """
     if hasattr(value, "columns") and hasattr(value, "to_dict"):
         value = value.to_dict("records")
     if not (isinstance(value, list) and value and all(isinstance(item, dict) for item in value)):
         return value
-    # A run that was interrupted must find its data again: they are put where any later process can read them.
+    # A run that was interrupted must find its data again: they are put where any later process can
+    # read them.
     text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in value)
     folder = Path.cwd() / RUNS / "inputs"
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,8 +37,8 @@ LONGEST = 480
 SHELLS = ("bash", "zsh", "fish")
 WRONG, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 70, 130
 STATUS = (
-    f"exit status: 0 done, {WRONG} the doctor finds something WRONG, {BAD_INPUT} bad input, {BUG} a bug in layerscope, "
-    f"{INTERRUPTED} interrupted (the message says how to go on)"
+    f"exit status: 0 done, {WRONG} the doctor finds something WRONG, {BAD_INPUT} bad input, "
+    f"{BUG} a bug in layerscope, {INTERRUPTED} interrupted (the message says how to go on)"
 )
 ISSUES = "https://github.com/layerscope/layerscope/issues"
 
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (line := _not_unicode(words)) is not None:
         print(line, file=sys.stderr)
         return BAD_INPUT
-    # No option stands before the command and takes a value, so that the first other word is the command.
+    # No option stands before the command and takes a value, so that the first other word is the
+    # command.
     command = next((word for word in words if not word.startswith("-")), "")
     parser = make_parser(None if command == "completion" else command)
     given, unknown = parser.parse_known_args(arguments)
@@ -118,7 +119,9 @@ def _unknown(parser: argparse.ArgumentParser, command: str | None, unknown: Sequ
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose every error is one line: argparse repeats what was given whole, however long, and adds the usage."""
+    """A parser whose every error is one line: argparse repeats what was given whole, however long,
+    and adds the usage.
+    """
 
     def error(self, message: str) -> NoReturn:
         match = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
@@ -133,13 +136,15 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of all commands, read from `STUDIES`.
 
     Args:
-        command: the only one whose options are read, since reading those of all takes a tenth of a second; None: all.
+        command: the only one whose options are read, since reading those of all takes a tenth of a
+            second; None: all.
     """
     firsts = [study.examples[0] for study in STUDIES.values()]
     parser = _Parser(
         prog="layerscope",
         allow_abbrev=False,
-        description="See what a PyTorch language model knows, where it keeps it, and whether it uses it.",
+        description="See what a PyTorch language model knows, "
+        "where it keeps it, and whether it uses it.",
         epilog=_examples(["demo", *firsts, REPORTS[1]]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -293,7 +298,9 @@ def _examples(lines: Sequence[str]) -> str:
 
 
 def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The shell's script: commands, options and choices, and files or folders where an option takes a path."""
+    """The shell's script: commands, options and choices,
+    and files or folders where an option takes a path.
+    """
     import shtab
 
     commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
@@ -304,7 +311,9 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _guarded(given: argparse.Namespace) -> int:
-    """Run the command; what the user can mend is one line, a bug is a traceback, and a Ctrl-C says how to go on."""
+    """Run the command; what the user can mend is one line, a bug is a traceback,
+    and a Ctrl-C says how to go on.
+    """
     from .runs.options import as_command, from_arguments, read_toml
     from .runs.shared_options import CallOptions
 
@@ -415,8 +424,9 @@ def _report_page_failure(failure: Exception, folder: Path) -> None:
     """The traceback, and how the page is made later."""
     traceback.print_exception(failure)
     print(
-        f"layerscope: the results are saved in {folder}, but their page could not be made. This is a bug in "
-        f"layerscope, please report it: {ISSUES}. Once it is mended, 'layerscope report {folder}' makes the page",
+        f"layerscope: the results are saved in {folder}, but their page could not be made. "
+        f"This is a bug in layerscope, please report it: {ISSUES}. Once it is mended, "
+        f"'layerscope report {folder}' makes the page",
         file=sys.stderr,
     )
 

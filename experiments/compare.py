@@ -1,4 +1,6 @@
-"""Several runs side by side: what each is, the same quantity over relative depth, the best of each, where they come from."""
+"""Several runs side by side: what each is, the same quantity over relative depth, the best of each,
+where they come from.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Quantity:
 
     @property
     def extreme(self) -> str:
-        """Which of a curve's values is spoken of: the largest change either way, or else the highest value."""
+        """Which of a curve's values is spoken of: the largest change either way,
+        or else the highest value.
+        """
         return "largest" if self.is_change else "highest"
 
     def top(self, curve: Curve) -> int:
@@ -92,7 +96,8 @@ def compared_page(runs: Sequence[Mapping[str, Any]]) -> Page:
     kinds = list(dict.fromkeys(study.name for study in studies))
     models = list(dict.fromkeys(model_name(one.about) for one in named))
     return Page(
-        title=f"{plural(len(runs), 'run')} side by side: {listed(models) if len(models) <= 3 else plural(len(models), 'model')}",
+        title=f"{plural(len(runs), 'run')} side by side: "
+        f"{listed(models) if len(models) <= 3 else plural(len(models), 'model')}",
         kicker="layerscope report",
         facts=[
             listed(kinds),
@@ -121,7 +126,9 @@ def findings(
 
 
 def names(runs: Sequence[StudyResults]) -> list[str]:
-    """A short name for each run: its model; where that is not enough, its command and the options that differ."""
+    """A short name for each run: its model; where that is not enough,
+    its command and the options that differ.
+    """
     commands = [run.kind for run in runs]
     abouts = [run.provenance for run in runs]
     labels = []
@@ -141,7 +148,9 @@ def names(runs: Sequence[StudyResults]) -> list[str]:
 
 
 def _with_commands(labels: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """The commands in front of the labels; a run without a model is called by its command already."""
+    """The commands in front of the labels;
+    a run without a model is called by its command already.
+    """
     longer = []
     for label, command in zip(labels, commands, strict=True):
         longer.append(label if label == command else f"{command} {label}")
@@ -250,7 +259,8 @@ def _bests(uid: str, quantity: Quantity, curves: Sequence[Curve]) -> Table:
         )
     return Table(
         f"{uid}-bests",
-        f"{quantity.title}: the {quantity.extreme} {quantity.metric} of each run, 95% intervals in small print",
+        f"{quantity.title}: the {quantity.extreme} {quantity.metric} of each run, "
+        "95% intervals in small print",
         columns,
         rows,
     )

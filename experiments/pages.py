@@ -19,10 +19,11 @@ from .tidy import as_csv, tidy_rows
 
 @contextmanager
 def blaming_edits(*runs: Mapping[str, Any]) -> Iterator[None]:
-    """Make one line of whatever goes wrong with results that no run wrote so; with a run's own it is a bug.
+    """Make one line of whatever goes wrong with results that no run wrote so; with a run's own it
+    is a bug.
 
-    Each value is checked when it is read, but not whether it agrees with the others: a curve that lacks a point, a name that
-    no record has.
+    Each value is checked when it is read, but not whether it agrees with the others: a curve that
+    lacks a point, a name that no record has.
 
     Raises:
         ResultsError: the error, and that the file was edited.
@@ -66,8 +67,8 @@ def write_report(results: Mapping[str, Any], path: Path) -> None:
 
 
 def complete(results: Mapping[str, Any], folder: Path) -> Exception | None:
-    """Make the page and ``records.csv`` of a run whose results are saved, unless they are there; returns what went wrong, if
-    anything did."""
+    """Make the page and ``records.csv`` of a run whose results are saved, unless they are there;
+    returns what went wrong, if anything did."""
     path, table = folder / "report.html", folder / "records.csv"
     if path.exists() and table.exists():
         return None

@@ -1,4 +1,6 @@
-"""A finished run in Python: its records, its tables, its pictures, its page; as a value, from memory or from a folder."""
+"""A finished run in Python: its records, its tables, its pictures, its page; as a value,
+from memory or from a folder.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ class Results:
 
     @property
     def frame(self) -> pandas.DataFrame:
-        """The records as a tidy `pandas.DataFrame`: one row a value, no lists in cells (`records` holds all)."""
+        """The records as a tidy `pandas.DataFrame`: one row a value,
+        no lists in cells (`records` holds all).
+        """
         import pandas
 
         return pandas.DataFrame(tidy_rows(self.raw))
@@ -129,8 +133,8 @@ class Results:
         """The tidy frame as an `altair.Chart`, to restyle; needs the extra figures.
 
         Args:
-            encodings: channels and columns, such as ``x="layer:O", y="head:O", color="effect:Q"``; without any, points of the
-                first measured column over the layers.
+            encodings: channels and columns, such as ``x="layer:O", y="head:O", color="effect:Q"``;
+                without any, points of the first measured column over the layers.
 
         Raises:
             UseError: altair is not installed.
@@ -139,7 +143,8 @@ class Results:
             import altair
         except ImportError:
             raise UseError(
-                "altair is not installed: pip install 'layerscope[figures]', or use results.frame with another library"
+                "altair is not installed: pip install 'layerscope[figures]', "
+                "or use results.frame with another library"
             ) from None
         frame = self.frame
         marks = altair.Chart(frame).mark_point()
@@ -155,7 +160,8 @@ class Results:
     # -- where it goes
 
     def save(self, folder: Path | str) -> Path:
-        """Copy the run to another folder, whole: configuration, results, report and what else it wrote.
+        """Copy the run to another folder, whole: configuration, results, report and what else it
+        wrote.
 
         Raises:
             RunError: the folder is there and not empty.

@@ -1,4 +1,6 @@
-"""The records of a run as a tidy table: one row a value, no lists in cells; for data frames and ``records.csv``."""
+"""The records of a run as a tidy table: one row a value, no lists in cells;
+for data frames and ``records.csv``.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ Row = dict[str, Any]
 def tidy_rows(results: Mapping[str, Any]) -> list[Row]:
     """The rows of a run's records.
 
-    A study whose records hold a value for each of several units, such as words, says in ``records.rows`` how they become
-    rows. Of other records, lists are left out: they stay in results.json.
+    A study whose records hold a value for each of several units, such as words, says in
+    ``records.rows`` how they become rows. Of other records, lists are left out: they stay in
+    results.json.
     """
     rows_of = getattr(STUDIES[str(results["kind"])].part("records"), "rows", _one_row)
     return [row for record in results["records"] for row in rows_of(record)]

@@ -1,6 +1,7 @@
 """What a capture holds: activations and gradients by site, in every spelling of a site.
 
-Read in place (`acts["blocks.3.hook_resid_post"]`), a value is checked for having been changed since it was captured.
+Read in place (`acts["blocks.3.hook_resid_post"]`), a value is checked for having been changed since
+it was captured.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class SiteNeverFired(LayerscopeError, RuntimeError):
 
 
 class Gradients(Mapping[str, Tensor]):
-    """Gradients by site, summed over the backward passes since the last `clear`, as ``.grad`` of a parameter is.
+    """Gradients by site, summed over the backward passes since the last `clear`, as ``.grad`` of a
+    parameter is.
 
     Forwards of texts of one length are summed too; ``all(site)`` gives those of each forward.
     """
@@ -51,7 +53,9 @@ class Gradients(Mapping[str, Tensor]):
         return len(self._values)
 
     def all(self, spec: SiteLike) -> list[Tensor]:
-        """One gradient for each forward that ran, in the order of ``acts.all``; 0 where no loss came from it."""
+        """One gradient for each forward that ran, in the order of ``acts.all``;
+        0 where no loss came from it.
+        """
         site = _one(spec, self._known)
         gradients = self._values.get(site, {})
         forwards = self._forwards.get(site, [])
@@ -73,8 +77,8 @@ class Gradients(Mapping[str, Tensor]):
 class Activations(Mapping[str, Tensor]):
     """Captured activations: a mapping from site to tensor, with gradients in ``grad``.
 
-    ``acts[site]`` takes every spelling of a site (name, selection, pair). A site that fired in several forwards (as in
-    `generate`) has one tensor a forward: ``acts.all(site)``.
+    ``acts[site]`` takes every spelling of a site (name, selection, pair). A site that fired in
+    several forwards (as in `generate`) has one tensor a forward: ``acts.all(site)``.
     """
 
     def __init__(self, sites: list[Site]) -> None:
@@ -88,7 +92,8 @@ class Activations(Mapping[str, Tensor]):
         values = self.all(spec)
         if len(values) != 1:
             raise UnknownName(
-                f"{spec} fired in {len(values)} forwards: take acts.all({str(spec)!r}), one tensor for each"
+                f"{spec} fired in {len(values)} forwards: take acts.all({str(spec)!r}), "
+                "one tensor for each"
             )
         return values[0]
 
@@ -117,7 +122,7 @@ class Activations(Mapping[str, Tensor]):
     def _repr_html_(self) -> str:
         """The same table for a notebook's cell."""
         rows = [
-            f"<tr><td><code>{site}</code></td>{''.join(f'<td>{cell}</td>' for cell in _shape_of(self._values[site]))}</tr>"
+            f"<tr><td><code>{site}</code></td>{_cells(self._values[site])}</tr>"
             for site in self._sites
             if site in self._values
         ]
@@ -136,19 +141,24 @@ class Activations(Mapping[str, Tensor]):
             return False
 
     def all(self, spec: SiteLike) -> list[Tensor]:
-        """One tensor for each forward that ran, in order; raises `SiteNeverFired` if there is none."""
+        """One tensor for each forward that ran, in order;
+        raises `SiteNeverFired` if there is none.
+        """
         site = _one(spec, self._sites)
         if site not in self._values:
             raise SiteNeverFired(f"{site} has no value: no forward has run inside this capture yet")
         for value, mark in zip(self._values[site], self._marks[site], strict=True):
             if mark is not None and not _same_mark(mark, _mark(value)):
                 raise UseError(
-                    f"{site} was modified in place after it was captured: use capture(..., clone=True)"
+                    f"{site} was modified in place after it was captured: use "
+                    "capture(..., clone=True)"
                 )
         return [_part(value, site, spec) for value in self._values[site]]
 
     def _add(self, site: Site, value: Tensor, watched: bool) -> None:
-        """One more forward's value; a watched one shares the model's memory and must not change before it is read."""
+        """One more forward's value;
+        a watched one shares the model's memory and must not change before it is read.
+        """
         self._values[site].append(value)
         self._marks[site].append(_mark(value) if watched else None)
 
@@ -160,14 +170,15 @@ class Activations(Mapping[str, Tensor]):
     def gradients(self, loss: Tensor, retain_graph: bool = True) -> dict[str, Tensor]:
         """d loss / d site for one of several losses, leaving parameters' ``.grad`` alone.
 
-        The loss may be of any forward of the block; of several, texts of one length are summed. The graphs of all of them
-        are held until the block ends.
+        The loss may be of any forward of the block; of several, texts of one length are summed. The
+        graphs of all of them are held until the block ends.
 
         Args:
             loss: a scalar. Call once for each loss, inside the with block.
 
         Raises:
-            UseError: no graph is held, the loss has none, or it is of forwards of different lengths.
+            UseError: no graph is held, the loss has none, or it is of forwards of different
+                lengths.
         """
         if not self._raw:
             raise UseError(
@@ -222,6 +233,11 @@ class Activations(Mapping[str, Tensor]):
             ]
 
 
+def _cells(values: list[Tensor]) -> str:
+    """Shape and type as cells of an HTML table."""
+    return "".join(f"<td>{cell}</td>" for cell in _shape_of(values))
+
+
 def _shape_of(values: list[Tensor]) -> tuple[str, str]:
     """Shape and type of a site's values, and how many forwards where there are several."""
     first = values[0]
@@ -231,7 +247,9 @@ def _shape_of(values: list[Tensor]) -> tuple[str, str]:
 
 
 def _part(value: Tensor, site: Site, spec: SiteLike) -> Tensor:
-    """What is asked for of a captured site's value: all of it, or a selection of a site that was captured whole."""
+    """What is asked for of a captured site's value: all of it,
+    or a selection of a site that was captured whole.
+    """
     asked = Site.parse(spec)
     return value if site.select == asked.select else select(value, asked)
 
@@ -245,7 +263,9 @@ def _summed(site: Site, parts: list[Tensor], instead: str) -> Tensor:
 
 
 def _one(spec: SiteLike, known: list[Site]) -> Site:
-    """The captured site that a spelling means; a selection may be taken from a site captured whole."""
+    """The captured site that a spelling means;
+    a selection may be taken from a site captured whole.
+    """
     wanted = Site.parse(spec)
     names = list(dict.fromkeys(site.name for site in known))
     name = (
@@ -262,7 +282,9 @@ def _one(spec: SiteLike, known: list[Site]) -> Site:
 
 
 def _mark(value: Tensor) -> int | Tensor:
-    """What tells later whether a tensor was changed in place: its version, or, in inference mode, some of its values."""
+    """What tells later whether a tensor was changed in place: its version, or, in inference mode,
+    some of its values.
+    """
     return (
         value._version
         if not value.is_inference()
@@ -279,7 +301,9 @@ def _same_mark(before: int | Tensor, after: int | Tensor) -> bool:
 
 
 def selected(value: Tensor, site: Site) -> tuple[Any, ...]:
-    """The index of a site's selection in the site's whole tensor; raises `UnknownSite` if it is out of range."""
+    """The index of a site's selection in the site's whole tensor;
+    raises `UnknownSite` if it is out of range.
+    """
     if site.select is None:
         return (...,)
     axis, index, lowest, highest = _index(site.select, site.axis, value.ndim)
@@ -307,5 +331,7 @@ def _index(chosen: Index, axis: int, ndim: int) -> tuple[int, tuple[Any, ...], i
 
 
 def select(value: Tensor, site: Site) -> Tensor:
-    """The part of a site's tensor that its selection names; raises `UnknownSite` for an index that is out of range."""
+    """The part of a site's tensor that its selection names;
+    raises `UnknownSite` for an index that is out of range.
+    """
     return value if site.select is None else value[selected(value, site)]

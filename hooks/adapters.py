@@ -1,8 +1,10 @@
-"""The families that `hooks.families` does not list, read off TransformerLens's architecture adapters.
+"""The families that `hooks.families` does not list, read off TransformerLens's architecture
+adapters.
 
-An adapter describes an architecture by nested components; a hook alias such as ``ln1_post.hook_out`` names a component
-and one of its ends. Both are turned into a row of the same table that the other families use. The model is neither
-wrapped nor changed. Importing TransformerLens takes seconds, so this module is imported only when it is needed.
+An adapter describes an architecture by nested components; a hook alias such as
+``ln1_post.hook_out`` names a component and one of its ends. Both are turned into a row of the same
+table that the other families use. The model is neither wrapped nor changed. Importing
+TransformerLens takes seconds, so this module is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -35,18 +37,23 @@ PROVED = (
     "gpt_neo",
     "gptj",
 )
-"""Model types whose adapters the tests put to oracles: an adapter describes where parts are, not that they add up."""
+"""Model types whose adapters the tests put to oracles: an adapter describes where parts are,
+not that they add up.
+"""
 
 
 def family_from_transformer_lens(model: nn.Module) -> Family:
-    """One row for a model whose architecture TransformerLens knows; `UnknownArchitecture` if it does not."""
+    """One row for a model whose architecture TransformerLens knows;
+    `UnknownArchitecture` if it does not.
+    """
     from .anatomy import UnknownArchitecture
 
     kind = model.config.model_type  # type: ignore[union-attr]
     if kind not in PROVED:
         raise UnknownArchitecture(
-            f"{type(model).__name__}: layerscope's table has no row for model type {kind!r}, and no test proves a map of it: use "
-            "raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
+            f"{type(model).__name__}: layerscope's table has no row for model type "
+            f"{kind!r}, and no test proves a map of it: use raw paths such as "
+            "'module:encoder.rnn:output[0]' (see model.named_modules())"
         )
     tried: list[str] = []
     for name in _candidates(model):
@@ -56,8 +63,9 @@ def family_from_transformer_lens(model: nn.Module) -> Family:
         if stack is not None:
             return _row(model, components, stack)
     raise UnknownArchitecture(
-        f"{type(model).__name__}: neither layerscope's table nor TransformerLens's adapters describe it (tried "
-        f"{', '.join(dict.fromkeys(tried))}); use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
+        f"{type(model).__name__}: neither layerscope's table nor TransformerLens's adapters "
+        f"describe it (tried {', '.join(dict.fromkeys(tried))}); "
+        "use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
     )
 
 
@@ -89,7 +97,8 @@ def _components(model: nn.Module, architecture: str) -> dict[str, Any] | None:
             )
             adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
         # No adapter for this class: another of the candidates may have one.
-        except Exception:  # adapters raise of many kinds on what they do not describe, a missing package among them
+        # adapters raise of many kinds on what they do not describe, a missing package among them
+        except Exception:
             return None
     return dict(adapter.component_mapping or {})
 
@@ -128,7 +137,8 @@ def _outside(components: dict[str, Any], body: str) -> dict[str, PlaceSpec]:
 
 def _stream_places(stack: Any, parts: dict[str, Any]) -> dict[str, PlaceSpec]:
     """What the sublayers add to the residual stream, and the stream between them."""
-    # Where a sublayer's output is scaled inside the block's forward, no module returns what is added: not listed.
+    # Where a sublayer's output is scaled inside the block's forward, no module returns what is
+    # added: not listed.
     is_scaled = "ScaledResidual" in type(stack).__name__
     places: dict[str, PlaceSpec] = {}
     for alias in _BLOCK_ALIASES:
@@ -143,7 +153,9 @@ def _stream_places(stack: Any, parts: dict[str, Any]) -> dict[str, PlaceSpec]:
 def _attention_places(
     model: nn.Module, body: str, blocks: str, attention: Any
 ) -> dict[str, PlaceSpec]:
-    """Queries, keys, values and heads' outputs, at modules of their own or in the columns of one projection."""
+    """Queries, keys, values and heads' outputs,
+    at modules of their own or in the columns of one projection.
+    """
     places: dict[str, PlaceSpec] = {}
     for head in ("hook_q", "hook_k", "hook_v", "hook_z"):
         target = attention.hook_aliases.get(head)
@@ -171,7 +183,9 @@ def _mlp_places(mlp: Any) -> dict[str, PlaceSpec]:
 
 
 def _place(parts: dict[str, Any], alias: str) -> str | None:
-    """``ln1_post.hook_out`` -> ``post_attention_layernorm:output``; None where the component is not a module."""
+    """``ln1_post.hook_out`` -> ``post_attention_layernorm:output``;
+    None where the component is not a module.
+    """
     *names, end = alias.split(".")
     if end not in ("hook_in", "hook_out"):
         return None
@@ -195,7 +209,9 @@ def _place(parts: dict[str, Any], alias: str) -> str | None:
 
 
 def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str, PlaceSpec]:
-    """Which columns of a fused projection are queries, keys and values: the adapter's own split of a labelled weight."""
+    """Which columns of a fused projection are queries, keys and values:
+    the adapter's own split of a labelled weight.
+    """
     qkv = (attention.submodules or {}).get("qkv")
     module = _module(model, body, f"{blocks}.0.{attention.name}")
     if qkv is None or qkv.name is None or module is None:
@@ -203,7 +219,8 @@ def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str
     linear = getattr(module, qkv.name, None)
     if not isinstance(linear, nn.Module):
         return {}
-    # The adapter splits a copy whose weight holds the number of each output column: its parts then say whose they are.
+    # The adapter splits a copy whose weight holds the number of each output column: its parts then
+    # say whose they are.
     columns_last = type(linear).__name__ == "Conv1D"
     weight, bias = linear.get_parameter("weight"), getattr(linear, "bias", None)
     width = weight.shape[1] if columns_last else weight.shape[0]

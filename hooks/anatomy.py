@@ -1,7 +1,8 @@
 """Anatomy: which module, and which of its tensors, a site's name stands for in one model.
 
-The map comes from, in this order: the hook points of a TransformerBridge; a row of `hooks.families`; the adapters of
-TransformerLens (imported only then). Raw ``module:path:output`` sites need none of them and work on any `nn.Module`.
+The map comes from, in this order: the hook points of a TransformerBridge; a row of
+`hooks.families`; the adapters of TransformerLens (imported only then). Raw ``module:path:output``
+sites need none of them and work on any `nn.Module`.
 """
 
 from __future__ import annotations
@@ -61,14 +62,16 @@ def heads_of(site: Site, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The places of one model, in the order in which a forward meets them, and the figures that describe it.
+    """The places of one model, in the order in which a forward meets them, and the figures that
+    describe it.
 
     Attributes:
         places: where each site is, by its name.
         n_layers, n_heads, n_kv_heads: blocks, and heads of a block: of queries, of keys and values.
         source: what the map was read off: a family, an adapter, a bridge.
         missing: part of a block -> why no block, or which blocks, have no such site.
-        layer_heads: layer -> its heads of queries, and of keys and values, where a block has attention.
+        layer_heads: layer -> its heads of queries, and of keys and values, where a block has
+            attention.
         stacks: the stacks of blocks and their lengths; ``blocks`` first.
     """
 
@@ -82,9 +85,11 @@ class Anatomy:
     stacks: Mapping[str, int] = field(default_factory=dict)
 
     def query_heads(self, spec: SiteLike) -> list[int]:
-        """The query heads that a site's heads reach: under grouped heads one key or value head serves several.
+        """The query heads that a site's heads reach: under grouped heads one key or value head
+        serves several.
 
-        >>> Anatomy({}, 1, n_heads=4, n_kv_heads=2, source="").query_heads("blocks.0.attn.hook_k[1]")
+        >>> grouped = Anatomy({}, 1, n_heads=4, n_kv_heads=2, source="")
+        >>> grouped.query_heads("blocks.0.attn.hook_k[1]")
         [2, 3]
         """
         site = Site.parse(spec)
@@ -116,7 +121,9 @@ _HEADS = (
 
 
 class _Shape(NamedTuple):
-    """What a stack was read off and a user may change later: it is looked at again each time, which costs little."""
+    """What a stack was read off and a user may change later: it is looked at again each time,
+    which costs little.
+    """
 
     path: str
     blocks: tuple[int, ...]
@@ -125,7 +132,9 @@ class _Shape(NamedTuple):
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """The anatomy of a model; raises `UnknownArchitecture` or `WrappedModel` with what can be done instead."""
+    """The anatomy of a model; raises `UnknownArchitecture` or
+    `WrappedModel` with what can be done instead.
+    """
     _refuse_wrapper(model)
     known, inner = _CACHE.get(model), adapted(model)
     if known is None or any(
@@ -154,7 +163,9 @@ def has_experts(model: nn.Module, path: str = "") -> bool:
 
 
 def body_of(model: nn.Module) -> nn.Module:
-    """What makes a transformers model's hidden states: without its head, the encoder alone of a pair, inside adapters."""
+    """What makes a transformers model's hidden states: without its head,
+    the encoder alone of a pair, inside adapters.
+    """
     inner: Any = adapted(model)
     if getattr(getattr(inner, "config", None), "is_encoder_decoder", False) and hasattr(
         inner, "get_encoder"
@@ -166,13 +177,13 @@ def body_of(model: nn.Module) -> nn.Module:
 def _refuse_wrapper(model: nn.Module) -> None:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise WrappedModel(
-            f"{type(model).__name__} runs copies or a module of its own, which hooks do not follow: give what it wraps, "
-            "model.module"
+            f"{type(model).__name__} runs copies or a module of its own, "
+            "which hooks do not follow: give what it wraps, model.module"
         )
     if "_orig_mod" in model._modules:
         raise WrappedModel(
-            "the model is compiled (torch.compile): compiled code skips hooks that come later; give the model itself, "
-            "model._orig_mod, which shares its weights"
+            "the model is compiled (torch.compile): compiled code skips hooks that come "
+            "later; give the model itself, model._orig_mod, which shares its weights"
         )
 
 
@@ -183,7 +194,9 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def modules_at(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
-    """The modules at some paths and above them, by path; raises `AttributeError` where one is gone."""
+    """The modules at some paths and above them, by path;
+    raises `AttributeError` where one is gone.
+    """
     modules = {"": model}
     for path in paths:
         _find_module(path, modules)
@@ -201,7 +214,9 @@ def _find_module(path: str, found: dict[str, nn.Module]) -> nn.Module:
 
 
 def _refuse_compiled_around(model: nn.Module, places: Iterable[Place]) -> None:
-    """No module may be compiled that a place is in, nor a block beside it; the others are not looked at."""
+    """No module may be compiled that a place is in, nor a block beside it;
+    the others are not looked at.
+    """
     for module in modules_at(model, (place.path for place in places)).values():
         _refuse_compiled_module(module)
         if isinstance(module, nn.ModuleList):
@@ -212,13 +227,16 @@ def _refuse_compiled_around(model: nn.Module, places: Iterable[Place]) -> None:
 def _refuse_compiled_module(module: nn.Module) -> None:
     if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
         raise WrappedModel(
-            "modules of the model are compiled in place (model.compile()): compiled code skips hooks that come later; load "
-            "the model again, or copy its weights into one that is not compiled"
+            "modules of the model are compiled in place (model.compile()): compiled code "
+            "skips hooks that come later; load the model again, "
+            "or copy its weights into one that is not compiled"
         )
 
 
 def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy of a model, with the anatomy that is known of it; its weights straight in another precision, if one is given."""
+    """A copy of a model, with the anatomy that is known of it;
+    its weights straight in another precision, if one is given.
+    """
     memo: dict[int, Any] = {}
     if dtype is not None:
         for tensor in (p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()):
@@ -291,7 +309,9 @@ def _located(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Pla
 
 
 def _expanded(model: nn.Module, site: Site, places: Mapping[str, Place]) -> list[Site]:
-    """A pattern's sites; where it has none because this model has no such part, the error says why."""
+    """A pattern's sites; where it has none because this model has no such part,
+    the error says why.
+    """
     try:
         return expand([site], places)
     except UnknownSite:
@@ -342,8 +362,10 @@ def _of_torch(model: nn.Module) -> Anatomy:
         return Anatomy(outside, 0, 0, 0, "the model's own word")
     if not stacks_of_torch:
         raise UnknownArchitecture(
-            f"{type(model).__name__} has no Hugging Face config and none of PyTorch's transformer or recurrent layers, so its "
-            "sites are not known by name: use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
+            f"{type(model).__name__} has no Hugging Face config and none of PyTorch's "
+            "transformer or recurrent layers, so its sites are not known by name: "
+            "use raw paths such as 'module:encoder.rnn:output[0]' (see "
+            "model.named_modules())"
         )
     _, main, stack = stacks_of_torch[0]
     places = dict(outside)
@@ -378,8 +400,9 @@ def _adapted_stack(model: nn.Module, required: bool) -> list[Stack]:
     stack = Stack("blocks", _body_prefix(model, family), family, model.config)
     if submodule(model, stack.path) is None:
         raise UnknownArchitecture(
-            f"{type(model).__name__}: expected its blocks at {stack.path!r} (TransformerLens's adapter), found "
-            "no such module; use raw paths such as 'module:encoder.rnn:output[0]'"
+            f"{type(model).__name__}: expected its blocks at {stack.path!r} "
+            "(TransformerLens's adapter), found no such module; "
+            "use raw paths such as 'module:encoder.rnn:output[0]'"
         )
     return [stack]
 
@@ -441,7 +464,9 @@ def _why_none(model: nn.Module, part: str, layers: Mapping[str, set[int]]) -> st
 
 
 def _body_prefix(model: nn.Module, family: Family) -> str:
-    """``"transformer."`` for a GPT2LMHeadModel, ``""`` for a GPT2Model: rows are written from the body."""
+    """``"transformer."`` for a GPT2LMHeadModel, ``""`` for a GPT2Model: rows are written from the
+    body.
+    """
     name = getattr(model, "base_model_prefix", "")
     inner = getattr(model, name, None) if name else None
     if isinstance(inner, nn.Module) and submodule(model, f"{name}.{family.blocks}") is not None:

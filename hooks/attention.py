@@ -1,10 +1,11 @@
 """Attention seen where PyTorch computes it, without leaving the model's own implementation.
 
-Between the pre-hook and the post-hook of an attention module, a `TorchFunctionMode` watches for the one call that turns
-scores into weights: `scaled_dot_product_attention` (sdpa) or a `softmax` over ``batch head query key`` (eager); flex
-attention is met where transformers calls it (`hooks.flex`). Under sdpa and flex the scores and the pattern are
-computed beside the fused kernel from the very tensors that it was given, and unless they are edited the kernel's own
-output goes on unchanged. Modules that are not watched pay nothing, and no configuration is touched.
+Between the pre-hook and the post-hook of an attention module, a `TorchFunctionMode` watches for the
+one call that turns scores into weights: `scaled_dot_product_attention` (sdpa) or a `softmax` over
+``batch head query key`` (eager); flex attention is met where transformers calls it (`hooks.flex`).
+Under sdpa and flex the scores and the pattern are computed beside the fused kernel from the very
+tensors that it was given, and unless they are edited the kernel's own output goes on unchanged.
+Modules that are not watched pay nothing, and no configuration is touched.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class AttentionTouch(Protocol):
     in_graph: bool
 
     def scores(self, scores: Float[Tensor, "batch head query key"]) -> Tensor:
-        """Called with what the softmax reads: scaled, biased, soft-capped; forbidden positions hold -inf or the dtype's minimum."""
+        """Called with what the softmax reads: scaled, biased, soft-capped;
+        forbidden positions hold -inf or the dtype's minimum.
+        """
         ...
 
     def pattern(self, pattern: Float[Tensor, "batch head query key"]) -> Tensor:
@@ -46,7 +49,9 @@ class AttentionTouch(Protocol):
         ...
 
     def part(self, name: str, value: Float[Tensor, "batch pos head d_head"]) -> Tensor:
-        """Called with ``query``, ``key``, ``value`` and the ``mixed`` values where one function computes them all."""
+        """Called with ``query``, ``key``,
+        ``value`` and the ``mixed`` values where one function computes them all.
+        """
         ...
 
 
@@ -66,10 +71,12 @@ class SomeHeads(AttentionTouch, Protocol):
 
 
 class AttentionWatch(TorchFunctionMode):
-    """Watches one attention module's forward and shows its scores and pattern to all who asked, in their order.
+    """Watches one attention module's forward and shows its scores and pattern to all who asked, in
+    their order.
 
-    What they return unchanged leaves the model's own kernel at work. Where one returns another tensor, or wants
-    gradients (``in_graph``), the output is computed from the pattern; it then equals the fused kernel's to rounding.
+    What they return unchanged leaves the model's own kernel at work. Where one returns another
+    tensor, or wants gradients (``in_graph``), the output is computed from the pattern; it then
+    equals the fused kernel's to rounding.
 
     Args:
         module: the attention module.
@@ -129,7 +136,9 @@ class AttentionWatch(TorchFunctionMode):
         return self._through(given, softmax)[0]
 
     def _beside_sinks(self, given: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
-        """Scores whose last column is no key but a learned number of each head, which takes its share of the softmax."""
+        """Scores whose last column is no key but a learned number of each head,
+        which takes its share of the softmax.
+        """
         assert isinstance(self._sinks, Tensor)
         sinks = self._sinks.view(1, -1, 1, 1).to(given)
         # the model subtracts each row's maximum before
@@ -263,7 +272,9 @@ class AttentionWatch(TorchFunctionMode):
 
 
 class _Watches(threading.local):
-    """The watches that are on in this thread, by module and depth: a second party joins the first one's."""
+    """The watches that are on in this thread, by module and depth:
+    a second party joins the first one's.
+    """
 
     def __init__(self) -> None:
         self.by_module: dict[tuple[int, int], AttentionWatch] = {}
@@ -283,7 +294,8 @@ def watch_attention(
 
     Args:
         stack: closing it removes the hooks.
-        is_watched: whether a call is to be watched at all: not where another thread runs the module.
+        is_watched: whether a call is to be watched at all: not where another thread runs the
+            module.
         at_call: called at every call of the module; who is interested in this call, if anyone.
         after: called when the call is over.
     """
@@ -380,24 +392,32 @@ def _weights_in_place(scores: Tensor) -> Tensor:
 
 
 def _nowhere(weights: Tensor, scores: Tensor) -> Tensor:
-    """A query with nothing to see attends nowhere, as in the fused kernels; any other NaN stays to be seen."""
+    """A query with nothing to see attends nowhere, as in the fused kernels;
+    any other NaN stays to be seen.
+    """
     return weights.masked_fill(scores.isneginf().all(dim=-1, keepdim=True), 0.0)
 
 
 def is_forbidden(scores: Float[Tensor, "*heads query key"]) -> Bool[Tensor, "*heads query key"]:
-    """What the model's mask hides, however it wrote it: -inf, the dtype's minimum, or a number far below the row's largest."""
+    """What the model's mask hides, however it wrote it: -inf, the dtype's minimum,
+    or a number far below the row's largest.
+    """
     # A model in double precision may make its mask in single precision.
     kind = torch.float32 if scores.dtype == torch.float64 else scores.dtype
     return (scores <= torch.finfo(kind).min / 2) | (scores <= scores.amax(-1, keepdim=True) - FAR)
 
 
 def forbid(scores: Tensor) -> Tensor:
-    """Masked entries as -inf, however the model wrote its mask (eager attention adds the dtype's minimum)."""
+    """Masked entries as -inf, however the model wrote its mask (eager
+    attention adds the dtype's minimum).
+    """
     return scores.masked_fill(is_forbidden(scores), -math.inf)
 
 
 def _as_masked(edited: Tensor, given: Tensor) -> Tensor:
-    """Edited scores behind the mask that the model put on them; a query with nothing to see keeps what it had."""
+    """Edited scores behind the mask that the model put on them;
+    a query with nothing to see keeps what it had.
+    """
     forbidden = is_forbidden(given)
     edited = edited.masked_fill(forbidden, -math.inf)
     return torch.where(forbidden.all(-1, keepdim=True), given, edited)

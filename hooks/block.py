@@ -1,9 +1,11 @@
-"""What keeps a block's hooks to their block: to its model and not a copy, to its forwards and their repeats.
+"""What keeps a block's hooks to their block: to its model and not a copy, to its forwards and their
+repeats.
 
-Three things reach a hooked module besides the forward that a block is about. A deep copy carries the hooks along: there
-they do nothing (`BlockHook`). A function that is shown a value may run the model: that forward is plain (`Touching`).
-Gradient checkpointing runs parts of a forward again when autograd comes back, perhaps after the block has ended: such a
-repeat gets the hooks that its forward had, and no others (`Repeat`).
+Three things reach a hooked module besides the forward that a block is about. A deep copy carries
+the hooks along: there they do nothing (`BlockHook`). A function that is shown a value may run the
+model: that forward is plain (`Touching`). Gradient checkpointing runs parts of a forward again when
+autograd comes back, perhaps after the block has ended: such a repeat gets the hooks that its
+forward had, and no others (`Repeat`).
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ def _inert_hook() -> Callable[..., None]:
 
 
 class BlockHook:
-    """A module hook of one block, called with so many values. A copied or pickled module gets one that does nothing."""
+    """A module hook of one block, called with so many values.
+
+    A copied or pickled module gets one that does nothing.
+    """
 
     __slots__ = ("_run", "_values")
 
@@ -41,7 +46,8 @@ class BlockHook:
         self._run, self._values = run, values
 
     def __call__(self, *given: Any) -> Any:
-        # PyTorch forgets the keyword arguments where another thread has removed the hook that this one is calling.
+        # PyTorch forgets the keyword arguments where another thread has removed the hook that this
+        # one is calling.
         return self._run(*given) if len(given) == self._values else None
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
@@ -60,7 +66,8 @@ class _Touched(threading.local):
 
     Attributes:
         models: those whose forwards wait for a function that was shown a value of theirs.
-        layer: which layer a block that layers share is called for, where its own forward does not count the calls.
+        layer: which layer a block that layers share is called for, where its own forward does not
+            count the calls.
     """
 
     def __init__(self) -> None:
@@ -77,7 +84,9 @@ def depth() -> int:
 
 
 class Touching:
-    """While this lasts a function looks at a value of the model: hooks attached before it are shown no other forward."""
+    """While this lasts a function looks at a value of the model:
+    hooks attached before it are shown no other forward.
+    """
 
     __slots__ = ("_model",)
 
@@ -107,7 +116,9 @@ def as_layer(layer: int) -> Iterator[None]:
 
 
 def waits(model: nn.Module, since: int) -> bool:
-    """Whether a forward of a model that shares modules with this one waits for a function since ``depth()`` was that."""
+    """Whether a forward of a model that shares modules with this one waits
+    for a function since ``depth()`` was that.
+    """
     return any(m is model or _share_modules(m, model) for m in _touched.models[since:])
 
 
@@ -136,7 +147,9 @@ _REENTRANT = "run_function"
 
 
 class Repeat:
-    """What gradient checkpointing calls to run a part of a forward again, with the hooks that were on it."""
+    """What gradient checkpointing calls to run a part of a forward again,
+    with the hooks that were on it.
+    """
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
@@ -152,8 +165,8 @@ class Repeat:
     def note(cls, hooked: Repeated) -> bool:
         """Remember, in every checkpointed part that is running in this thread, that it is hooked.
 
-        Returns whether one of them is reentrant: its repeat has a graph of its own, and only the part's arguments join it
-        to the forward's.
+        Returns whether one of them is reentrant: its repeat has a graph of its own, and only the
+        part's arguments join it to the forward's.
 
         Raises:
             UseError: this PyTorch keeps what it will repeat in a place that is not known.
@@ -170,7 +183,9 @@ class Repeat:
 
 
 def may_be_checkpointed(began_with_grad: bool) -> bool:
-    """Whether a module that is called now may be within a checkpointed part: a cheap test before `Repeat.note`."""
+    """Whether a module that is called now may be within a checkpointed part:
+    a cheap test before `Repeat.note`.
+    """
     if torch.is_grad_enabled():
         return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None  # pyright: ignore[reportAttributeAccessIssue]
     return began_with_grad  # the reentrant kind turns autograd off within the forward
@@ -182,7 +197,9 @@ def is_checkpointed() -> bool:
 
 
 def is_backward() -> bool:
-    """Whether autograd is running in this thread: a module that is called now is called for a gradient."""
+    """Whether autograd is running in this thread:
+    a module that is called now is called for a gradient.
+    """
     return torch._C._current_graph_task_id() != -1
 
 
@@ -200,7 +217,9 @@ def _checkpoint_frames() -> Iterator[tuple[str, Any]]:
 
 
 def _checkpointed_parts() -> list[tuple[Any, str]]:
-    """For each checkpointed part that runs: what holds the function that will repeat it, and under which name."""
+    """For each checkpointed part that runs: what holds the function that will repeat it,
+    and under which name.
+    """
     parts: list[tuple[Any, str]] = []
     try:
         for name, frame in _checkpoint_frames():
@@ -212,7 +231,7 @@ def _checkpointed_parts() -> list[tuple[Any, str]]:
                 parts.append((part.gi_frame.f_locals["new_frame"], "recompute_fn"))
     except (AttributeError, KeyError):
         raise UseError(
-            f"PyTorch {torch.__version__} keeps checkpointed parts in a way that hooks cannot follow: turn gradient "
-            "checkpointing off inside the block"
+            f"PyTorch {torch.__version__} keeps checkpointed parts in a way that hooks "
+            "cannot follow: turn gradient checkpointing off inside the block"
         ) from None
     return parts

@@ -1,4 +1,6 @@
-"""Caches: under which names models take what they keep of earlier tokens, and how many tokens that is."""
+"""Caches: under which names models take what they keep of earlier tokens,
+and how many tokens that is.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def cached_columns(past: Any, layer: int = 0) -> int | None:
     length = getattr(past, "get_seq_length", None)
     try:
         if length is not None:
-            # Layers of a cache may hold different numbers of columns: a sliding window drops the oldest.
+            # Layers of a cache may hold different numbers of columns: a sliding window drops the
+            # oldest.
             return int(length(layer) if layer else length())
         # The older form: a tuple of layers, each (key, value) of shape batch head pos d_head.
         first = past[0][0] if isinstance(past, tuple) else None

@@ -2,7 +2,8 @@
 
 >>> import torch
 >>> from transformers import GPT2Config, GPT2Model
->>> model = GPT2Model(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
+>>> size = dict(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)
+>>> model = GPT2Model(GPT2Config(**size)).eval()
 >>> with capture(model, "blocks.*.hook_resid_post") as acts:
 ...     out = model(torch.tensor([[1, 2, 3]]))
 >>> acts["blocks.1.hook_resid_post"].shape
@@ -34,7 +35,9 @@ from .transforms import is_wrapped, unwrapped
 
 
 class _Stop(Exception):
-    """Ends a forward early; raised by the last site's hook and swallowed by the capture that asked for it."""
+    """Ends a forward early; raised by the last site's hook and
+    swallowed by the capture that asked for it.
+    """
 
     def __init__(self, owner: object) -> None:
         super().__init__("the forward was stopped by capture(stop=True)")
@@ -46,22 +49,27 @@ class ValuesOverflowed(UserWarning):
 
 
 class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
-    """Capture sites of a model while it runs: ``with capture(model, *sites) as acts: model(**batch)``.
+    """Capture sites of a model while it runs: ``with capture(model, *sites) as acts:
+    model(**batch)``.
 
-    Plain PyTorch hooks attach on entry and are gone on every exit; they see the forwards of the thread that entered. The
-    model's outputs are the same, bit for bit, with and without them (only ``grad=True`` on an attention site under sdpa
-    recomputes that layer, equal to rounding). Within `torch.func.vmap` the mapped axis is a value's first.
+    Plain PyTorch hooks attach on entry and are gone on every exit; they see the forwards of the
+    thread that entered. The model's outputs are the same, bit for bit, with and without them (only
+    ``grad=True`` on an attention site under sdpa recomputes that layer, equal to rounding). Within
+    `torch.func.vmap` the mapped axis is a value's first.
 
     Args:
         model: any `nn.Module`.
         sites: names, globs, selections, pairs or ``module:`` paths; see `hooks.sites`.
-        grad: also record d loss / d site at each backward inside the block, in ``acts.grad``. Works for frozen models.
-        stop: end the forward as soon as every site has fired; the body of the with block ends there too.
+        grad: also record d loss / d site at each backward inside the block, in ``acts.grad``. Works
+            for frozen models.
+        stop: end the forward as soon as every site has fired; the body of the with block ends there
+            too.
         dtype: what to store values in; None keeps the model's. float16 holds at most 65,504.
         device: where to store values; None leaves them where they are.
-        clone: copy values, for models that change tensors in place (which is noticed when a value is read).
-        to: a store that takes each forward's values when its last site has fired, as one shard: a row for each position
-            that holds a token of a text. ``acts`` then holds nothing.
+        clone: copy values, for models that change tensors in place (which is noticed when a value
+            is read).
+        to: a store that takes each forward's values when its last site has fired, as one shard: a
+            row for each position that holds a token of a text. ``acts`` then holds nothing.
 
     Raises:
         UnknownSite: before any hook attaches, with the nearest names that exist.
@@ -93,7 +101,8 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         ]
         if to is not None and (pairs or grad):
             raise InputError(
-                f"to: expected values with one row a position and no gradients, got {pairs or 'grad=True'}"
+                "to: expected values with one row a position and no gradients, "
+                f"got {pairs or 'grad=True'}"
             )
         self._store_in, self._stored = to, 0
         self._grad = grad
@@ -123,7 +132,10 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             # Asked at the end, once: each answer waits for the GPU.
             above = [str(site) for site, overflowed in self._overflowed.items() if bool(overflowed)]
             if above:
-                largest = f"{self._dtype} holds at most {torch.finfo(cast(torch.dtype, self._dtype)).max:g}"
+                largest = (
+                    f"{self._dtype} holds at most "
+                    f"{torch.finfo(cast(torch.dtype, self._dtype)).max:g}"
+                )
                 warnings.warn(
                     f"values at {', '.join(above[:5])} became infinite: {largest}",
                     ValuesOverflowed,
@@ -160,22 +172,27 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         return raw
 
     def _in_graph(self, site: Site, raw: Tensor) -> Tensor:
-        """The raw tensor, or where the parameters are frozen another one, at which the graph starts."""
+        """The raw tensor, or where the parameters are frozen another one,
+        at which the graph starts.
+        """
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             raise UseError(
-                f"{site}: grad=True needs autograd; leave torch.no_grad() / inference_mode(), and checkpoint with "
-                "use_reentrant=False"
+                f"{site}: grad=True needs autograd; leave torch.no_grad() "
+                "/ inference_mode(), and checkpoint with use_reentrant=False"
             )
         if is_wrapped(raw):
             raise UseError(
-                f"{site}: grad=True cannot be used within torch.func, which takes the gradients itself"
+                f"{site}: grad=True cannot be used within torch.func, "
+                "which takes the gradients itself"
             )
         if raw.requires_grad or not raw.is_floating_point():
             return raw
         return raw.detach().requires_grad_()
 
     def after(self) -> None:
-        """Once every site has fired: hand the forward to the store and end it, if that was asked for."""
+        """Once every site has fired: hand the forward to the store and end it,
+        if that was asked for.
+        """
         if self._waiting or self._taps.repeating:
             return
         if self._store_in is not None:
@@ -193,7 +210,10 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             raise _Stop(self)
 
     def positions(self, value: Tensor) -> Int[Tensor, "batch pos"]:
-        """Text positions of a value of the last forward; -1 where no token stands. Raises `PositionsUnknown`."""
+        """Text positions of a value of the last forward; -1 where no token stands.
+
+        Raises `PositionsUnknown`.
+        """
         return (
             Where.of(self._forward, next(iter(self._places)), {}, Seen())
             .positions(value)
@@ -212,7 +232,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         return read(site, place, raw, shape)
 
     def _store(self, site: Site, value: Tensor) -> Tensor:
-        """A detached value as it is to be held; the value itself where it may share the model's memory."""
+        """A detached value as it is to be held;
+        the value itself where it may share the model's memory.
+        """
         stored = value
         if self._dtype is not None and self._dtype != value.dtype:
             stored = stored.to(self._dtype)

@@ -1,7 +1,8 @@
 """Settings of a model's configuration, wherever it keeps them.
 
-A model of text alone has its settings at the top. One of pictures or sounds and text has a configuration of parts, and the
-text's part holds the vocabulary, heads, caps and cache flag. Every reader of a setting asks here.
+A model of text alone has its settings at the top. One of pictures or sounds and text has a
+configuration of parts, and the text's part holds the vocabulary, heads, caps and cache flag. Every
+reader of a setting asks here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import Any
 
 
 def text_config(config: Any) -> Any:
-    """The part of a configuration that describes the text model; itself where there are no parts."""
+    """The part of a configuration that describes the text model;
+    itself where there are no parts.
+    """
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
@@ -18,7 +21,8 @@ def setting(config: Any, *names: str, default: Any = None) -> Any:
     """The first of these settings that is not None, in the text's part or else at the top.
 
     >>> from transformers import LlavaConfig
-    >>> setting(LlavaConfig(), "n_head", "num_attention_heads"), setting(LlavaConfig(), "image_seq_length")
+    >>> config = LlavaConfig()
+    >>> setting(config, "n_head", "num_attention_heads"), setting(config, "image_seq_length")
     (32, 576)
     """
     for part in (text_config(config), config):

@@ -1,4 +1,6 @@
-"""Containers: the tensor that a place means in what a module is given or gives, and how another is put in its stead."""
+"""Containers: the tensor that a place means in what a module is given or gives,
+and how another is put in its stead.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,8 @@ def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Te
         return container, lambda new: new
     if isinstance(container, CallArguments):
         return _pick_given(container, place, site)
-    # Outputs of transformers are both; as mappings they leave out what is None, as the model's own code expects.
+    # Outputs of transformers are both; as mappings they leave out what is None, as the model's own
+    # code expects.
     if is_dataclass(container) and not isinstance(container, Mapping):
         names = [field.name for field in fields(container)]
         values = {name: getattr(container, name) for name in names}
@@ -116,7 +119,8 @@ def _pick_key(
         key = _first_tensor(values)
     if key not in tensors:
         raise SiteNeverFired(
-            f"{site}: expected a tensor at {place.item!r}, got tensors at {sorted(map(str, tensors))}"
+            f"{site}: expected a tensor at {place.item!r}, "
+            f"got tensors at {sorted(map(str, tensors))}"
         )
     return values[key], lambda new: put(key, new)
 

@@ -1,4 +1,5 @@
-"""Edits: what `intervene` puts in a site's place. Pure functions over tensors, made for heads, neurons and positions.
+"""Edits: what `intervene` puts in a site's place. Pure functions over tensors, made for heads,
+neurons and positions.
 
 An edit is made once and used in any forward:
 
@@ -9,8 +10,9 @@ An edit is made once and used in any forward:
 >>> zero().at(1)(torch.ones(1, 2, 3))[0, :, 0].tolist()
 [1.0, 0.0]
 
-Two ways to cut an edge of attention, which differ: `knockout` (before the softmax, on ``attn.hook_attn_scores``: the
-other weights grow to sum to 1) and `zero_weights` (after it, on ``attn.hook_pattern``: they stay as they were).
+Two ways to cut an edge of attention, which differ: `knockout` (before the softmax, on
+``attn.hook_attn_scores``: the other weights grow to sum to 1) and `zero_weights` (after it, on
+``attn.hook_pattern``: they stay as they were).
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ class Edit:
         name: what results and messages call it.
         apply: the function; one that gives None has changed the copy that it was given.
         needs: sites of the same forward whose values it reads (they must come earlier).
-        given: what the function gets: a ``copy`` that it may change; the ``value``, which it must not change; or the value
-            in at least ``float32``, without autocast, for arithmetic that is rounded once, at its end.
+        given: what the function gets: a ``copy`` that it may change; the ``value``, which it must
+            not change; or the value in at least ``float32``, without autocast, for arithmetic that
+            is rounded once, at its end.
     """
 
     name: str
@@ -67,11 +70,13 @@ class Edit:
         return changed if new is None else _given_back(new, value, self.name, where)
 
     def at(self, positions: Positions) -> Edit:
-        """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a token predicate).
+        """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a
+        token predicate).
 
-        Index p is token p of each text, from 0, and -1 the last one so far: padding, a KV cache and beams shift nothing, and
-        a token that is still to come is edited when it does. A mask marks the rows as the model is given them. Inside
-        attention positions are the queries. Where no position is chosen the edit is not computed.
+        Index p is token p of each text, from 0, and -1 the last one so far: padding, a KV cache and
+        beams shift nothing, and a token that is still to come is edited when it does. A mask marks
+        the rows as the model is given them. Inside attention positions are the queries. Where no
+        position is chosen the edit is not computed.
 
         Raises:
             EditError: for what is no position.
@@ -109,14 +114,17 @@ _may_autocast = functools.cache(torch.amp.is_autocast_available)
 
 
 def _given_back(new: Any, value: Tensor, name: str, where: Where) -> Tensor:
-    """What an edit made of a value, if it is a tensor of such numbers: whole ones may have been rounded."""
+    """What an edit made of a value, if it is a tensor of such numbers:
+    whole ones may have been rounded.
+    """
     if not isinstance(new, Tensor):
         kind = "None" if new is None else f"a {type(new).__name__}"
         raise EditError(f"{where.site}: expected a tensor from {name}, got {kind}")
     is_real = new.is_floating_point() or new.is_complex()
     if value.is_floating_point() and not is_real:
         raise EditError(
-            f"{where.site}: expected a tensor of {value.dtype} from {name}, got {new.dtype}: convert it with .to(value)"
+            f"{where.site}: expected a tensor of {value.dtype} from {name}, "
+            f"got {new.dtype}: convert it with .to(value)"
         )
     return new
 
@@ -131,8 +139,8 @@ def mean(reference: Reference, per: str = "all") -> Edit:
 
     Args:
         reference: see `hooks.reference.Reference`.
-        per: ``all`` (one mean), ``position`` (one for each position), or ``template:NAME`` (the mean per position of
-            the reference texts that carry this label).
+        per: ``all`` (one mean), ``position`` (one for each position), or ``template:NAME`` (the
+            mean per position of the reference texts that carry this label).
     """
     name = f"mean per {per}" if per != "all" else "mean"
     return Edit(name, lambda value, where: reference.mean_for(value, where, per), given="value")
@@ -141,9 +149,9 @@ def mean(reference: Reference, per: str = "all") -> Edit:
 def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = None) -> Edit:
     """Replace each text's value by that of a randomly drawn reference text, position by position.
 
-    The draw is a function of the seed and the texts, so that two sites of one forward draw the same. The text itself is never
-    drawn for it, and a longer reference text that begins with its tokens only where all do; `hooks.reference.partners` also
-    keeps related texts apart.
+    The draw is a function of the seed and the texts, so that two sites of one forward draw the
+    same. The text itself is never drawn for it, and a longer reference text that begins with its
+    tokens only where all do; `hooks.reference.partners` also keeps related texts apart.
 
     Args:
         rows: which reference text takes the place of each text; they are drawn if it is not given.
@@ -158,7 +166,8 @@ def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = N
 
 
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
-    """The value of another run: its `Activations` (at the same site), or a tensor, position by position of the whole text.
+    """The value of another run: its `Activations` (at the same site), or a tensor, position by
+    position of the whole text.
 
     Raises:
         EditError: in the forward, if the two runs differ in shape.
@@ -172,7 +181,9 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
 
 
 def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
-    """Another run's values at this forward's columns; where the edit is not used, whatever stands there."""
+    """Another run's values at this forward's columns; where the edit is not used,
+    whatever stands there.
+    """
     axis = where.query_axis(value)
     start, size = where.first, value.shape[axis]
     end = start + size
@@ -203,8 +214,8 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
         other = other.index_select(axis, columns.to(other.device))
     if not fits or other.shape != value.shape:
         raise EditError(
-            f"{where.site}: expected a patch of shape {list(value.shape)}, got {list(other.shape)}; "
-            "both runs need texts of the same number and length"
+            f"{where.site}: expected a patch of shape {list(value.shape)}, "
+            f"got {list(other.shape)}; both runs need texts of the same number and length"
         )
     return other
 
@@ -213,7 +224,8 @@ def constant(vector: Tensor) -> Edit:
     """The same value at every token of every text.
 
     Args:
-        vector: of the whole site's width (``head d_head`` for ``attn.hook_z``); a selection takes its part of it.
+        vector: of the whole site's width (``head d_head`` for ``attn.hook_z``); a selection takes
+            its part of it.
 
     Raises:
         EditError: in the forward, for a vector of another width.
@@ -224,7 +236,8 @@ def constant(vector: Tensor) -> Edit:
         # The first two axes are batch and pos: a constant is the same at all of them.
         if part.shape != value.shape[2:]:
             raise EditError(
-                f"{where.site}: expected a constant of shape {list(value.shape[2:])}, got {list(part.shape)}"
+                f"{where.site}: expected a constant of shape {list(value.shape[2:])}, "
+                f"got {list(part.shape)}"
             )
         return part.to(value).expand_as(value)
 
@@ -232,10 +245,12 @@ def constant(vector: Tensor) -> Edit:
 
 
 def turned(edit: Edit, seed: int = 0) -> Edit:
-    """A random change of the same size as ``edit`` at each token: value + Q (edited - value), Q a random rotation.
+    """A random change of the same size as ``edit`` at each token: value + Q (edited - value), Q a
+    random rotation.
 
-    One rotation for all tokens, so that what the displacements have in common, they keep: the null for "would any change
-    of this size have done it?". Q is drawn from the Haar measure on the site's last axis.
+    One rotation for all tokens, so that what the displacements have in common, they keep: the null
+    for "would any change of this size have done it?". Q is drawn from the Haar measure on the
+    site's last axis.
 
     Raises:
         EditError: in the forward, for a single neuron, which has no direction.
@@ -285,7 +300,8 @@ _DEPENDENT = 1e-10
 
 
 def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None = None) -> Edit:
-    """Project out a subspace: x - Q Q' (x - centre), with Q an orthonormal basis of the directions' span.
+    """Project out a subspace: x - Q Q' (x - centre), with Q an orthonormal basis of the directions'
+    span.
 
     Args:
         directions: rows that span what is erased; they need be neither orthogonal nor independent.
@@ -300,7 +316,8 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
     def apply(value: Tensor, where: Where) -> Tensor:
         if value.shape[-1] != basis.shape[1]:
             raise EditError(
-                f"{where.site}: expected directions of width {value.shape[-1]}, got {basis.shape[1]}"
+                f"{where.site}: expected directions of width {value.shape[-1]}, "
+                f"got {basis.shape[1]}"
             )
         Q = basis.to(value)
         centred = value if centre is None else value - centre.to(value)
@@ -310,7 +327,8 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
 
 
 def copy(site: SiteLike) -> Edit:
-    """Another site's value in the same forward: ``{"blocks.3.hook_resid_post": copy("blocks.3.hook_resid_pre")}`` skips layer 3.
+    """Another site's value in the same forward: ``{"blocks.3.hook_resid_post":
+    copy("blocks.3.hook_resid_pre")}`` skips layer 3.
 
     Raises:
         EditError: in the forward, if the other site comes later.
@@ -355,8 +373,8 @@ def function(apply: Callable[..., Tensor | None], name: str = "function") -> Edi
     """A function of the user's: site tensor in, tensor of the same shape out.
 
     Args:
-        apply: ``f(value)``, or ``f(value, hook)`` as TransformerLens calls it, with a `HookPoint`. It is given a copy: it
-            may change that in place, and give it back or None.
+        apply: ``f(value)``, or ``f(value, hook)`` as TransformerLens calls it, with a `HookPoint`.
+            It is given a copy: it may change that in place, and give it back or None.
         name: what results and messages call it.
     """
     parameters = _required(apply)
@@ -368,7 +386,9 @@ def function(apply: Callable[..., Tensor | None], name: str = "function") -> Edi
 
 
 def _required(apply: Callable[..., Any]) -> list[str]:
-    """The parameters that a function must be given by position or by name, and ``hook`` where it has a default."""
+    """The parameters that a function must be given by position or by name,
+    and ``hook`` where it has a default.
+    """
     try:
         parameters = inspect.signature(apply).parameters.values()
     except (TypeError, ValueError):  # a function of C does not tell
@@ -383,7 +403,8 @@ def _required(apply: Callable[..., Any]) -> list[str]:
 
 
 def knockout(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
-    """Cut attention edges before the softmax (Geva et al. 2023): the query's other weights renormalise.
+    """Cut attention edges before the softmax (Geva et al. 2023): the query's other weights
+    renormalise.
 
     For ``attn.hook_attn_scores``. None means all. A query whose every key is cut attends nowhere.
     """
@@ -395,7 +416,8 @@ def knockout(queries: Positions | None = None, keys: Positions | None = None) ->
 
 
 def zero_weights(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
-    """Set attention weights to 0 after the softmax: the query's other weights stay. For ``attn.hook_pattern``.
+    """Set attention weights to 0 after the softmax: the query's other weights stay. For
+    ``attn.hook_pattern``.
 
     Args:
         queries, keys: positions, as `Edit.at` takes them; None means all.
@@ -408,7 +430,8 @@ def zero_weights(queries: Positions | None = None, keys: Positions | None = None
 
 
 def window(layer: int, width: int, n_layers: int) -> range:
-    """The layers of a knockout window: max(0, l - w // 2) to min(L, l + ceil(w / 2)), the end not included (Geva et al. 2023).
+    """The layers of a knockout window: max(0, l - w // 2) to min(L, l + ceil(w / 2)), the end not
+    included (Geva et al. 2023).
 
     >>> list(window(0, 3, 12)), list(window(5, 3, 12))
     ([0, 1], [4, 5, 6])

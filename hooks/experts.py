@@ -1,12 +1,15 @@
-r"""Neurons of one expert, seen and edited where transformers runs all experts of a layer as one module.
+r"""Neurons of one expert, seen and edited where transformers runs all experts of a layer as one
+module.
 
-transformers keeps the experts of a layer in two weights with an axis of experts, and runs them by a loop, a grouped or a
-batched product. A neuron of expert :math:`e` is read by running that expert's own equation on the tokens that chose it,
+transformers keeps the experts of a layer in two weights with an axis of experts, and runs them by a
+loop, a grouped or a batched product. A neuron of expert :math:`e` is read by running that expert's
+own equation on the tokens that chose it,
 
-.. math:: h_e = \sigma(W^{gate}_e x) \odot W^{up}_e x, \qquad y = \sum_{e \in top(x)} g_e(x) \, W^{down}_e h_e
+.. math:: h_e = \sigma(W^{gate}_e x) \odot W^{up}_e x, \qquad y = \sum_{e \in top(x)} g_e(x) \,
+W^{down}_e h_e
 
-and an edit of :math:`h_e` adds :math:`g_e W^{down}_e (h_e' - h_e)` to the module's output. Tokens that chose other experts
-hold zeros.
+and an edit of :math:`h_e` adds :math:`g_e W^{down}_e (h_e' - h_e)` to the module's output. Tokens
+that chose other experts hold zeros.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 _EDITED = "_layerscope_neurons"
-"""Attribute of a module's output on its way through the taps: what they have put in the neurons' places."""
+"""Attribute of a module's output on its way through the taps:
+what they have put in the neurons' places.
+"""
 
 
 def expert_count(module: nn.Module) -> int:
-    """How many experts a module runs as transformers' shared implementations do; 0 where it runs them otherwise."""
+    """How many experts a module runs as transformers' shared implementations do;
+    0 where it runs them otherwise.
+    """
     down = getattr(module, "down_proj", None)
     standard = hasattr(module, "_apply_gate") and not getattr(module, "has_post_expert_norm", False)
     return (
@@ -52,7 +59,9 @@ class Expert:
         self.weight = (weights * is_chosen).sum(-1)[self.rows]
 
     def pre(self) -> Float[Tensor, "rows d_expert"]:
-        """Before the activation (the gate's side): one row a token, zeros where other experts were chosen."""
+        """Before the activation (the gate's side): one row a token,
+        zeros where other experts were chosen.
+        """
         return self._spread(self._gate_side(self._up()))
 
     def post(self) -> Float[Tensor, "rows d_expert"]:
@@ -135,7 +144,8 @@ def touched(
     """A module's output after a tap has been shown one expert's neurons.
 
     Args:
-        which: ``"3.pre"`` or ``"3.post"``: the expert, and before its activation or before its down projection.
+        which: ``"3.pre"`` or ``"3.post"``: the expert, and before its activation or before its down
+            projection.
         touch: from the site's tensor to itself, or to what replaces it.
         in_graph: whether a gradient must reach the tensor that is shown.
     """

@@ -1,8 +1,9 @@
 """Flex attention seen where transformers calls it.
 
-``flex_attention`` is compiled as a whole: no torch function within it can be watched. While a watched module runs, the
-function of transformers that calls it is stood in for, in this thread only, and put back when the last such module is
-left. Scores and pattern are computed beside the compiled kernel from the very tensors and the mask that it was given.
+``flex_attention`` is compiled as a whole: no torch function within it can be watched. While a
+watched module runs, the function of transformers that calls it is stood in for, in this thread
+only, and put back when the last such module is left. Scores and pattern are computed beside the
+compiled kernel from the very tensors and the mask that it was given.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ _inside = 0
 
 
 def uses_flex(module: nn.Module) -> bool:
-    """Whether an attention module runs flex attention; with sinks its kernel's softmax is not the last word, and it is left
-    alone."""
+    """Whether an attention module runs flex attention; with sinks its kernel's softmax is not the
+    last word, and it is left alone."""
     config = getattr(module, "config", None)
     return (
         getattr(config, "_attn_implementation", None) == "flex_attention"
@@ -49,8 +50,8 @@ def uses_flex(module: nn.Module) -> bool:
 def flex_calls(seen: Seen) -> Iterator[None]:
     """Within it this thread's calls of flex attention go to ``seen``."""
     global _original, _inside
-    # Flex attention is a function and no module: only its name can be hooked, for all threads at once, so blocks are
-    # counted.
+    # Flex attention is a function and no module: only its name can be hooked, for all threads at
+    # once, so blocks are counted.
     home = sys.modules[_HOME]
     with _lock:
         if not _inside:
@@ -83,7 +84,8 @@ def flex_scores(
 ) -> Float[Tensor, "batch head query key"]:
     r"""The scores that `torch.nn.attention.flex_attention.flex_attention` puts through its softmax.
 
-    .. math:: S_{bhqk} = f(s \, Q_{bhq} \cdot K_{bhk}, b, h, q, k), \qquad s = 1/\sqrt{d_{head}} \text{ by default}
+    .. math:: S_{bhqk} = f(s \, Q_{bhq} \cdot K_{bhk}, b, h, q, k), \qquad s = 1/\sqrt{d_{head}}
+    \text{ by default}
 
     with :math:`f` the ``score_mod``; what the mask forbids holds -inf.
 

@@ -1,6 +1,8 @@
-"""Where a store's files are: a folder on this machine, or one that fsspec reaches (``s3://``, ``gs://``, ``memory://``).
+"""Where a store's files are: a folder on this machine, or one that fsspec reaches (``s3://``,
+``gs://``, ``memory://``).
 
-A file appears under its name when it is whole: written to a temporary name and renamed here, put in one piece elsewhere.
+A file appears under its name when it is whole: written to a temporary name and renamed here, put in
+one piece elsewhere.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class LocalFolder:
         return file
 
     def announce(self, name: str, start: int, stop: int) -> None:
-        """Have the disk begin to bring some bytes of a file that are read soon, where memory does not hold them."""
+        """Have the disk begin to bring some bytes of a file that are read soon,
+        where memory does not hold them.
+        """
         if hasattr(os, "posix_fadvise"):
             with (self.path / name).open("rb", buffering=0) as file:
                 if not _in_memory(file.fileno(), start):
@@ -111,7 +115,9 @@ class LocalFolder:
         return lock
 
     def clear(self) -> None:
-        """Remove what interrupted writers left, the lock, and the folder if nothing else is in it."""
+        """Remove what interrupted writers left, the lock,
+        and the folder if nothing else is in it.
+        """
         if self.path.is_dir():
             for left in (*self.path.glob(f"*{_PARTIAL}"), self.path / LOCK):
                 left.unlink(missing_ok=True)
@@ -125,7 +131,9 @@ class LocalFolder:
 
 
 def _in_memory(descriptor: int, at: int) -> bool:
-    """Whether a byte of a file can be read without the disk; False where the system does not tell."""
+    """Whether a byte of a file can be read without the disk;
+    False where the system does not tell.
+    """
     try:
         return os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT) == 1
     except (AttributeError, OSError):
@@ -140,7 +148,10 @@ class NoLock:
 
 
 class RemoteFolder:
-    """A folder that fsspec reaches. There is no lock there: two writers of one store write the same shards twice."""
+    """A folder that fsspec reaches.
+
+    There is no lock there: two writers of one store write the same shards twice.
+    """
 
     def __init__(self, url: str) -> None:
         import fsspec

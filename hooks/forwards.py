@@ -1,8 +1,9 @@
-"""Forwards: what a call of a model says of its rows: their tokens, the attention mask, and how much a cache already holds.
+"""Forwards: what a call of a model says of its rows: their tokens, the attention mask, and how much
+a cache already holds.
 
-The call is read where the sites are: at every module between the model and its list of blocks, whichever of them is called,
-by keyword or by position, and at a block that is called alone. What an inner module is given counts more than what its
-wrapper was given.
+The call is read where the sites are: at every module between the model and its list of blocks,
+whichever of them is called, by keyword or by position, and at a block that is called alone. What an
+inner module is given counts more than what its wrapper was given.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ _TOKENS = ("input_ids", "inputs_embeds", "hidden_states")
 """The names under which modules take their rows, those of a whole model first."""
 MEDIA = ("pixel_values", "input_features", "input_values")
 """Inputs that are no text: a module that takes only these has rows of its own."""
-BEFORE = "the model was given a state that does not tell how many tokens it has read: enter the block before the first of them"
-ODD_MASK = "the model was given an attention mask that is not 'batch pos', so padding cannot be told from it: give one that is"
+BEFORE = (
+    "the model was given a state that does not tell how many tokens it has read: "
+    "enter the block before the first of them"
+)
+ODD_MASK = (
+    "the model was given an attention mask that is not 'batch pos', "
+    "so padding cannot be told from it: give one that is"
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,13 @@ class Forward:
     Args:
         start: columns that a cache holds before this call's first one.
         mask: ``batch column``, True or 1 where a token stands; it covers the cache's columns too.
-        virtual: columns at the start of each row that an adapter put there (prompt and prefix tuning).
+        virtual: columns at the start of each row that an adapter put there (prompt and prefix
+            tuning).
         prefix: how many of these only a cache holds, and no forward runs (prefix tuning).
         unknown: why positions are not known; empty where they are.
         tokens: ids or embeddings of this call, ``batch pos`` first.
-        step: which of so many steps a recurrence is at: a value is then one column of this call; None for all columns.
+        step: which of so many steps a recurrence is at: a value is then one column of this call;
+            None for all columns.
         position_ids: those of this call, where no mask of its columns keeps each row one text.
     """
 
@@ -56,7 +65,9 @@ class Forward:
 
     @functools.cached_property
     def mask_on_host(self) -> Tensor | None:
-        """The mask as truth values in main memory; copied once a forward, since every copy waits for the GPU."""
+        """The mask as truth values in main memory; copied once a forward,
+        since every copy waits for the GPU.
+        """
         return None if self.mask is None else self.mask.bool().cpu()
 
 
@@ -111,7 +122,9 @@ class Forwards:
 
     @property
     def now(self) -> Forward:
-        """The forward that is running; of a part that is called by itself nothing is known, and its text is whole."""
+        """The forward that is running; of a part that is called by itself nothing is known,
+        and its text is whole.
+        """
         if self._recalled is not None:
             return self._recalled
         if self._running:
@@ -129,12 +142,16 @@ class Forwards:
             self._recalled = before
 
     def openers(self, reader: Reader) -> Iterator[tuple[str, Callable[..., None]]]:
-        """For each module whose calls are read, by path: what is to be called before its other hooks."""
+        """For each module whose calls are read, by path:
+        what is to be called before its other hooks.
+        """
         for path in (*self._stacks, *self._blocks):
             yield path, self._opener(path, reader)
 
     def closers(self, reader: Reader) -> Iterator[tuple[str, Callable[..., None]]]:
-        """The same, behind its other hooks; a block that is called by itself is over when the next module is."""
+        """The same, behind its other hooks;
+        a block that is called by itself is over when the next module is.
+        """
         for path in self._stacks:
             yield path, self._closer(path, reader)
 
@@ -168,7 +185,8 @@ class Forwards:
             is_running = any(at == path for at, _ in self._running)
             if not is_running or not reader.is_shown() or is_backward():
                 return
-            # Calls that ended with an error were never closed: they are taken off with the one that encloses them.
+            # Calls that ended with an error were never closed: they are taken off with the one that
+            # encloses them.
             while self._running:
                 at, forward = self._running.pop()
                 if at == path:
@@ -197,11 +215,13 @@ class Forwards:
         size = None if tokens is None else tokens.shape[1]
 
         mask, square_mask, unknown = _masks(given, outer)
-        # Without a mask of columns, models take position ids that begin again for several texts in one row.
+        # Without a mask of columns, models take position ids that begin again for several texts in
+        # one row.
         position_ids = given.get("position_ids") if mask is None else None
         if position_ids is None and outer is not None:
             position_ids = outer.position_ids
-        # The cache comes first: how a square mask is read depends on how many columns stand before this call's.
+        # The cache comes first: how a square mask is read depends on how many columns stand before
+        # this call's.
         past, start = self._cache(path, module, given, outer)
         if square_mask is not None and start is not None:
             before = self._counted_mask(past, start)
@@ -211,15 +231,19 @@ class Forwards:
         if start is None:
             start, mask, unknown = self._continued(past, mask, size, unknown)
         if past is not None and mask is not None and size is not None:
-            # A static cache's mask covers all columns that it has room for; a slice keeps a narrower one whole.
+            # A static cache's mask covers all columns that it has room for; a slice keeps a
+            # narrower one whole.
             mask = mask[:, : start + size]
         return Forward(start, mask, virtual, prefix, unknown, tokens, position_ids=position_ids)
 
     def _cache(
         self, path: str, module: nn.Module, given: Mapping[str, Any], outer: Forward | None
     ) -> tuple[Any, int | None]:
-        """The cache that a call is given, and how many columns it holds: None where it does not tell."""
-        # The cache that an encoder-decoder is given is its decoder's: the wrapper has none of its own.
+        """The cache that a call is given, and how many columns it holds:
+        None where it does not tell.
+        """
+        # The cache that an encoder-decoder is given is its decoder's: the wrapper has none of its
+        # own.
         is_pair = "decoder_input_ids" in given
         names = [name for name in CACHES if name in given]
         if is_pair:
@@ -241,7 +265,9 @@ class Forwards:
     def _continued(
         self, past: Any, mask: Tensor | None, size: int | None, unknown: str
     ) -> tuple[int, Tensor | None, str]:
-        """Start and mask of a call behind a state that does not tell its length: by the mask, or by what was seen of it."""
+        """Start and mask of a call behind a state that does not tell its length: by the mask,
+        or by what was seen of it.
+        """
         if mask is not None and size is not None and mask.shape[1] > size:
             return mask.shape[1] - size, mask, unknown
         for cache, end, before in self._counted:
@@ -250,7 +276,9 @@ class Forwards:
         return 0, mask, unknown if is_empty(past) else BEFORE
 
     def _count(self, forward: Forward, output: Any) -> None:
-        """Remember what a cache does not tell: how many tokens a state has read, and which columns are padding."""
+        """Remember what a cache does not tell: how many tokens a state has read,
+        and which columns are padding.
+        """
         if forward.tokens is None or not isinstance(output, Mapping):
             return
         end = forward.start + forward.tokens.shape[1]
@@ -268,7 +296,9 @@ class Forwards:
             self._counted = [*others, (reference(past), end, forward.mask)]
 
     def virtual(self, path: str = "") -> tuple[int, int]:
-        """Columns that PEFT puts before every text, inside its own forward or while its `generate` runs: all, and in a cache."""
+        """Columns that PEFT puts before every text,
+        inside its own forward or while its `generate` runs: all, and in a cache.
+        """
         for above in self._stacks:
             if above != path and not _is_within(path, above):
                 continue
@@ -292,7 +322,9 @@ class Forwards:
 
 
 def working_hooks(module: nn.Module) -> tuple[set[int], set[int]]:
-    """The hooks on a module's input and on its output, without those that only read how it is called."""
+    """The hooks on a module's input and on its output,
+    without those that only read how it is called.
+    """
     before, behind = (
         {number for number, hook in hooks.items() if not hasattr(hook, "reads_calls")}
         for hooks in (module._forward_pre_hooks, module._forward_hooks)
@@ -309,7 +341,9 @@ def bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 @functools.lru_cache(maxsize=512)
 def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """Of a class's forward; by the function and not by the class, whose forward may be another for a while."""
+    """Of a class's forward; by the function and not by the class,
+    whose forward may be another for a while.
+    """
     return _signature(forward)[1:]
 
 
@@ -323,7 +357,9 @@ def _signature(forward: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The modules between the model and its lists of blocks, from outside in, and the blocks that hold these paths."""
+    """The modules between the model and its lists of blocks, from outside in,
+    and the blocks that hold these paths.
+    """
     stacks, blocks = {""}, set()
     for path in set(paths):
         above, block = _above(path)
@@ -368,13 +404,15 @@ def _mask_of(given: Mapping[str, Any]) -> Any:
 
 
 def _masks(given: Mapping[str, Any], outer: Forward | None) -> tuple[Tensor | None, Any, str]:
-    """The mask of a call if it is ``batch pos``, or else the mask of queries and keys that it has; and why it is unknown."""
+    """The mask of a call if it is ``batch pos``, or else the mask of queries and keys that it has;
+    and why it is unknown.
+    """
     mask = _mask_of(given)
     is_of_columns = isinstance(mask, Tensor) and mask.ndim == 2
     if is_of_columns:
         return mask, None, ""
-    # A model makes its parts' masks from its own, which says more. A decoder that is given no mask does not get the
-    # outer one: that is the encoder's.
+    # A model makes its parts' masks from its own, which says more. A decoder that is given no mask
+    # does not get the outer one: that is the encoder's.
     attends_to_encoder = given.get("encoder_hidden_states") is not None
     if outer is not None and (mask is not None or not attends_to_encoder):
         return outer.mask, None, outer.unknown

@@ -3,8 +3,10 @@
 >>> import torch
 >>> from transformers import GPT2Config, GPT2Model
 >>> from layerscope import edits
->>> model = GPT2Model(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
->>> with intervene(model, {"blocks.0.attn.hook_z[1]": edits.zero(), ("mlp_out", 1): edits.scale(2.0)}):
+>>> size = dict(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)
+>>> model = GPT2Model(GPT2Config(**size)).eval()
+>>> changes = {"blocks.0.attn.hook_z[1]": edits.zero(), ("mlp_out", 1): edits.scale(2.0)}
+>>> with intervene(model, changes):
 ...     out = model(torch.tensor([[1, 2, 3]]))
 """
 
@@ -48,22 +50,24 @@ class NothingChanged(UserWarning):
 class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
     """Edit sites of a model while it runs: ``with intervene(model, {site: edit}): model(**batch)``.
 
-    Plain PyTorch hooks attach on entry and are gone on every exit; nothing of the model is replaced, and forwards of other
-    threads are not edited. Gradients flow through edits; `generate` with a KV cache sees them at every step. Interventions
-    nest: on one site they apply in the order in which they were entered, and those of one block in that of ``edits``. A
-    `capture` entered inside sees edited values, one outside what the model gave.
+    Plain PyTorch hooks attach on entry and are gone on every exit; nothing of the model is
+    replaced, and forwards of other threads are not edited. Gradients flow through edits; `generate`
+    with a KV cache sees them at every step. Interventions nest: on one site they apply in the order
+    in which they were entered, and those of one block in that of ``edits``. A `capture` entered
+    inside sees edited values, one outside what the model gave.
 
-    A ``hook_resid_mid`` is edited by what attention adds to it, because the block reads the sum twice; an edit of
-    ``hook_attn_out`` in the same block comes before it.
+    A ``hook_resid_mid`` is edited by what attention adds to it, because the block reads the sum
+    twice; an edit of ``hook_attn_out`` in the same block comes before it.
 
     Args:
         model: any `nn.Module`.
-        edits: site, glob, selection, pair or ``module:`` path -> an `Edit` (see `hooks.edits`), or a function of the
-            site's tensor (see `edits.function`). A glob gives each of its sites the edit. A function may run the model:
-            that forward is a plain one.
+        edits: site, glob, selection, pair or ``module:`` path -> an `Edit` (see `hooks.edits`), or
+            a function of the site's tensor (see `edits.function`). A glob gives each of its sites
+            the edit. A function may run the model: that forward is a plain one.
 
     Raises:
-        UnknownSite: before any hook attaches; or in the forward, for a head or neuron that is not there.
+        UnknownSite: before any hook attaches; or in the forward, for a head or neuron that is not
+            there.
         EditError: for a site that can only be read; in the forward, for a value that does not fit.
         SiteNeverFired: on exit, if a forward ran and a site did not fire.
 
@@ -102,7 +106,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
                 block = site.name.removesuffix(".hook_resid_mid")
                 site, place, edit = _through_attn_out(model, site, edit, block)
                 self._summed[site] = f"{block}.hook_resid_pre"
-            # Where another selection of a site stands between two edits of it, the second waits for both.
+            # Where another selection of a site stands between two edits of it, the second waits for
+            # both.
             is_later = any(one[0].name == site.name for one in later)
             if is_later or (site in places and latest[site.name] != site):
                 later.append(original)
@@ -168,8 +173,9 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         for edit in self._edits[site]:
             if edit.needs and self._taps.reentrant:
                 raise EditError(
-                    f"{site}: {edit.name} reads another site, and reentrant checkpointing loses the gradient between the "
-                    "two: checkpoint with use_reentrant=False"
+                    f"{site}: {edit.name} reads another site, and reentrant checkpointing "
+                    "loses the gradient between the two: checkpoint with "
+                    "use_reentrant=False"
                 )
             # Several edits in float32 are rounded once, behind the last of them.
             if edit.given != "float32" and new.dtype != old.dtype:
@@ -178,7 +184,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             if new.shape != old.shape:
                 shapes = f"expected a value of shape {list(old.shape)}, got {list(new.shape)}"
                 raise EditError(f"{site}: {shapes} from {edit.name}")
-        # A resid_mid is exact in the stream's own type, which under autocast is wider than what attention gives.
+        # A resid_mid is exact in the stream's own type, which under autocast is wider than what
+        # attention gives.
         kind = old.dtype
         if self._summed and site in self._summed:
             kind = self._taps.live[self._summed[site]].dtype
@@ -202,7 +209,9 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
 
 
 def edits_on(model: nn.Module) -> dict[str, list[str]]:
-    """The edits that a model runs under now: sites and edits of each intervention, by a name of its entry."""
+    """The edits that a model runs under now: sites and edits of each intervention,
+    by a name of its entry.
+    """
     found = {}
     parts = set(model.modules())
     for entry, entered in _ENTERED.items():
@@ -228,7 +237,9 @@ class _Live(Tap):
         self._edited = edited
 
     def attach(self, stack: ExitStack, behind: bool = False) -> None:
-        """Before the edits and once more behind them: a site that is edited itself is read as it goes on."""
+        """Before the edits and once more behind them:
+        a site that is edited itself is read as it goes on.
+        """
         taps = self._behind if behind else self._before
         if taps.places:
             stack.enter_context(taps.attach(self))
@@ -244,7 +255,9 @@ class _Live(Tap):
 def _through_attn_out(
     model: nn.Module, site: Site, edit: Edit, block: str
 ) -> tuple[Site, Place, Edit]:
-    """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
+    """resid_mid = resid_pre + attn_out, edited in attn_out:
+    blocks read that sum for the MLP and again to add to it.
+    """
     places, pre = anatomy(model).places, f"{block}.hook_resid_pre"
     added = (f"{block}.hook_attn_out", f"{block}.mixer.hook_out")
     out = next((name for name in added if name in places), None)
@@ -261,7 +274,8 @@ def _through_attn_out(
         moved = edit.unrounded(as_edited, replace(where, site=site))
         new = copy_for(value, moved)
         at = selected(value, site)
-        # What is not moved keeps its bits; what is, is its distance from the stream that it will be added to.
+        # What is not moved keeps its bits; what is, is its distance from the stream that it will be
+        # added to.
         new[at] = torch.where(moved == as_edited, value[at], moved.to(value.dtype) - before[at])
         return new
 

@@ -22,9 +22,11 @@ _OF_STATES = ("linear_attention", "conv")
 def shown_columns(
     mask: Any, start: int, size: int | None, before: Tensor | None, has_window: bool
 ) -> Bool[Tensor, "batch column"] | None:
-    """The tokens' columns, from a mask ``batch 1 query key`` (or several, by kind of layer); None where it does not tell.
+    """The tokens' columns, from a mask ``batch 1 query key`` (or several, by kind of layer); None
+    where it does not tell.
 
-    A token sees itself. What its row shows beyond itself is no causal mask, or stands for "nothing to see".
+    A token sees itself. What its row shows beyond itself is no causal mask, or stands for "nothing
+    to see".
 
     Args:
         start, size: columns that a cache holds, and those of this forward.
@@ -62,7 +64,9 @@ def shown_columns(
 
 
 def _sees_all_tokens(visible: Bool[Tensor, "batch query key"]) -> bool:
-    """Whether there is no causal mask: every query has the same row, which shows the tokens and hides padding."""
+    """Whether there is no causal mask: every query has the same row,
+    which shows the tokens and hides padding.
+    """
     _, n_queries, n_keys = visible.shape
     first_row = visible[:, :1]
     return n_keys == n_queries and bool((visible == first_row).all())
@@ -75,7 +79,8 @@ def _earlier_columns(
     before = visible[:, -1, :start]
     if before.shape[1] != start:
         return None
-    # The last query sees every earlier token, unless a window hides some: then only "all seen" is certain.
+    # The last query sees every earlier token, unless a window hides some: then only "all seen" is
+    # certain.
     if has_window and not bool(before.all()):
         return None
     return before
@@ -87,7 +92,8 @@ def _own_columns(
     """Which queries are tokens: those that see themselves and nothing ahead."""
     _, size, n_keys = visible.shape
     end = start + size
-    # A sliding cache drops its oldest columns, so this forward's keys may stand further left than start.
+    # A sliding cache drops its oldest columns, so this forward's keys may stand further left than
+    # start.
     n_dropped = max(0, end - n_keys)
     own_key = torch.arange(start - n_dropped, end - n_dropped)
     is_ahead = torch.arange(n_keys)[None] > own_key[:, None]
@@ -103,7 +109,9 @@ def has_window(module: nn.Module) -> bool:
 
 
 def joined(before: Tensor | None, mask: Tensor | None, end: int, size: int | None) -> Tensor | None:
-    """The mask of all columns, from that of the ``end`` earlier ones and that of this call; an unknown one is all tokens."""
+    """The mask of all columns, from that of the ``end`` earlier ones and that of this call;
+    an unknown one is all tokens.
+    """
     like = mask if mask is not None else before
     if like is None or size is None:
         return None

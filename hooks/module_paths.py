@@ -1,4 +1,6 @@
-"""Sites that are a module's input or output, named by its path: ``module:encoder.layer.*.output:output``."""
+"""Sites that are a module's input or output, named by its path:
+``module:encoder.layer.*.output:output``.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ def raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
     match = _MODULE.match(site.name)
     if match is None:
         raise InputError(
-            f"site {str(site)!r}: expected 'module:PATH:input' or 'module:PATH:output', with [0] for a tuple and a second "
-            "[...] for a selection"
+            f"site {str(site)!r}: expected 'module:PATH:input' or 'module:PATH:output', "
+            "with [0] for a tuple and a second [...] for a selection"
         )
     end, item = match["end"], match["item"]
     number = int(item) if item is not None and re.fullmatch(r"\d{1,9}", item) else item
@@ -39,7 +41,9 @@ def raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
 
 
 def _matching(model: nn.Module, pattern: str) -> list[str]:
-    """The paths of a model's modules that a pattern stands for, name by name; ``-1`` is the last."""
+    """The paths of a model's modules that a pattern stands for, name by name;
+    ``-1`` is the last.
+    """
     if submodule(model, pattern) is not None:
         return [pattern]
     reached: list[tuple[str, nn.Module]] = [("", model)]

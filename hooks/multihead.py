@@ -1,10 +1,13 @@
-r"""`F.multi_head_attention_forward`, the one function behind `nn.MultiheadAttention` and WavLM, part by part.
+r"""`F.multi_head_attention_forward`, the one function behind `nn.MultiheadAttention` and WavLM,
+part by part.
 
-.. math:: q, k, v = x W_q, y W_k, y W_v, \quad P = \text{softmax}(q k^\top / \sqrt{d_{head}} + M), \quad
+.. math:: q, k, v = x W_q, y W_k, y W_v, \quad P = \text{softmax}(q k^\top / \sqrt{d_{head}} + M),
+\quad
     \text{out} = (P v) W_o
 
-The function projects, attends and projects again without a module in between, so its parts are computed beside it from
-what it was given. Equal to it to rounding; unless a part is edited its own output goes on.
+The function projects, attends and projects again without a module in between, so its parts are
+computed beside it from what it was given. Equal to it to rounding; unless a part is edited its own
+output goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ _ODD = ("bias_k", "bias_v", "static_k", "static_v")
 
 
 def arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The function's arguments by name; None where keys or values have parts that no projection gives."""
+    """The function's arguments by name;
+    None where keys or values have parts that no projection gives.
+    """
     given = _SIGNATURE.bind(*args, **kwargs)
     given.apply_defaults()
     odd = given.arguments["add_zero_attn"] or any(

@@ -1,11 +1,13 @@
 """observe: show sites' values to a function while a model runs, and keep none of them.
 
-What a corpus needs of its patterns (an entropy, a mean distance) is small; the patterns are not. `capture` holds a forward's
-values until the forward is over; here each is gone as soon as the function returns.
+What a corpus needs of its patterns (an entropy, a mean distance) is small; the patterns are not.
+`capture` holds a forward's values until the forward is over; here each is gone as soon as the
+function returns.
 
 >>> import torch
 >>> from transformers import GPT2Config, GPT2Model
->>> model = GPT2Model(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
+>>> size = dict(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)
+>>> model = GPT2Model(GPT2Config(**size)).eval()
 >>> def see(site, value):
 ...     print(site, tuple(value.shape))
 >>> with observe(model, "blocks.*.attn.hook_pattern", see=see):
@@ -32,7 +34,8 @@ from .taps import Tap, Taps, read
 def observe(
     model: nn.Module, *sites: SiteLike, see: Callable[[Site, Tensor], None]
 ) -> Iterator[None]:
-    """Call ``see(site, value)`` for every site that a forward inside the block reaches, in the forward's order.
+    """Call ``see(site, value)`` for every site that a forward inside the block reaches, in the
+    forward's order.
 
     Args:
         model: any `nn.Module`; its outputs are the same, bit for bit.

@@ -34,7 +34,9 @@ _BEHIND = {
     "hook_resid_mid_cross": "hook_resid_mid",
     "mlp.": "hook_resid_mid",
 }
-"""Parts that only some families have, each behind the part of `ORDER` that a forward meets before it."""
+"""Parts that only some families have,
+each behind the part of `ORDER` that a forward meets before it.
+"""
 _STACKS = ("vision_", "audio_", "", "decoder_")
 """Stacks of blocks in the order in which a forward meets them; others come last."""
 

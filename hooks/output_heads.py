@@ -1,6 +1,7 @@
 """Output heads of transformers models: from the end of the residual stream to logits.
 
-Each function gives the ways that a model may go; which of them is the model's own is measured by the caller.
+Each function gives the ways that a model may go; which of them is the model's own is measured by
+the caller.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ def language_head(model: nn.Module) -> Head | None:
 
 
 def language_heads(model: nn.Module) -> list[Head]:
-    """From the body's output to logits: the one head beside it, with the scale and the cap that the configuration names.
+    """From the body's output to logits: the one head beside it, with the scale and the cap that the
+    configuration names.
 
-    A second argument chooses tokens; a plain linear head then multiplies by their rows alone. A model of pictures and text
-    may name scale and cap in the text's configuration, and use them or not: each way is given. Which is what the model does
-    is for the caller to measure.
+    A second argument chooses tokens; a plain linear head then multiplies by their rows alone. A
+    model of pictures and text may name scale and cap in the text's configuration, and use them or
+    not: each way is given. Which is what the model does is for the caller to measure.
     """
     model = adapted(model)
     body, heads = _body_and_beside(model)
@@ -80,10 +82,12 @@ def _logits(
 
 
 def class_heads(model: nn.Module) -> list[Head]:
-    """Ways from the state that a classifier of texts pools to its logits: its parts one after the other.
+    """Ways from the state that a classifier of texts pools to its logits: its parts one after the
+    other.
 
-    The parts are the body's pooler, where there is one, and the modules with weights beside the body. Each is given a text
-    of one position, since a pooler takes a text's first. Which way is the model's is for the caller to measure.
+    The parts are the body's pooler, where there is one, and the modules with weights beside the
+    body. Each is given a text of one position, since a pooler takes a text's first. Which way is
+    the model's is for the caller to measure.
     """
     if not type(model).__name__.endswith("ForSequenceClassification"):
         return []
@@ -107,7 +111,9 @@ def _in_turn(parts: Sequence[nn.Module]) -> Head:
 
 
 def _is_plain(head: nn.Module) -> bool:
-    """Whether a head is its weight and bias and nothing else: neither hooked nor kept elsewhere until it is called."""
+    """Whether a head is its weight and bias and nothing else:
+    neither hooked nor kept elsewhere until it is called.
+    """
     has_hooks = bool(head._forward_hooks or head._forward_pre_hooks)
     is_replaced = "forward" in vars(head)
     is_linear = type(head) is nn.Linear

@@ -21,7 +21,9 @@ Side = Literal["right", "left"]
 LENGTHS = (4, 7, 11)
 """Tokens of the three rows tried."""
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
-"""Largest relative difference of a hidden vector that counts as rounding; 0.05 in half precision."""
+"""Largest relative difference of a hidden vector that counts as rounding;
+0.05 in half precision.
+"""
 
 
 @dataclass(frozen=True)

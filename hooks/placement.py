@@ -1,4 +1,6 @@
-"""Where a model's weights are, whatever holds them: one device, several, a disk, an adapter around it, shards of a group."""
+"""Where a model's weights are, whatever holds them: one device, several, a disk,
+an adapter around it, shards of a group.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def adapted(model: Any) -> Any:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's inputs belong: its first weights' device, or where accelerate runs weights that are kept elsewhere."""
+    """Where a model's inputs belong: its first weights' device,
+    or where accelerate runs weights that are kept elsewhere.
+    """
     for parameter in model.parameters():
         if not parameter.is_meta:
             return parameter.device
@@ -29,7 +33,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def accelerate_hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Paths of modules whose weights accelerate brings from elsewhere before they run, and what brings them."""
+    """Paths of modules whose weights accelerate brings from elsewhere before they run,
+    and what brings them.
+    """
     for path, module in model.named_modules():
         hook: Any = getattr(module, "_hf_hook", None)
         for one in getattr(hook, "hooks", (hook,)):
@@ -39,7 +45,9 @@ def accelerate_hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def present(module: nn.Module) -> Iterator[None]:
-    """While this lasts the weights of a module itself are where it runs, though accelerate keeps them elsewhere."""
+    """While this lasts the weights of a module itself are where it runs,
+    though accelerate keeps them elsewhere.
+    """
     own = [hook for path, hook in accelerate_hooks(module) if not path and hook.offload]
     if not own:
         yield
@@ -56,7 +64,9 @@ def is_offloaded(model: nn.Module) -> bool:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """The type of a model's weights where they are not quantised, which is that of its activations."""
+    """The type of a model's weights where they are not quantised,
+    which is that of its activations.
+    """
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return parameter.dtype
@@ -65,10 +75,11 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 @torch.no_grad()
 def weight_of(module: nn.Module) -> Float[Tensor, "in out"] | None:
-    r"""The matrix :math:`W` of a linear layer, :math:`x \mapsto x W + b`, float32; None for any other layer.
+    r"""The matrix :math:`W` of a linear layer, :math:`x \mapsto x W + b`, float32; None for any
+    other layer.
 
-    Where the layer's forward is more than its weight (an adapter beside it, a quantised weight, one that is offloaded or
-    split), the matrix is read off it: :math:`W = f(I) - f(0)`.
+    Where the layer's forward is more than its weight (an adapter beside it, a quantised weight, one
+    that is offloaded or split), the matrix is read off it: :math:`W = f(I) - f(0)`.
     """
     weight: Any = getattr(module, "weight", None)
     if type(module) is nn.Linear and type(weight) in (nn.Parameter, Tensor) and not weight.is_meta:

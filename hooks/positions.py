@@ -1,7 +1,9 @@
-"""Positions: which tokens an edit's place means, the same for queries and keys however the model is run.
+"""Positions: which tokens an edit's place means, the same for queries and keys however the model is
+run.
 
-Position p is the p-th token of a text, from 0. Padding and an adapter's virtual tokens have none. -1 is the last token of
-the text as far as the forward goes. A mask ``batch column`` marks tokens of the rows as they were given, padding included.
+Position p is the p-th token of a text, from 0. Padding and an adapter's virtual tokens have none.
+-1 is the last token of the text as far as the forward goes. A mask ``batch column`` marks tokens of
+the rows as they were given, padding included.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class EditError(LayerscopeError, ValueError):
 
 
 class PositionsUnknown(EditError):
-    """A forward does not reveal the positions of its tokens, but an edit, a mean per position or a store needs them."""
+    """A forward does not reveal the positions of its tokens, but an edit,
+    a mean per position or a store needs them.
+    """
 
 
 def checked_positions(positions: Any) -> Positions:
@@ -120,7 +124,9 @@ class Seen:
         return torch.equal(before, start)
 
     def has_grown_from(self, end: int, tokens: Tensor | None) -> bool:
-        """Whether this forward's rows began as those of an earlier forward that ended at that column."""
+        """Whether this forward's rows began as those of an earlier
+        forward that ended at that column.
+        """
         return end in self.ends and self._goes_on(end, tokens)
 
     def copies(self, batch: int) -> int:
@@ -209,7 +215,8 @@ class Where:
         return value.ndim - 2 if HEAD_AXIS.get(self.site.part) == 1 else min(1, value.ndim - 1)
 
     def positions(self, value: Tensor) -> Int[Tensor, "rows pos"]:
-        """The text position of every row and column of a value (of its queries, inside attention); -1 where no token stands.
+        """The text position of every row and column of a value (of its queries, inside attention);
+        -1 where no token stands.
 
         Raises:
             PositionsUnknown: the forward does not tell.
@@ -218,10 +225,13 @@ class Where:
         return self._of_value(self._along(value, self.start, size)[0])
 
     def text(self, batch: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]] | None:
-        """The ids of the text, as its first forward had them, and which of them are no padding; None where they are not known."""
+        """The ids of the text, as its first forward had them, and which of them are no padding;
+        None where they are not known.
+        """
         tokens = self.tokens
         if self.start > self.virtual or self.seen.grown:
-            # Behind a cache a forward has the last tokens only, without one also those that were added.
+            # Behind a cache a forward has the last tokens only, without one also those that were
+            # added.
             tokens = self.seen.ends[min(self.seen.ends)] if self.seen.ends else None
         if tokens is None or tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) != batch:
             return None
@@ -277,7 +287,9 @@ class Where:
         return self._of_value(self._at(numbers, at, lengths, end))
 
     def _in_slice(self, positions: slice, at: Tensor, lengths: Tensor, end: int) -> Tensor:
-        """Rows and columns whose text position is in a slice, which counts from each text's own end."""
+        """Rows and columns whose text position is in a slice,
+        which counts from each text's own end.
+        """
         bounds = [p for p in (positions.start, positions.stop) if p is not None]
         self._refuse_pieces(bounds, end)
         chosen = torch.zeros_like(at, dtype=torch.bool)
@@ -300,7 +312,8 @@ class Where:
             message = f"{self.site}: expected positions below {{longest}}, got {p}"
             if p < 0 and -p > shortest:
                 raise EditError(message.format(longest=shortest))
-            # A position that is still to come is not wrong yet: `require` decides when all forwards have run.
+            # A position that is still to come is not wrong yet: `require` decides when all forwards
+            # have run.
             if p >= longest:
                 self.seen.wait(p, message)
             chosen |= at == (p if p >= 0 else lengths + p)
@@ -312,8 +325,9 @@ class Where:
         goes_on = end - self.start > 1 and any(self.start <= e < end for e in self.seen.ends)
         if in_cache and goes_on and any(p < 0 for p in positions):
             raise EditError(
-                f"{self.site}: expected positions from the start of the text, got {min(positions)}: the text came in pieces, and "
-                "the end of a piece is not its end"
+                f"{self.site}: expected positions from the start of the text, "
+                f"got {min(positions)}: the text came in pieces, "
+                "and the end of a piece is not its end"
             )
 
     def _marked(self, mask: Tensor, batch: int, first: int, size: int, end: int) -> Tensor:
@@ -342,7 +356,9 @@ class Where:
     def _along(
         self, value: Tensor, first: int, size: int
     ) -> tuple[Int[Tensor, "rows pos"], Int[Tensor, "rows 1"]]:
-        """Text positions of some columns, and the length of each text as far as this forward goes."""
+        """Text positions of some columns,
+        and the length of each text as far as this forward goes.
+        """
         if self.unknown:
             raise PositionsUnknown(f"{self.site}: positions are not known: {self.unknown}")
         end = self.start + self._columns(value)
@@ -352,8 +368,8 @@ class Where:
             self.position_ids, mask, self.start, end
         ):
             raise PositionsUnknown(
-                f"{self.site}: positions are not known: the position ids begin again within a row, which packs several texts: "
-                "give each text a row of its own"
+                f"{self.site}: positions are not known: the position ids begin again within "
+                "a row, which packs several texts: give each text a row of its own"
             )
         if mask is None:
             at = (columns - self.virtual)[None]
@@ -368,11 +384,14 @@ class Where:
         return at.masked_fill(is_outside, -1), lengths
 
     def _covering(self, batch: int, end: int) -> Bool[Tensor, "batch column"] | None:
-        """The mask, of every row and column up to this forward's end; None where it hides nothing."""
+        """The mask, of every row and column up to this forward's end;
+        None where it hides nothing.
+        """
         size = end - self.start
         if self.tokens is not None and self.tokens.shape[1] != size:
             raise PositionsUnknown(
-                f"{self.site}: positions are not known: expected {self.tokens.shape[1]} of them, as the model was given, got {size}"
+                f"{self.site}: positions are not known: expected {self.tokens.shape[1]} of "
+                f"them, as the model was given, got {size}"
             )
         if self.mask is None:
             return None
@@ -386,8 +405,8 @@ class Where:
             return None
         if mask.shape != (batch, end):
             raise PositionsUnknown(
-                f"{self.site}: positions are not known: expected an attention mask of {[batch, end]} texts and positions, got "
-                f"{list(mask.shape)}"
+                f"{self.site}: positions are not known: expected an attention mask of "
+                f"{[batch, end]} texts and positions, got {list(mask.shape)}"
             )
         return mask
 

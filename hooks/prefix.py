@@ -1,4 +1,6 @@
-"""A forward that starts within the text: recorded keys and values of what stands before, and what else is given by position."""
+"""A forward that starts within the text: recorded keys and values of what stands before,
+and what else is given by position.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from layerscope.errors import InputError
 
 
 class Prefix:
-    """What a block takes for its KV cache: keys and values of the recorded positions before ``start``; or a recorder."""
+    """What a block takes for its KV cache:
+    keys and values of the recorded positions before ``start``; or a recorder.
+    """
 
     def __init__(
         self, held: tuple[Tensor, Tensor] | None = None, start: int = 0, copies: int = 1
@@ -41,7 +45,9 @@ class Prefix:
 
 
 def is_cache(value: Any) -> bool:
-    """Whether this is a model's own cache of keys and values, which every call of a block would append to."""
+    """Whether this is a model's own cache of keys and values,
+    which every call of a block would append to.
+    """
     return hasattr(value, "update") and hasattr(value, "get_seq_length")
 
 

@@ -1,13 +1,14 @@
 r"""The steps of `nn.LSTM`, `nn.GRU` and `nn.RNN`, which PyTorch runs inside one kernel.
 
-A layer's own equations are run beside the kernel, one step after the other, so that a gate or a state can be read and,
-where it is edited, is missing from the steps behind it too:
+A layer's own equations are run beside the kernel, one step after the other, so that a gate or a
+state can be read and, where it is edited, is missing from the steps behind it too:
 
 .. math::
-    \text{LSTM: } & i, f, o = \sigma(W x_t + U h_{t-1} + b), \quad g = \tanh(W x_t + U h_{t-1} + b) \\
+    \text{LSTM: } & i, f, o = \sigma(W x_t + U h_{t-1} + b), \quad g = \tanh(W x_t + U h_{t-1} + b)
+    \\
                   & c_t = f \odot c_{t-1} + i \odot g, \quad h_t = o \odot \tanh c_t \\
-    \text{GRU: }  & r, z = \sigma(W x_t + U h_{t-1} + b), \quad n = \tanh(W x_t + b + r \odot (U h_{t-1} + b')) \\
-                  & h_t = (1 - z) \odot n + z \odot h_{t-1}
+    \text{GRU: }  & r, z = \sigma(W x_t + U h_{t-1} + b), \quad n = \tanh(W x_t + b + r \odot (U
+                  h_{t-1} + b')) \\ & h_t = (1 - z) \odot n + z \odot h_{t-1}
 
 They equal the kernel to rounding. Without an edit the kernel's own output goes on.
 """
@@ -37,11 +38,15 @@ _EDITED = "_layerscope_steps"
 """Attribute of a module's output on its way through the taps: what they do at each step."""
 
 Step: TypeAlias = Callable[[str, int, int, Float[Tensor, "batch width"]], Tensor]
-"""From a part (``"0.state"``, ``"1.reverse.cell"``), the step, the number of steps and the value to what goes on."""
+"""From a part (``"0.state"``, ``"1.reverse.cell"``), the step, the number of steps and the value to
+what goes on.
+"""
 
 
 def part_names(module: nn.Module) -> Iterator[tuple[int, str, str]]:
-    """Layer, direction (empty for the forward one) and part of everything that a module's steps compute."""
+    """Layer, direction (empty for the forward one)
+    and part of everything that a module's steps compute.
+    """
     if not isinstance(module, nn.RNNBase):
         return
     parts = next((parts for kind, parts in PARTS.items() if isinstance(module, kind)), ())
@@ -56,7 +61,8 @@ class Recurrence:
 
     Args:
         module: `nn.LSTM`, `nn.GRU` or `nn.RNN`.
-        args, kwargs: what it was called with; a packed sequence is padded, and steps beyond a text's end leave its state.
+        args, kwargs: what it was called with; a packed sequence is padded, and steps beyond a
+            text's end leave its state.
 
     Attributes:
         lengths: steps of each text, where it was given a packed sequence.
@@ -71,7 +77,8 @@ class Recurrence:
         # The steps run again here, where dropout would draw other units.
         if module.training and module.dropout and module.num_layers > 1:
             raise UseError(
-                f"{type(module).__name__}: expected no dropout between its layers, got {module.dropout}: call model.eval()"
+                f"{type(module).__name__}: expected no dropout between its layers, "
+                f"got {module.dropout}: call model.eval()"
             )
         given = bound(module, args, kwargs)
         self.module, self._input = module, given["input"]
@@ -99,7 +106,9 @@ class Recurrence:
         return tuple(self._x.new_zeros(count, len(self._x), width) for width in widths)
 
     def values(self, steps: Sequence[Step]) -> dict[str, Float[Tensor, "batch pos width"]]:
-        """Each part at all steps, after what earlier taps do at each of them; zeros beyond a text's end."""
+        """Each part at all steps, after what earlier taps do at each of them;
+        zeros beyond a text's end.
+        """
         rows_of: dict[str, dict[int, Tensor]] = {}
 
         def keep(part: str, at: int, of: int, value: Tensor) -> Tensor:
@@ -206,7 +215,8 @@ def _step(
             state = F.linear(state, weights["weight_hr"])
         return seen("state", state), cell
     if isinstance(module, nn.GRU):
-        # The candidate takes the state behind the reset gate, so the recurrent part stays apart from the input's.
+        # The candidate takes the state behind the reset gate, so the recurrent part stays apart
+        # from the input's.
         r, z, n = given.chunk(3, dim=-1)
         own_r, own_z, own_n = recurrent.chunk(3, dim=-1)
         r = seen("reset_gate", (r + own_r).sigmoid())

@@ -29,8 +29,10 @@ class Reference:
     Positions are counted within each text: padding on the left does not shift them.
 
     >>> from transformers import GPT2Config, GPT2Model
-    >>> model = GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
-    >>> batch = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+    >>> size = dict(n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=8)
+    >>> model = GPT2Model(GPT2Config(**size)).eval()
+    >>> ids, mask = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    >>> batch = {"input_ids": ids, "attention_mask": mask}
     >>> reference = Reference.of(model, "blocks.0.attn.hook_z", batches=[batch])
     >>> reference.n_texts, reference.n_tokens
     (2, 5)
@@ -64,20 +66,22 @@ class Reference:
         skip: int = 0,
         order: Sequence[int] | None = None,
     ) -> Reference:
-        """Run the model over reference texts and keep these sites' values, whole (a selection is taken when it is used).
+        """Run the model over reference texts and keep these sites' values, whole (a selection is
+        taken when it is used).
 
         Args:
             batches: keyword arguments of one forward each; ``attention_mask`` tells the padding.
             templates: a label for each text, for ``mean(reference, per="template:NAME")``.
-            skip: how many first tokens of each text the mean over all tokens leaves out: 1 where a BOS stands there,
-                which a model may use as an attention sink.
-            order: the place of each text in the reference set, if that is not the order of the batches.
+            skip: how many first tokens of each text the mean over all tokens leaves out: 1 where a
+                BOS stands there, which a model may use as an attention sink.
+            order: the place of each text in the reference set, if that is not the order of the
+                batches.
         """
         whole = [Site(Site.parse(site).name) for site in sites]
         parts: list[tuple[dict[str, Tensor], Tensor, Tensor | None]] = []
         for batch in batches:
-            # Cloned, since a model may write into its own activations after this; stopped, since nothing behind the
-            # last site is needed.
+            # Cloned, since a model may write into its own activations after this; stopped, since
+            # nothing behind the last site is needed.
             captured = capture(model, *whole, stop=True, clone=True)
             with torch.no_grad(), captured as acts:
                 model(**batch)
@@ -92,8 +96,8 @@ class Reference:
         of_parts = [_grow(part, length) for _, _, part in parts if part is not None]
         ids = torch.cat(of_parts) if len(of_parts) == len(parts) else None
         if order is not None:
-            # `order` says where each text belongs; what is needed is which text belongs at each place: the inverse
-            # permutation.
+            # `order` says where each text belongs; what is needed is which text belongs at each
+            # place: the inverse permutation.
             texts = torch.tensor(order).argsort()
             for name, of_site in values.items():
                 values[name] = of_site[texts.to(of_site.device)]
@@ -105,12 +109,15 @@ class Reference:
     def _aligned(
         acts: Activations, captured: capture, ids: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """Values, mask and tokens with every text starting at column 0; None for tokens that are not of the same columns."""
+        """Values, mask and tokens with every text starting at column 0;
+        None for tokens that are not of the same columns.
+        """
         names = list(acts)
         for name in names:
             if HEAD_AXIS.get(Site.parse(name).part) == 1:
                 raise ReferenceMismatch(
-                    f"{name}: a reference holds one value a token, attention has one a pair; use patch"
+                    f"{name}: a reference holds one value a token, "
+                    "attention has one a pair; use patch"
                 )
         is_token = captured.positions(acts[names[0]]) >= 0
         # Sorted stably, tokens come first in their own order, and padding is behind them.
@@ -133,7 +140,8 @@ class Reference:
         last = int(torch.where(used, at, 0).max())
         if last >= len(mean):
             raise ReferenceMismatch(
-                f"{where.site}: the reference's texts have at most {len(mean)} tokens, position {last} is asked for"
+                f"{where.site}: the reference's texts have at most {len(mean)} tokens, "
+                f"position {last} is asked for"
             )
         return select_part(mean, where.site, lead=1)[at.clamp(max=len(mean) - 1)].to(value)
 
@@ -158,8 +166,9 @@ class Reference:
             mask = mask & (torch.arange(mask.shape[1]) >= self._skip)
             if not mask.any():
                 raise ReferenceMismatch(
-                    f"{site}: expected reference texts of more than {self._skip} tokens, which are skipped, got "
-                    f"{self.n_texts} texts of {self.n_tokens} tokens in all"
+                    f"{site}: expected reference texts of more than {self._skip} tokens, "
+                    f"which are skipped, got {self.n_texts} texts of "
+                    f"{self.n_tokens} tokens in all"
                 )
         width = [1] * (whole.ndim - 2)
         is_token = mask.to(whole.device).view(*mask.shape, *width)
@@ -181,17 +190,22 @@ class Reference:
         return torch.tensor([template == name for template in self._templates])
 
     def rows_for(self, value: Tensor, where: Where, rows: Sequence[int]) -> Tensor:
-        """What `edits.resample` puts in: for each text the values of the reference text that was chosen for it."""
+        """What `edits.resample` puts in:
+        for each text the values of the reference text that was chosen for it.
+        """
         if len(rows) != len(value):
             raise ReferenceMismatch(
-                f"{where.site}: expected a reference text for each of {len(value)} texts, got {len(rows)}"
+                f"{where.site}: expected a reference text for each of {len(value)} texts, "
+                f"got {len(rows)}"
             )
         whole = select_part(self._whole(where.site), where.site, lead=2)
         at, _ = where.used(value)
         return whole[torch.tensor(rows)[:, None], at.clamp(0, whole.shape[1] - 1)].to(value)
 
     def draw_for(self, value: Tensor, where: Where, seed: int) -> Tensor:
-        """What `edits.resample` puts in: for each text the values of one drawn reference text, never those of the text itself."""
+        """What `edits.resample` puts in: for each text the values of one drawn reference text,
+        never those of the text itself.
+        """
         whole = select_part(self._whole(where.site), where.site, lead=2)
         at, used = where.used(value)
         lengths = self._mask.sum(1)
@@ -199,8 +213,8 @@ class Reference:
         last, shortest = int(needed.max()), int(lengths[lengths > 0].min())
         if where.start > where.virtual and shortest <= last:
             raise ReferenceMismatch(
-                f"{where.site}: expected reference texts of at least {last + 1} tokens, so that a text keeps the one drawn for "
-                f"it, got one of {shortest}"
+                f"{where.site}: expected reference texts of at least {last + 1} tokens, "
+                f"so that a text keeps the one drawn for it, got one of {shortest}"
             )
         copies = where.seen.copies(len(value))
         generator = torch.Generator().manual_seed(seed)
@@ -215,11 +229,13 @@ class Reference:
             long_enough = others.nonzero().squeeze(1)
             if not is_long_enough.any():
                 raise ReferenceMismatch(
-                    f"{where.site}: expected reference texts of {longest + 1} tokens, the longest has {int(lengths.max())}"
+                    f"{where.site}: expected reference texts of {longest + 1} tokens, "
+                    f"the longest has {int(lengths.max())}"
                 )
             if not len(long_enough):
                 raise ReferenceMismatch(
-                    f"{where.site}: expected another reference text of {longest + 1} tokens for text {text}, got only the text itself"
+                    f"{where.site}: expected another reference text of {longest + 1} tokens "
+                    f"for text {text}, got only the text itself"
                 )
             # The same numbers at every site, so that two sites of one forward draw the same texts.
             place = int(torch.rand((), generator=generator) * len(long_enough))
@@ -230,9 +246,11 @@ class Reference:
     def _itself(
         self, value: Tensor, whole: Tensor, where: Where
     ) -> tuple[Bool[Tensor, "row text"], Bool[Tensor, "row text"]]:
-        """For each row of the forward the reference texts that are it, and those that begin with it: they put back what was there.
+        """For each row of the forward the reference texts that are it, and those that begin with
+        it: they put back what was there.
 
-        Where the reference does not know tokens, or the edit is applied outside a forward, the values say it.
+        Where the reference does not know tokens, or the edit is applied outside a forward, the
+        values say it.
         """
         itself = torch.zeros(len(value), self.n_texts, dtype=torch.bool)
         begins = torch.zeros_like(itself)
@@ -287,7 +305,8 @@ def partners(
     seed: int = 0,
     related: Callable[[int, int], bool] = lambda text, reference: False,
 ) -> list[int | None]:
-    """For each text another reference text that is at least as long, drawn at random; None where there is none.
+    """For each text another reference text that is at least as long, drawn at random; None where
+    there is none.
 
     A reference text of the same tokens is the text itself, and is never drawn.
 
@@ -296,7 +315,8 @@ def partners(
 
     Args:
         texts, references: tokens.
-        related: whether a reference text (by its place) is too close to a text (by its place) to be drawn for it.
+        related: whether a reference text (by its place) is too close to a text (by its place) to be
+            drawn for it.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen: list[int | None] = []
@@ -308,7 +328,8 @@ def partners(
             and list(reference) != list(text)
             and not related(place, number)
         ]
-        # One draw a text, able partners or none: what one text may take does not move the draws of the next.
+        # One draw a text, able partners or none: what one text may take does not move the draws of
+        # the next.
         drawn = float(torch.rand((), generator=generator))
         chosen.append(able[int(drawn * len(able))] if able else None)
     return chosen

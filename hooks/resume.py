@@ -1,9 +1,11 @@
-"""Resume: a forward recorded block by block, continued from any block for many edited copies at once.
+"""Resume: a forward recorded block by block, continued from any block for many edited copies at
+once.
 
-What stands before an edit, in depth and in a causal model also in the text, is not computed again, several edited copies
-share one batch, and only the positions that a metric reads are projected to the vocabulary. The parts are called as the
-model calls them, with what the model gave them; that their sum is the model is measured on the recorded forward before
-it is used, and that earlier positions do not change, on a disturbed one.
+What stands before an edit, in depth and in a causal model also in the text, is not computed again,
+several edited copies share one batch, and only the positions that a metric reads are projected to
+the vocabulary. The parts are called as the model calls them, with what the model gave them; that
+their sum is the model is measured on the recorded forward before it is used, and that earlier
+positions do not change, on a disturbed one.
 """
 
 from __future__ import annotations
@@ -55,18 +57,21 @@ class Resume:
     Args:
         model: a transformers model whose sites are known, in evaluation mode.
         inputs: the forward's keyword arguments.
-        positions: for each text the position whose logits are read, or ``reads 2`` pairs of text and position, any
-            number for a text; None reads all.
+        positions: for each text the position whose logits are read, or ``reads 2`` pairs of text
+            and position, any number for a text; None reads all.
         readout: what gives the logits; None is the model's own final norm and head.
 
     Attributes:
-        logits: without an edit, ``batch vocab`` (or ``reads vocab``) at the positions, or ``batch pos vocab``.
-        error: largest difference between the parts' logits and the model's, relative to the largest logit; None where the
-            parts cannot be put together.
-        exact: whether the parts give the model's logits to ``TOLERANCE``; if not, `run` uses the whole model.
+        logits: without an edit, ``batch vocab`` (or ``reads vocab``) at the positions, or ``batch
+            pos vocab``.
+        error: largest difference between the parts' logits and the model's, relative to the largest
+            logit; None where the parts cannot be put together.
+        exact: whether the parts give the model's logits to ``TOLERANCE``; if not, `run` uses the
+            whole model.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
-    >>> model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
+    >>> size = dict(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)
+    >>> model = GPT2LMHeadModel(GPT2Config(**size)).eval()
     >>> clean = Resume(model, {"input_ids": torch.tensor([[1, 2, 3]])}, positions=torch.tensor([2]))
     >>> clean.exact, torch.allclose(clean.run(1, clean.residual(1)), clean.logits, atol=1e-6)
     (True, True)
@@ -113,7 +118,8 @@ class Resume:
         self._recorded_under = self._hooks()
 
     def residual(self, layer: int) -> Float[Tensor, "*batch pos d_model"]:
-        """The recorded input of a block (Gemma 3n has several streams, `streams batch pos d_model`).
+        """The recorded input of a block (Gemma 3n has several streams, `streams batch pos
+        d_model`).
 
         That of the block behind the last, at ``n_layers``, is the last one's output.
         """
@@ -124,7 +130,8 @@ class Resume:
 
     @functools.cached_property
     def causal(self) -> bool:
-        """Whether `run` may start within the text: measured on the recorded forward with its second half disturbed.
+        """Whether `run` may start within the text: measured on the recorded forward with its second
+        half disturbed.
 
         Measured the first time that it is asked for; ask outside the intervention.
 
@@ -165,20 +172,24 @@ class Resume:
         until: int | None = None,
         finish: bool = True,
     ) -> Float[Tensor, "*read vocab"]:
-        """Logits (at the positions) when this is the input of block ``layer``; ``copies`` is a multiple of ``batch``.
+        """Logits (at the positions) when this is the input of block ``layer``; ``copies`` is a
+        multiple of ``batch``.
 
         Args:
-            order: the blocks to run, instead of all from ``layer`` on: skipped, repeated, swapped or shuffled.
-            start: the first position of ``residual``, in a `causal` model; all before it is as it was recorded. Before an
-                intervention around this call ask for `causal`.
-            edited: the part of block ``layer`` that an intervention around this call edits first, such as ``attn.hook_z``,
-                where all copies of ``residual`` are equal: what stands before it in the block runs on one of them.
+            order: the blocks to run, instead of all from ``layer`` on: skipped, repeated, swapped
+                or shuffled.
+            start: the first position of ``residual``, in a `causal` model; all before it is as it
+                was recorded. Before an intervention around this call ask for `causal`.
+            edited: the part of block ``layer`` that an intervention around this call edits first,
+                such as ``attn.hook_z``, where all copies of ``residual`` are equal: what stands
+                before it in the block runs on one of them.
             until: gives the residual stream at the input of this block instead, for a later call.
-            finish: False gives the residual stream that `finish` turns into logits, for several calls together; like
-                ``until`` only where the parts are `exact`.
+            finish: False gives the residual stream that `finish` turns into logits, for several
+                calls together; like ``until`` only where the parts are `exact`.
 
         >>> from transformers import GPT2Config, GPT2LMHeadModel
-        >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
+        >>> size = dict(n_layer=3, n_embd=8, n_head=2, vocab_size=10, n_positions=8)
+        >>> model = GPT2LMHeadModel(GPT2Config(**size)).eval()
         >>> clean = Resume(model, {"input_ids": torch.tensor([[1, 2, 3]])})
         >>> with torch.no_grad():
         ...     swapped = clean.run(0, clean.residual(0), order=[0, 2, 1])
@@ -196,7 +207,8 @@ class Resume:
             return self._whole(layer, residual, copies)
         if start and (order is not None or not self.causal):
             raise InputError(
-                f"{type(self.model).__name__} cannot start at position {start} here: give the whole text"
+                f"{type(self.model).__name__} cannot start at position {start} here: "
+                "give the whole text"
             )
         if order is not None:
             for block in order:
@@ -226,7 +238,9 @@ class Resume:
         return self._finish(read) if finish else read
 
     def _read_behind(self, residual: Tensor, copies: int, start: int) -> Tensor:
-        """`_read` of a stream that begins at ``start``: what is read before it is as it was recorded."""
+        """`_read` of a stream that begins at ``start``:
+        what is read before it is as it was recorded.
+        """
         if self.positions is None:
             recorded = self._end[:, :start].repeat(copies, 1, 1)
             return torch.cat([recorded, residual], dim=1)
@@ -254,10 +268,12 @@ class Resume:
     def again(
         self, copies: int, layer: int, edited: str, start: int = 0, until: int | None = None
     ) -> Float[Tensor, "*read vocab"]:
-        """`run` on so many copies of what was recorded: rows k * batch to (k + 1) * batch are the k-th.
+        """`run` on so many copies of what was recorded: rows k * batch to (k + 1) * batch are the
+        k-th.
 
         Args:
-            edited: the whole name of the site of block ``layer`` that an intervention around this call edits.
+            edited: the whole name of the site of block ``layer`` that an intervention around this
+                call edits.
         """
         residual = self.residual(layer)[:, start:].repeat(copies, 1, 1)
         part = Site(edited).part
@@ -266,13 +282,17 @@ class Resume:
     def block(
         self, layer: int, residual: Float[Tensor, "copies pos d_model"], start: int = 0
     ) -> Float[Tensor, "copies pos d_model"]:
-        """One block on another input, from position ``start`` on, everything else as it was recorded."""
+        """One block on another input, from position ``start`` on,
+        everything else as it was recorded.
+        """
         return self._block(layer, residual, start)
 
     def _block(
         self, layer: int, residual: Tensor, start: int = 0, edited: str = "", few: bool = False
     ) -> Tensor:
-        """`block`, with what stands before ``edited`` run once, and only the positions that are read behind its attention."""
+        """`block`, with what stands before ``edited`` run once,
+        and only the positions that are read behind its attention.
+        """
         copies = len(residual) // self.batch
         args, kwargs = self._calls[layer]
         more = {k: self._repeat(v, copies) for k, v in kwargs.items() if k != "hidden_states"}
@@ -332,9 +352,11 @@ class Resume:
         return padded(rows)
 
     def share(self, layer: int, edited: str) -> bool:
-        """Whether `run` may compute what stands before ``edited`` in its first block once for all copies.
+        """Whether `run` may compute what stands before ``edited`` in its first block once for all
+        copies.
 
-        Measured on two copies of what was recorded, the first time a part is asked for; call it outside the intervention.
+        Measured on two copies of what was recorded, the first time a part is asked for; call it
+        outside the intervention.
 
         Raises:
             RuntimeError: hooks are on the blocks that were not there when they were recorded.
@@ -347,19 +369,23 @@ class Resume:
         return self._shared[edited]
 
     def _hooks(self) -> set[int]:
-        """The hooks on the blocks and within them; transformers leaves some there that only look."""
+        """The hooks on the blocks and within them;
+        transformers leaves some there that only look.
+        """
         modules = [module for block in self._blocks for module in block.modules()]
         return {hook for module in modules for hooks in working_hooks(module) for hook in hooks}
 
     def _require_as_recorded(self, what: str) -> None:
         if more := self._hooks() - self._recorded_under:
             raise UseError(
-                f"{what}: expected the blocks as they were recorded, got {len(more)} more hooks on them: ask for it outside "
-                "the intervention, or record anew"
+                f"{what}: expected the blocks as they were recorded, got {len(more)} more "
+                "hooks on them: ask for it outside the intervention, or record anew"
             )
 
     def _reads_few(self) -> bool:
-        """Whether the last block may leave out positions: few are read, and the recorded values come out the same."""
+        """Whether the last block may leave out positions: few are read,
+        and the recorded values come out the same.
+        """
         last = self._stop - 1
         if self.positions is None or 2 * self._table.shape[1] > self.residual(0).shape[1]:
             return False
@@ -391,7 +417,10 @@ class Resume:
         return self._held[layer]
 
     def _record(self) -> tuple[Tensor, Tensor]:
-        """Run the model; keep what each block is called with. Returns the logits that are read, and the last block's output."""
+        """Run the model; keep what each block is called with.
+
+        Returns the logits that are read, and the last block's output.
+        """
         ends: list[Any] = []
         handles = []
 
@@ -436,7 +465,8 @@ class Resume:
         logits = getattr(out, "logits", None)
         if logits is None:
             raise InputError(
-                f"{type(self.model).__name__} gives no logits: expected a language model with its head"
+                f"{type(self.model).__name__} gives no logits: "
+                "expected a language model with its head"
             )
         self.batch = len(logits)
         if asked_for is None or logits.shape[1] != len(asked_for):
@@ -445,9 +475,11 @@ class Resume:
         return logits[self.positions[:, 0], of_read], ends[-1]
 
     def _logits_to_keep(self) -> tuple[Int[Tensor, " kept"] | None, Int[Tensor, " reads"] | None]:
-        """The positions whose logits the model is asked for, and where each read is among them; None for all.
+        """The positions whose logits the model is asked for, and where each read is among them;
+        None for all.
 
-        A head over 128,000 tokens gives half a megabyte a position: what nobody reads is not computed.
+        A head over 128,000 tokens gives half a megabyte a position: what nobody reads is not
+        computed.
         """
         takes = inspect.signature(self.model.forward).parameters
         is_open = "logits_to_keep" in takes and "logits_to_keep" not in self.inputs
@@ -461,7 +493,9 @@ class Resume:
         return setting(self.model.config, "use_cache") is not None
 
     def _repeats(self) -> bool:
-        """Whether a block that is run again gives what it gave, and what the next one was given: the first and the last do."""
+        """Whether a block that is run again gives what it gave, and what the next one was given:
+        the first and the last do.
+        """
         first = self.residual(0)
         # not several streams, nor a stream with positions first
         by_text = first.ndim == 3 and len(first) == self.batch
@@ -485,7 +519,9 @@ class Resume:
         return values[rows, positions.repeat(copies)]
 
     def _tail(self, last: Tensor) -> Head | None:
-        """From the last block's output to logits: the final norm and the head, if that is what the model does."""
+        """From the last block's output to logits: the final norm and the head,
+        if that is what the model does.
+        """
         if self._readout is not None:
             of = self._readout.of
             return lambda x, tokens=None: of(x) if tokens is None else of(x)[..., tokens]
@@ -507,7 +543,9 @@ class Resume:
         return tail
 
     def _error(self, tail: Head, last: Tensor) -> float | None:
-        """How far a tail is from the model's logits, relative to the largest; None where it does not run."""
+        """How far a tail is from the model's logits, relative to the largest;
+        None where it does not run.
+        """
         try:
             logits = tail(last)
         except (RuntimeError, TypeError, IndexError):

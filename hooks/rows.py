@@ -1,4 +1,6 @@
-"""From a row of `hooks.families` to the places of one model: which alternative each block has, and how many heads."""
+"""From a row of `hooks.families` to the places of one model: which alternative each block has,
+and how many heads.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,15 @@ class Place:
 
     Args:
         path: the module, as `nn.Module.get_submodule` takes it.
-        end: its ``input``, its ``output``, the ``scores``/``pattern`` computed inside an attention module, or the
-            ``neurons`` of one of a module's experts (``item`` is then ``"3.pre"`` or ``"3.post"``), the ``steps`` of a
-            recurrence (``item`` is ``"0.cell"``), or ``query``, ``key``, ``value`` and the ``mixed`` values of
-            attention that is one function of PyTorch.
+        end: its ``input``, its ``output``, the ``scores``/``pattern`` computed inside an attention
+            module, or the ``neurons`` of one of a module's experts (``item`` is then ``"3.pre"`` or
+            ``"3.post"``), the ``steps`` of a recurrence (``item`` is ``"0.cell"``), or ``query``,
+            ``key``, ``value`` and the ``mixed`` values of attention that is one function of
+            PyTorch.
         view: raw tensor -> site tensor.
         item: which element of a tuple, or which key of a mapping; None takes the first tensor.
-        call: which of the module's calls within one forward, for a block that is shared by all layers.
+        call: which of the module's calls within one forward, for a block that is shared by all
+            layers.
         calls: how many calls one forward makes.
         own: a selection of heads, as it counts in scores or patterns that hold some heads alone.
         like: the raw tensor is ``(batch pos) d``; this module's input tells batch and pos.
@@ -86,7 +90,9 @@ class Reading:
 
 
 def read(model: nn.Module, stack: Stack) -> Reading | None:
-    """The sites of one stack, each at the first place that its block has; None where there is no such stack."""
+    """The sites of one stack, each at the first place that its block has;
+    None where there is no such stack.
+    """
     family = stack.family
     blocks = submodule(model, stack.path)
     if blocks is None:
@@ -238,10 +244,11 @@ def _alternatives(
 
 
 def _path(path: str, base: str) -> str:
-    """A place's path in the model: from the block, or behind ``^`` from what holds the list of blocks.
+    """A place's path in the model: from the block, or behind ``^`` from what holds the list of
+    blocks.
 
-    A second ``^`` goes one module further up. There ``{i}`` is the block's number and ``{before}`` that of the block before
-    it.
+    A second ``^`` goes one module further up. There ``{i}`` is the block's number and ``{before}``
+    that of the block before it.
     """
     block = base.removesuffix(".")
     if not path.startswith("^"):
@@ -272,7 +279,8 @@ def resolve(
     for path, end, item, how in _alternatives(model, spec, base):
         module = model.get_submodule(path)
         kind, _, argument = how.partition(":")
-        # Some MLPs see batch and positions as one axis: the block's own input tells how to take them apart.
+        # Some MLPs see batch and positions as one axis: the block's own input tells how to take
+        # them apart.
         like = block if kind in ("rows", "unflatten") else None
         view = _view(kind, argument, part, module, end, attention, config, counts)
         if view is not None:
@@ -287,7 +295,10 @@ def _read_only(part: str, module: nn.Module) -> str:
     if part == "mlp.hook_expert_indices":
         return "its weights in the sum are edited by hook_expert_weights"
     if part == "mlp.hook_router_logits" and not type(module).__name__.startswith("Linear"):
-        return "the router chooses experts before it returns its logits: edit hook_expert_weights, or the router's input"
+        return (
+            "the router chooses experts before it returns its logits: edit hook_expert_weights, "
+            "or the router's input"
+        )
     return ""
 
 
@@ -308,7 +319,9 @@ def _view(
     width = _width(module, end)
 
     def count(parts: int = 1) -> int:
-        """Heads by the width of the projection, which holds where layers differ from the configuration."""
+        """Heads by the width of the projection,
+        which holds where layers differ from the configuration.
+        """
         if d_head is None or width is None or width % (d_head * parts):
             return configured
         return width // (d_head * parts)
@@ -351,7 +364,8 @@ def _view(
 def _head_size(attention: nn.Module | None, which: str) -> int | None:
     for name in _HEAD_SIZES[which]:
         value = getattr(attention, name, None)
-        # Configurations and modules call the size of a head by many names; the first that is a number counts.
+        # Configurations and modules call the size of a head by many names; the first that is a
+        # number counts.
         if isinstance(value, int) and value > 0:
             return value
     return None
@@ -388,7 +402,9 @@ def _layer_heads(
 
 
 def _count_shared(model: nn.Module, places: dict[str, Place]) -> None:
-    """One module under several layers (Zamba's transformer): each of its calls belongs to one of them."""
+    """One module under several layers (Zamba's transformer):
+    each of its calls belongs to one of them.
+    """
     paths: dict[int, dict[str, None]] = defaultdict(dict)  # module -> its paths, in order
     for place in places.values():
         if place.calls == 1:

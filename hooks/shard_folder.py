@@ -1,4 +1,6 @@
-"""What lies in a store's folder: its shards by name and size, their headers, and the plan that says how many there are."""
+"""What lies in a store's folder: its shards by name and size, their headers,
+and the plan that says how many there are.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,8 @@ class ShardFolder:
         for count in ("shards", "rows"):
             if type(plan.get(count)) is not int or plan[count] < 0:
                 raise StoreError(
-                    f"{self.folder}/{PLAN}: expected a number of {count}, got {plan.get(count)!r:.40}"
+                    f"{self.folder}/{PLAN}: expected a number of {count}, "
+                    f"got {plan.get(count)!r:.40}"
                 )
         plan["sha256"] = digest(plan)
         if self.about is not None:
@@ -84,7 +87,9 @@ class ShardFolder:
         return None if first is None else self.header(*first).about
 
     def missing(self) -> tuple[int, str]:
-        """How many shards are missing, and the name of the first; however many the plan speaks of."""
+        """How many shards are missing, and the name of the first;
+        however many the plan speaks of.
+        """
         numbers = {shard_number(name) for name in self.names()}
         plan = self.plan()
         wanted = plan["shards"] if plan is not None else max(numbers, default=-1) + 1
@@ -125,8 +130,8 @@ class ShardFolder:
         differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         if differing:
             raise StoreError(
-                f"{self.folder}/{name} was made from another model, text or setting ({', '.join(differing)} differ): use "
-                "another folder or delete it"
+                f"{self.folder}/{name} was made from another model, text or setting "
+                f"({', '.join(differing)} differ): use another folder or delete it"
             )
 
     def header_with(self, name: str, size: int, site: str) -> Header:

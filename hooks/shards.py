@@ -1,11 +1,14 @@
-"""One shard: a safetensors file of rows at every site, whose header says what they are and what they sum to.
+"""One shard: a safetensors file of rows at every site, whose header says what they are and what
+they sum to.
 
     8 bytes   length of the header
-    header    JSON: where each tensor is; in ``__metadata__`` what the rows were made from, checksums, largest values
+    header    JSON: where each tensor is; in ``__metadata__`` what the rows were made from,
+              checksums, largest values
     data      ``__index__`` [n 5], then one tensor [n ...] for each site
 
-A header carries a hash of itself. A checksum is the XXH3 hash of a tensor's bytes: as fast as memory, and changed by other
-bytes and by the same bytes in another order. The same rows give the same bytes.
+A header carries a hash of itself. A checksum is the XXH3 hash of a tensor's bytes: as fast as
+memory, and changed by other bytes and by the same bytes in another order. The same rows give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ from .folders import Folder
 FORMAT = "layerscope-activations-4"
 INDEX = "__index__"
 COLUMNS = ("row", "sentence", "word", "token", "stop")
-"""Of a row: its number, its sentence, the word in it (-1: of no word), its tokens from ``token`` up to ``stop``."""
+"""Of a row: its number, its sentence, the word in it (-1: of no word),
+its tokens from ``token`` up to ``stop``.
+"""
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 _LONGEST_HEADER = 100_000_000
@@ -40,7 +45,9 @@ _BLOCK = 1 << 20
 
 
 class StoreError(LayerscopeError, ValueError):
-    """A shard that is damaged, foreign or missing, a folder that is in use, or a disk without room."""
+    """A shard that is damaged, foreign or missing, a folder that is in use,
+    or a disk without room.
+    """
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,11 @@ class Header:
 
 
 class Image:
-    """A shard's data in memory that is used again: rows are copied into it, and it is written from there.
+    """A shard's data in memory that is used again: rows are copied into it, and it is written from
+    there.
 
-    Copying here makes the values safe from a model that changes them, and fresh memory is asked for once.
+    Copying here makes the values safe from a model that changes them, and fresh memory is asked for
+    once.
     """
 
     def __init__(self) -> None:
@@ -99,7 +108,8 @@ class Image:
             kind = dtype or value.dtype
             if kind not in (torch.float32, torch.float16, torch.bfloat16):
                 raise StoreError(
-                    f"{site}: expected float32, float16 or bfloat16, got {kind}: give the store a dtype"
+                    f"{site}: expected float32, float16 or bfloat16, got {kind}: "
+                    "give the store a dtype"
                 )
             if len(value) != len(index):
                 raise StoreError(
@@ -116,7 +126,8 @@ class Image:
         on_gpu = {value.device for value, _ in tensors.values() if value.is_cuda}
         if len(self._bytes) < at or (on_gpu and not self._bytes.is_pinned()):
             self._bytes = torch.empty(at + at // 8, dtype=torch.uint8, pin_memory=bool(on_gpu))
-        # From a GPU to pinned memory all sites are on their way at once, and are waited for together.
+        # From a GPU to pinned memory all sites are on their way at once, and are waited for
+        # together.
         for name, (value, _) in tensors.items():
             self._tensor(name).copy_(value.detach(), non_blocking=bool(on_gpu))
         for device in on_gpu:
@@ -275,7 +286,8 @@ def read_rows(
     table: np.ndarray,
     where: slice | np.ndarray,
 ) -> None:
-    """Read a tensor's rows to where they belong in ``table``, ``[rows bytes]``, and compare their checksum.
+    """Read a tensor's rows to where they belong in ``table``, ``[rows bytes]``, and compare their
+    checksum.
 
     In blocks that stay in the processor's cache while they are summed and moved.
 

@@ -1,9 +1,11 @@
-"""What many edited copies of one batch need not compute: rows before the edit, and positions that nobody reads.
+"""What many edited copies of one batch need not compute: rows before the edit, and positions that
+nobody reads.
 
-Copies that edit the same site of a block are equal before it, so the modules before it run on one copy and their result is
-repeated (`run_once`). Behind the attention of the last block every position is on its own, so its output projection and
-its MLP run on the positions that are read (`only_positions`). Both are plain hooks, gone when the context ends; whether
-a model's parts are put together as they assume is for the caller to measure on values that it knows.
+Copies that edit the same site of a block are equal before it, so the modules before it run on one
+copy and their result is repeated (`run_once`). Behind the attention of the last block every
+position is on its own, so its output projection and its MLP run on the positions that are read
+(`only_positions`). Both are plain hooks, gone when the context ends; whether a model's parts are
+put together as they assume is for the caller to measure on values that it knows.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def parts_of(model: nn.Module, places: Mapping[str, Place], layer: int) -> Parts
     block = places[f"blocks.{layer}.hook_resid_pre"].path
 
     def path(part: str, end: str) -> str:
-        """The module at whose end a site's tensor stands as it is; empty where it stands in no such way."""
+        """The module at whose end a site's tensor stands as it is;
+        empty where it stands in no such way.
+        """
         place = places.get(f"blocks.{layer}.{part}")
         if place is None or place.end != end:
             return ""
@@ -81,7 +85,9 @@ def parts_of(model: nn.Module, places: Mapping[str, Place], layer: int) -> Parts
 
 
 def _before(parts: Parts, edited: str) -> list[tuple[nn.Module | None, nn.Module | None]]:
-    """The modules of a block that stand before a site, each with the module up to which it does (None: it all does)."""
+    """The modules of a block that stand before a site,
+    each with the module up to which it does (None: it all does).
+    """
     attention = (parts.attention, None)
     match edited:
         case "attn.hook_z" if parts.out is not None:
@@ -100,10 +106,12 @@ def _before(parts: Parts, edited: str) -> list[tuple[nn.Module | None, nn.Module
 def run_once(
     parts: Parts, edited: str, at: nn.Module, batch: int, copies: int, originals: Mapping[int, Any]
 ) -> Iterator[None]:
-    """While this lasts, what a block computes before the site ``edited`` is computed for the first copy alone.
+    """While this lasts, what a block computes before the site ``edited`` is computed for the first
+    copy alone.
 
     Args:
-        edited: a part of a block's site names: ``attn.hook_z``, ``hook_attn_out``, ``mlp.hook_pre``, ...
+        edited: a part of a block's site names: ``attn.hook_z``, ``hook_attn_out``,
+            ``mlp.hook_pre``, ...
         at: the module at which that site is found.
         batch, copies: the block runs on ``copies x batch`` rows.
         originals: by ``id``, what the block is given for all copies -> the same for one.
@@ -133,7 +141,9 @@ def run_once(
         return repeated(args)
 
     def narrow(module: nn.Module | None, until: nn.Module | None = None) -> None:
-        """Run a module on one copy; repeat its output, or the input of the module ``until`` within or behind it."""
+        """Run a module on one copy; repeat its output,
+        or the input of the module ``until`` within or behind it.
+        """
         if module is None:
             return
         # A site that stands within the module would be edited on one copy, and the edit repeated.
@@ -157,7 +167,9 @@ def run_once(
 
 
 def is_free(block: nn.Module, parts: Parts) -> bool:
-    """Whether nobody looks into a block behind its attention: there are no hooks but on the way to the output projection."""
+    """Whether nobody looks into a block behind its attention:
+    there are no hooks but on the way to the output projection.
+    """
     for module in block.modules():
         before, behind = working_hooks(module)
         if behind or (before and module is not parts.out):
@@ -167,7 +179,9 @@ def is_free(block: nn.Module, parts: Parts) -> bool:
 
 @contextmanager
 def only_positions(parts: Parts, positions: Int[Tensor, "rows p"]) -> Iterator[None]:
-    """While this lasts, a block's output projection and MLP run on these positions of each row; elsewhere they give 0."""
+    """While this lasts, a block's output projection and MLP run on these positions of each row;
+    elsewhere they give 0.
+    """
     handles: list[Any] = []
 
     def limit(module: nn.Module | None) -> None:
@@ -198,7 +212,9 @@ def only_positions(parts: Parts, positions: Int[Tensor, "rows p"]) -> Iterator[N
 
 
 def padded(positions: Sequence[Sequence[int]]) -> Int[Tensor, "rows p"]:
-    """Positions of each row as one table; a row with fewer repeats its last, one with none has the first position."""
+    """Positions of each row as one table; a row with fewer repeats its last,
+    one with none has the first position.
+    """
     most = max(map(len, positions))
     table = []
     for row in positions:

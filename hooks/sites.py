@@ -2,14 +2,17 @@
 
 The vocabulary is TransformerLens's (``blocks.3.attn.hook_z``). On top of it:
 
-- globs over names: ``blocks.*.hook_resid_post``, ``blocks.{0,5}.attn.hook_z``, ``blocks.-1.hook_resid_post``
-- selections along the site's own axis: ``blocks.3.attn.hook_z[5]`` is head 5, ``blocks.3.mlp.hook_post[1024]`` a neuron,
-  ``[0,3]`` two of them, ``[0:4]`` a range
+- globs over names: ``blocks.*.hook_resid_post``, ``blocks.{0,5}.attn.hook_z``,
+  ``blocks.-1.hook_resid_post``
+- selections along the site's own axis: ``blocks.3.attn.hook_z[5]`` is head 5,
+  ``blocks.3.mlp.hook_post[1024]`` a neuron, ``[0,3]`` two of them, ``[0:4]`` a range
 - shorthand pairs: ``("z", 3)`` is ``blocks.3.attn.hook_z``, ``("resid_post", "*")`` all of them
-- any module by path: ``module:encoder.rnn:output[0]``, where ``[0]`` picks from a tuple, ``[name]`` from named values or
-  the arguments; ``module:layers.*.mlp:output`` (``*`` stands for one name of the path), ``module:layers.-1:output``
-- a selection of a module's tensor, along its last axis, comes second: ``module:layers.0:output[0][5]``; a list or a
-  range may come alone: ``module:layers.0:output[0:4]``
+- any module by path: ``module:encoder.rnn:output[0]``, where ``[0]`` picks from a tuple, ``[name]``
+  from named values or the arguments; ``module:layers.*.mlp:output`` (``*`` stands for one name of
+  the path), ``module:layers.-1:output``
+- a selection of a module's tensor, along its last axis, comes second:
+  ``module:layers.0:output[0][5]``; a list or a range may come alone:
+  ``module:layers.0:output[0:4]``
 """
 
 from __future__ import annotations
@@ -85,7 +88,8 @@ class UnknownSite(LayerscopeError, LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place in a model: a canonical name and, optionally, a selection along the site's own axis.
+    """One place in a model: a canonical name and, optionally, a selection along the site's own
+    axis.
 
     >>> Site.parse("blocks.3.attn.hook_z[5]")
     Site(name='blocks.3.attn.hook_z', select=5)
@@ -98,7 +102,9 @@ class Site:
 
     @classmethod
     def parse(cls, spec: SiteLike) -> Site:
-        """Read one site or pattern; raises `UnknownSite` for an unknown shorthand, `ValueError` for bad brackets."""
+        """Read one site or pattern; raises `UnknownSite` for an unknown shorthand,
+        `ValueError` for bad brackets.
+        """
         if isinstance(spec, Site):
             return spec if not spec._has_index_alone() else cls(f"{spec.name}[0]", spec.select)
         if isinstance(spec, tuple):
@@ -175,14 +181,16 @@ def expand(specs: Iterable[SiteLike], known: Collection[str]) -> list[Site]:
     """Turn patterns into the model's own sites, in the model's order, without repeats.
 
     Args:
-        specs: names, globs, shorthand pairs, sites; ``module:`` paths pass through for the anatomy to check.
+        specs: names, globs, shorthand pairs, sites; ``module:`` paths pass through for the anatomy
+            to check.
         known: every name the model has, as `hooks.sites` lists them.
 
     Raises:
-        UnknownSite: a pattern, or one alternative of its braces, matched nothing; the message names the nearest names that
-            exist.
+        UnknownSite: a pattern, or one alternative of its braces, matched nothing; the message names
+            the nearest names that exist.
 
-    >>> [str(s) for s in expand(["blocks.{0,1}.hook_mlp_out"], ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"])]
+    >>> available = ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
+    >>> [str(s) for s in expand(["blocks.{0,1}.hook_mlp_out"], available)]
     ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out']
     """
     names_known = known if isinstance(known, Mapping) else dict.fromkeys(known)

@@ -1,5 +1,5 @@
-"""A shard is written while the next is made: a thread that writes, and the images it writes from. Any thread may give it
-shards."""
+"""A shard is written while the next is made: a thread that writes, and the images it writes from.
+Any thread may give it shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Stacks: which lists of blocks a model has, and the row of `hooks.families` that describes each."""
+"""Stacks: which lists of blocks a model has,
+and the row of `hooks.families` that describes each.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Stack:
 
 
 def stacks_of(model: nn.Module) -> list[Stack]:
-    """The stacks that the table knows in a model, the text's (or the only one) first, as ``blocks``."""
+    """The stacks that the table knows in a model, the text's (or the only one) first,
+    as ``blocks``.
+    """
     matches = list(_matches(model))
     if not matches:
         return []

@@ -1,4 +1,5 @@
-"""Activations on disk: safetensors shards that are written once, checked on reading, and never half there.
+"""Activations on disk: safetensors shards that are written once, checked on reading, and never half
+there.
 
     with ActivationStore("acts", {"model": "gpt2"}, dtype=torch.float16) as store:
         for batch in batches:
@@ -6,9 +7,9 @@
                 model(**batch)
     ActivationStore("acts").read("blocks.3.hook_resid_post")      # Float[Tensor, "rows d_model"]
 
-A shard holds the rows of one batch for every site; a site is read without touching the others. A shard appears under
-its final name only when it is whole, so an interrupted run continues with the shards that are missing. Shards are
-written by a thread of the store's own while the model goes on.
+A shard holds the rows of one batch for every site; a site is read without touching the others. A
+shard appears under its final name only when it is whole, so an interrupted run continues with the
+shards that are missing. Shards are written by a thread of the store's own while the model goes on.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ class ActivationStore:
 
     Args:
         folder: a path, or a URL that fsspec reaches.
-        about: what the rows are made from (model, text and settings). A shard made from something else is refused. None
-            takes what the store there says.
+        about: what the rows are made from (model, text and settings). A shard made from something
+            else is refused. None takes what the store there says.
         dtype: what values are stored in, float32, float16 or bfloat16; None keeps theirs.
-        shared: other writers write other shards of this store, as an engine's workers do: no lock is taken.
+        shared: other writers write other shards of this store, as an engine's workers do: no lock
+            is taken.
     """
 
     def __init__(
@@ -118,7 +120,8 @@ class ActivationStore:
                 self._dtype = getattr(torch, dtype)
             elif _type(self._dtype).get("dtype", dtype) != dtype:
                 raise StoreError(
-                    f"{self.folder} holds {dtype}, got dtype {self._dtype}: use another folder or its type"
+                    f"{self.folder} holds {dtype}, got dtype {self._dtype}: "
+                    "use another folder or its type"
                 )
         return self._files.about
 
@@ -193,7 +196,8 @@ class ActivationStore:
     # -- writing
 
     def claim(self) -> None:
-        """Be the one writer of the folder, of what is there already or of something new; done by the first write if not before.
+        """Be the one writer of the folder, of what is there already or of something new; done by
+        the first write if not before.
 
         Raises:
             StoreError: another process is writing there, or it holds something else.
@@ -206,7 +210,8 @@ class ActivationStore:
                 self._lock = self.folder.lock()
         if self._lock is None:
             raise StoreError(
-                f"{self.folder}: another process is writing there: wait for it, or use another folder"
+                f"{self.folder}: another process is writing there: wait for it, "
+                "or use another folder"
             )
 
     def write(
@@ -214,10 +219,12 @@ class ActivationStore:
     ) -> None:
         """Write one shard: whose rows these are (``COLUMNS``), and their vectors at each site.
 
-        Returns when the rows are copied; what goes wrong in writing is raised by the next call, or by `flush`.
+        Returns when the rows are copied; what goes wrong in writing is raised by the next call, or
+        by `flush`.
 
         Raises:
-            StoreError: another writer is in the folder, values of another type, a disk without room.
+            StoreError: another writer is in the folder, values of another type, a disk without
+                room.
         """
         self.claim()
         self._spool.put(shard, index, values, self._dtype)
@@ -231,12 +238,14 @@ class ActivationStore:
         positions: Int[Tensor, "batch pos"] | None = None,
         goes_on: bool = False,
     ) -> int:
-        """Write one forward as the next shard: a row for each position of each text; returns the shard's number.
+        """Write one forward as the next shard: a row for each position of each text; returns the
+        shard's number.
 
         Args:
             values: ``[batch pos ...]`` of each site.
             mask: positions that are tokens; None takes all.
-            start: position of the first one; above 0 the texts are those of the shard before, gone on.
+            start: position of the first one; above 0 the texts are those of the shard before, gone
+                on.
             positions: instead of both, each token's position in its text, -1 where none stands.
             goes_on: with ``positions``, whether the texts are those of the shard before.
         """
@@ -246,7 +255,8 @@ class ActivationStore:
         wrong = [site for site, value in values.items() if value.shape[:2] != first.shape[:2]]
         if wrong:
             raise StoreError(
-                f"{wrong[0]}: expected {[batch, pos]} texts and positions, got {list(values[wrong[0]].shape)}"
+                f"{wrong[0]}: expected {[batch, pos]} texts and positions, "
+                f"got {list(values[wrong[0]].shape)}"
             )
         if positions is None:
             positions, goes_on = torch.arange(start, start + pos).expand(batch, pos), start > 0
@@ -316,8 +326,8 @@ class ActivationStore:
         Tensors are compared with their checksums; a few rows of one are read where they are.
 
         Raises:
-            StoreError: there is no shard, one is damaged or foreign, has no such site or its rows in another type or
-                width than the first, or some rows are in no shard.
+            StoreError: there is no shard, one is damaged or foreign, has no such site or its rows
+                in another type or width than the first, or some rows are in no shard.
         """
         if rows is not None:
             return self._some(site, rows)
@@ -358,7 +368,9 @@ class ActivationStore:
         return torch.from_numpy(space).view(kind).view(n_rows, *slots[0].shape[1:])
 
     def shards(self, site: str) -> Iterator[tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]]:
-        """Each shard's index and its rows of one site, mapped into memory: for sums over more rows than memory holds."""
+        """Each shard's index and its rows of one site, mapped into memory:
+        for sums over more rows than memory holds.
+        """
         for name, size in self._files.all().items():
             header = self._files.header_with(name, size, site)
             slot = header.slots[site]
@@ -447,7 +459,8 @@ class ActivationStore:
         slots = self._files.slots(site, parts)
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(table)):
             raise StoreError(
-                f"{self.folder}: expected rows below {len(table)}, got {int(rows.min())} to {int(rows.max())}"
+                f"{self.folder}: expected rows below {len(table)}, "
+                f"got {int(rows.min())} to {int(rows.max())}"
             )
         shard, place = table[rows, 5], table[rows, 6]
         values = torch.empty(len(rows), *slots[0].shape[1:], dtype=slots[0].dtype)
@@ -489,8 +502,9 @@ class ActivationStore:
             free = self.folder.free()
             room = "" if free is None else f"; {free / 1e9:.2f} GB free there"
             raise StoreError(
-                f"cannot write {self.folder}/{name}: {error.strerror or error}{room}. The shards already written "
-                "are kept: make room and run the same command again"
+                f"cannot write {self.folder}/{name}: {error.strerror or error}{room}. "
+                "The shards already written are kept: make room and run the "
+                "same command again"
             ) from error
 
 

@@ -1,7 +1,8 @@
 """Taps: plain PyTorch hooks at chosen places, the one mechanism under `capture` and `intervene`.
 
-A tap is shown a site's raw tensor while the model runs and returns it, or another one to put in its place. Several taps
-on one place see it in the order in which they were attached, each what the one before it left.
+A tap is shown a site's raw tensor while the model runs and returns it, or another one to put in its
+place. Several taps on one place see it in the order in which they were attached, each what the one
+before it left.
 """
 
 from __future__ import annotations
@@ -39,17 +40,19 @@ class Tap:
     """What is done at a place.
 
     Attributes:
-        by_step: whether a recurrence is shown step by step, for what is put in a step's place is read by the next one.
+        by_step: whether a recurrence is shown step by step, for what is put in a step's place is
+            read by the next one.
     """
 
     by_step = False
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-        """Called with the raw tensor of every site that is reached; returns it, or what replaces it.
+        """Called with the raw tensor of every site that is reached; returns it, or what replaces
+        it.
 
         Args:
-            raw: the module's own tensor (`as_site` reads the site off it); scores or pattern, ``batch head query key``,
-                where ``place.end`` says so.
+            raw: the module's own tensor (`as_site` reads the site off it); scores or pattern,
+                ``batch head query key``, where ``place.end`` says so.
             shape: ``(batch, pos)`` where the module runs on ``(batch pos)`` rows, else None.
         """
         raise NotImplementedError
@@ -76,7 +79,8 @@ _ORDER = itertools.count()
 
 
 class Taps:
-    """The hooks of one tap on one model, and the count of the calls of modules that several layers share.
+    """The hooks of one tap on one model, and the count of the calls of modules that several layers
+    share.
 
     Attributes:
         forwards: the model's calls, and the one that is running.
@@ -104,9 +108,9 @@ class Taps:
     def attach(self, tap: Tap) -> ExitStack:
         """Attach every hook, or none if one fails; closing what is returned removes them.
 
-        The tap is known to the hooks alone: when they are gone nothing keeps it, and what it holds, alive, but a graph that
-        repeats parts of its forward. It is shown forwards of the thread that attaches it: others may run the same model
-        at the same time.
+        The tap is known to the hooks alone: when they are gone nothing keeps it, and what it holds,
+        alive, but a graph that repeats parts of its forward. It is shown forwards of the thread
+        that attaches it: others may run the same model at the same time.
         """
         # What a forward must match to be shown: the thread, and no function that waits for it.
         self._thread, self._depth, self.order = threading.get_ident(), block.depth(), next(_ORDER)
@@ -123,7 +127,8 @@ class Taps:
         with ExitStack() as stack:  # a failure half-way removes what is already attached
             stack.callback(self._release, handles)
             self._tap = tap
-            # The order is part of the contract: a call is read before its sites are touched, and ends behind them.
+            # The order is part of the contract: a call is read before its sites are touched, and
+            # ends behind them.
             for path, hook in self.forwards.openers(self):
                 before(modules[path], ReadingHook(hook))
             for path in self._nesting(modules):
@@ -188,7 +193,9 @@ class Taps:
 
     @contextmanager
     def repeated(self, facts: _Facts) -> Iterator[None]:
-        """While this lasts a part of the forward that these facts are of runs again, after the block's end too."""
+        """While this lasts a part of the forward that these facts are of runs again,
+        after the block's end too.
+        """
         with ExitStack() as stack:
             if self._tap is None:
                 stack.enter_context(self._hook(facts.tap))
@@ -203,20 +210,26 @@ class Taps:
                 self.repeating = was_repeating
 
     def require(self, silent: Sequence[Site]) -> None:
-        """Raise `SiteNeverFired` where forwards ran in other threads and none in this one, or left these sites out."""
+        """Raise `SiteNeverFired` where forwards ran in other threads and none in this one,
+        or left these sites out.
+        """
         if self._elsewhere and not self.ran:
             raise SiteNeverFired(
-                "the model ran in another thread than the one that entered the block, whose forwards are its own: enter the "
-                "block in the thread that runs the model"
+                "the model ran in another thread than the one that entered the block, "
+                "whose forwards are its own: enter the block in the thread "
+                "that runs the model"
             )
         if self.ran and silent:
             raise SiteNeverFired(
-                f"{len(silent)} of {len(self.places)} sites did not fire in this forward: {', '.join(map(str, silent[:3]))}; "
-                "the modules did not run, or the layer's attention is neither sdpa nor a softmax"
+                f"{len(silent)} of {len(self.places)} sites did not fire in this forward: "
+                f"{', '.join(map(str, silent[:3]))}; the modules did not run, "
+                "or the layer's attention is neither sdpa nor a softmax"
             )
 
     def _takes_call(self) -> bool:
-        """Whether this call of a module is shown to the tap; a checkpointed part is told to show its repeats too."""
+        """Whether this call of a module is shown to the tap;
+        a checkpointed part is told to show its repeats too.
+        """
         if not self.is_shown():
             return False
         self.reentrant = block.may_be_checkpointed(self._with_grad) and Repeat.note(self)
@@ -242,7 +255,8 @@ class Taps:
         """A forward begins: of the model or its body, or of one block that is called by itself."""
         if torch.compiler.is_exporting():
             raise UseError(
-                "hooks look at values, which torch.export does not have: export the model outside the block"
+                "hooks look at values, which torch.export does not have: "
+                "export the model outside the block"
             )
         self._with_grad = torch.is_grad_enabled() or block.is_checkpointed()
         if not is_whole:

@@ -1,7 +1,9 @@
-"""Teacher forcing: forwards of an encoder-decoder on sources and targets that are given, repeated for edited copies.
+"""Teacher forcing: forwards of an encoder-decoder on sources and targets that are given, repeated
+for edited copies.
 
-The encoder runs once for all edits of the decoder. Edits of the encoder change what every block of the decoder reads: there
-the whole model runs. `TeacherForced` has the face of `hooks.Resume`, where a forward is repeated and not continued.
+The encoder runs once for all edits of the decoder. Edits of the encoder change what every block of
+the decoder reads: there the whole model runs. `TeacherForced` has the face of `hooks.Resume`, where
+a forward is repeated and not continued.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class TeacherForced:
 
     Args:
         model: a transformers encoder-decoder with its head, in evaluation mode.
-        inputs: ``input_ids`` and ``attention_mask`` (or ``input_features``), ``decoder_input_ids``, ``decoder_attention_mask``.
+        inputs: ``input_ids`` and ``attention_mask`` (or ``input_features``), ``decoder_input_ids``,
+            ``decoder_attention_mask``.
         positions: pairs of text and position in the target whose logits are read.
 
     Attributes:
@@ -53,7 +56,8 @@ class TeacherForced:
 
         Args:
             layer: not needed here.
-            edited: the whole name of the site that is edited; in the decoder the recorded source is given.
+            edited: the whole name of the site that is edited; in the decoder the recorded source is
+                given.
         """
         inputs = {name: self._repeat(value, copies) for name, value in self.inputs.items()}
         if edited.startswith("decoder_"):

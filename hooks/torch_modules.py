@@ -1,7 +1,9 @@
-"""Sites of PyTorch's own modules in any model: transformer layers, and the steps of recurrent layers.
+"""Sites of PyTorch's own modules in any model: transformer layers, and the steps of recurrent
+layers.
 
-`nn.TransformerEncoder` turns a padded batch into a nested tensor, which no hook inside it can read. While one of its
-layers is hooked it runs on the padded batch instead, and its output at padding is what it would have been.
+`nn.TransformerEncoder` turns a padded batch into a nested tensor, which no hook inside it can read.
+While one of its layers is hooked it runs on the padded batch instead, and its output at padding is
+what it would have been.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ _LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 def torch_stacks(model: nn.Module) -> Iterator[tuple[str, Reading, Stack | None]]:
-    """Name, places and row of each list of transformer layers and each recurrent module, in the model's order.
+    """Name, places and row of each list of transformer layers and each recurrent module, in the
+    model's order.
 
-    The first is named ``blocks``, a decoder beside it ``decoder_blocks``, any other by its module: ``NAME_blocks``.
+    The first is named ``blocks``, a decoder beside it ``decoder_blocks``, any other by its module:
+    ``NAME_blocks``.
     """
     names: set[str] = set()
     for path, module in model.named_modules():
@@ -75,7 +79,9 @@ def _stack(name: str, path: str, layers: nn.ModuleList | nn.Sequential) -> Stack
 
 
 def _renamed(row: Any, blocks: str) -> Any:
-    """The row of layers in a list of another name, which has no final norm beside it that is known."""
+    """The row of layers in a list of another name,
+    which has no final norm beside it that is known.
+    """
     return replace(row, blocks=blocks, outside={})
 
 
@@ -96,8 +102,11 @@ class _Plain(TorchFunctionMode):
 
 
 def keep_padded(stack: ExitStack, module: nn.Module, mine: Callable[[], bool]) -> None:
-    """Let a `nn.TransformerEncoder` run on the padded batch that it is given, until the stack is closed."""
-    # A stack, since an encoder may stand in another; what an error leaves on it is taken off at the end.
+    """Let a `nn.TransformerEncoder` run on the padded batch that it is given,
+    until the stack is closed.
+    """
+    # A stack, since an encoder may stand in another; what an error leaves on it is taken off at the
+    # end.
     modes: list[tuple[_Plain, Tensor | None]] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -114,8 +123,8 @@ def keep_padded(stack: ExitStack, module: nn.Module, mine: Callable[[], bool]) -
         padding = leave() if modes and mine() else None
         if padding is None or not isinstance(output, Tensor):
             return None
-        # What the model itself would give at the padding: its nested output is filled up with zeros, which then go
-        # through the norm.
+        # What the model itself would give at the padding: its nested output is filled up with
+        # zeros, which then go through the norm.
         end = output.new_zeros(output.shape[-1])
         end = end if module.norm is None else module.norm(end)
         return torch.where(padding[..., None], end, output)
@@ -131,7 +140,9 @@ def keep_padded(stack: ExitStack, module: nn.Module, mine: Callable[[], bool]) -
 
 
 def _nested_padding(module: Any, given: dict[str, Any]) -> Tensor | None:
-    """The padding of a batch that the module would make a nested tensor of: its output there is that of zeros."""
+    """The padding of a batch that the module would make a nested tensor of:
+    its output there is that of zeros.
+    """
     src, padding = given["src"], given.get("src_key_padding_mask")
     if padding is None or given.get("mask") is not None or src.ndim != 3:
         return None

@@ -1,4 +1,6 @@
-"""Tensors within `torch.func`: wrappers without memory of their own, which end with the transform."""
+"""Tensors within `torch.func`: wrappers without memory of their own,
+which end with the transform.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,16 @@ _functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_wrapped(value: Tensor) -> bool:
-    """Whether a tensor stands for another one: within `torch.func.grad`, ``vmap``, ``jvp`` and what is built on them."""
+    """Whether a tensor stands for another one: within `torch.func.grad`, ``vmap``,
+    ``jvp`` and what is built on them.
+    """
     return _functorch.is_functorch_wrapped_tensor(value)
 
 
 def unwrapped(value: Tensor) -> Tensor:
-    """The tensor itself, which outlives the transform; the axis that ``vmap`` maps over comes first."""
+    """The tensor itself, which outlives the transform;
+    the axis that ``vmap`` maps over comes first.
+    """
     while is_wrapped(value):
         axis = _functorch.maybe_get_bdim(value) if _functorch.is_batchedtensor(value) else None
         value = _functorch.get_unwrapped(value)
@@ -32,7 +38,9 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def copy_for(value: Tensor, new: Tensor) -> Tensor:
-    """A copy of ``value`` that parts of ``new`` may be written into, also where ``vmap`` maps over ``new`` alone."""
+    """A copy of ``value`` that parts of ``new`` may be written into,
+    also where ``vmap`` maps over ``new`` alone.
+    """
     if not is_wrapped(new):
         return value.clone()
     return torch.where(new.new_ones((), dtype=torch.bool), value, value)

@@ -1,7 +1,7 @@
 """Views: how a site's tensor is read off the raw tensor that a module takes or returns.
 
-Every view is an indexing of the raw tensor (a reshape, a slice), so the same function turns the raw gradient into the
-site's gradient.
+Every view is an indexing of the raw tensor (a reshape, a slice), so the same function turns the raw
+gradient into the site's gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def identity(raw: Tensor) -> Tensor:
 
 
 class heads:  # noqa: N801  (a view, named as the others)
-    """``batch pos (head d_head)`` -> ``batch pos head d_head``; a tensor that already has heads is left alone."""
+    """``batch pos (head d_head)`` -> ``batch pos head d_head``;
+    a tensor that already has heads is left alone.
+    """
 
     def __init__(self, n_heads: int) -> None:
         self.n_heads = n_heads
@@ -34,7 +36,9 @@ class heads:  # noqa: N801  (a view, named as the others)
 
 
 class thirds:  # noqa: N801
-    """Query, key or value (part 0, 1, 2) of a fused projection laid out as three consecutive blocks (GPT-2)."""
+    """Query, key or value (part 0, 1, 2)
+    of a fused projection laid out as three consecutive blocks (GPT-2).
+    """
 
     def __init__(self, part: int, n_heads: int) -> None:
         self.part, self.n_heads = part, n_heads
@@ -73,7 +77,9 @@ class gated:  # noqa: N801
 
 
 class fused:  # noqa: N801
-    """Query, key or value of a fused projection: all query heads, then all key heads, then all value heads (Phi-3)."""
+    """Query, key or value of a fused projection: all query heads, then all key heads,
+    then all value heads (Phi-3).
+    """
 
     def __init__(self, part: int, n_heads: int, n_kv: int, width: int) -> None:
         size = width // (n_heads + 2 * n_kv)
@@ -112,7 +118,9 @@ def turned(raw: Float[Tensor, "pos batch width"]) -> Float[Tensor, "batch pos wi
 
 
 class latent:  # noqa: N801
-    """Keys (part 0: what each head has of its own) or values (1) of a projection from latents (DeepSeek's MLA)."""
+    """Keys (part 0: what each head has of its own) or values (1)
+    of a projection from latents (DeepSeek's MLA).
+    """
 
     def __init__(self, part: int, n_heads: int, own: int) -> None:
         self.n_heads = n_heads
@@ -173,7 +181,9 @@ def copied(raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos wi
 
 
 def halves(part: int) -> View:
-    """First or second half of the last axis: the input or the gate of a fused gated MLP (ModernBERT, Phi-3)."""
+    """First or second half of the last axis:
+    the input or the gate of a fused gated MLP (ModernBERT, Phi-3).
+    """
 
     def view(raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos half"]:
         return raw.chunk(2, dim=-1)[part]

@@ -4,10 +4,12 @@
 
     with ls.capture(model, "blocks.*.hook_resid_post") as acts:
         model(**batch)
-    results = ls.probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu", property="upos")
+    results = ls.probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu",
+    property="upos")
 
-Three rooms stand behind this name: ``layerscope.hooks`` reads and edits activations, ``layerscope.probes`` learns to read a
-property from arrays, ``layerscope.experiments`` has the studies. A name is imported when it is first used.
+Three rooms stand behind this name: ``layerscope.hooks`` reads and edits activations,
+``layerscope.probes`` learns to read a property from arrays, ``layerscope.experiments`` has the
+studies. A name is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 
 class LayerscopeError(Exception):
-    """Bad input or a wrong use, in one line: what was expected, what was got, the nearest thing that exists.
+    """Bad input or a wrong use, in one line: what was expected, what was got, the nearest thing
+    that exists.
 
-    Every error class of layerscope derives from it. The command line prints it as one line with exit status 2; any other
-    exception is a bug and is shown with its traceback. Most derived classes are also a ``ValueError`` or ``LookupError``,
-    so that scripts can catch them as such.
+    Every error class of layerscope derives from it. The command line prints it as one line with
+    exit status 2; any other exception is a bug and is shown with its traceback. Most derived
+    classes are also a ``ValueError`` or ``LookupError``, so that scripts can catch them as such.
     """
 
 

@@ -1,7 +1,9 @@
-"""Where layerscope's own modules are, whatever else is called ``hooks``, ``probes`` or ``experiments`` in a user's project.
+"""Where layerscope's own modules are, whatever else is called ``hooks``, ``probes`` or
+``experiments`` in a user's project.
 
-The three folders stand beside this package, and their modules are called ``layerscope.hooks``, ``layerscope.probes`` and
-``layerscope.experiments``. Their short names work as well where nothing else has them, as names of the same modules.
+The three folders stand beside this package, and their modules are called ``layerscope.hooks``,
+``layerscope.probes`` and ``layerscope.experiments``. Their short names work as well where nothing
+else has them, as names of the same modules.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 class RoomFinder:
-    """Finds ``layerscope.hooks`` in the folder beside this package, and ``hooks.x`` as another name of ``layerscope.hooks.x``."""
+    """Finds ``layerscope.hooks`` in the folder beside this package,
+    and ``hooks.x`` as another name of ``layerscope.hooks.x``.
+    """
 
     @staticmethod
     def find_spec(
@@ -41,7 +45,8 @@ class RoomFinder:
 class _SameModule:
     """Loads ``hooks.x`` by giving the module ``layerscope.hooks.x``.
 
-    No class of ``importlib.abc``, whose import takes longer than everything else of ours that ``import layerscope`` does.
+    No class of ``importlib.abc``, whose import takes longer than everything else of ours that
+    ``import layerscope`` does.
     """
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -72,7 +77,9 @@ def _own_spec(short_name: str) -> ModuleSpec:
 
 
 def same_modules(room: str) -> None:
-    """Make a room's short name, which is being imported, another name of ``layerscope.ROOM`` and its modules."""
+    """Make a room's short name, which is being imported,
+    another name of ``layerscope.ROOM`` and its modules.
+    """
     importlib.import_module(f"layerscope.{room}")
     for name in [name for name in sys.modules if f"{name}.".startswith(f"layerscope.{room}.")]:
         sys.modules[name.removeprefix("layerscope.")] = sys.modules[name]

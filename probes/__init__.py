@@ -1,8 +1,9 @@
 """Learn to read a property from arrays of activations; never sees a model.
 
-``fit_many`` and ``ridge_many`` solve all probes that share their features at once; the ``...Probe`` classes are scikit-learn
-estimators; ``Leace`` and ``Inlp`` erase a property; ``online_code`` measures it in bits; ``rankings`` orders neurons;
-``controls`` and ``evaluation`` say what a score is worth.
+``fit_many`` and ``ridge_many`` solve all probes that share their features at once; the ``...Probe``
+classes are scikit-learn estimators; ``Leace`` and ``Inlp`` erase a property; ``online_code``
+measures it in bits; ``rankings`` orders neurons; ``controls`` and ``evaluation`` say what a score
+is worth.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What an estimator takes: as scikit-learn checks it, and finite by our own check, which says where it is not."""
+"""What an estimator takes: as scikit-learn checks it, and finite by our own check,
+which says where it is not.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def features_and_numbers(
 
 
 def as_array(values: Any) -> Any:
-    """A tensor as an array: on the CPU, without its gradient, half precision as float32; anything else as it is.
+    """A tensor as an array: on the CPU, without its gradient, half precision as float32; anything
+    else as it is.
 
     Raises:
         InputError: a tensor without values (``meta``), or a sparse one.
@@ -69,7 +72,8 @@ def more_rows(
     y: Any,
     checked: Callable[..., tuple[np.ndarray, np.ndarray]] = features_and_classes,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Further rows for the estimator's ``moments_``, checked against those before; the first ones begin the statistics.
+    """Further rows for the estimator's ``moments_``, checked against those before; the first ones
+    begin the statistics.
 
     Raises:
         ValueError: for an estimator read from a file, which does not hold them.
@@ -78,7 +82,8 @@ def more_rows(
     # A file holds what the rows gave, not their moments, from which further rows could go on.
     if first and (hasattr(estimator, "coef_") or hasattr(estimator, "left_")):
         raise InputError(
-            f"partial_fit: expected a {type(estimator).__name__} fitted here, got one read from a file"
+            f"partial_fit: expected a {type(estimator).__name__} fitted here, "
+            "got one read from a file"
         )
     X, y = checked(estimator, X, y, reset=first)
     if first:

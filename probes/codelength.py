@@ -1,14 +1,18 @@
-"""Online code length: how many bits it takes to send the labels to someone who has the vectors (Voita & Titov 2020).
+"""Online code length: how many bits it takes to send the labels to someone who has the vectors
+(Voita & Titov 2020).
 
-    L = t_1 log2 K + sum_{i>=1} sum_{j in (t_i, t_{i+1}]} -log2 p_{theta_i}(y_j | x_j),      compression = n log2 K / L
+    L = t_1 log2 K + sum_{i>=1} sum_{j in (t_i, t_{i+1}]} -log2 p_{theta_i}(y_j | x_j),
+        compression = n log2 K / L
 
-theta_i is the probe of the first t_i labels. Sentences are shuffled once with the seed and blocks are cut between them, so
-that a probe never codes the rest of a sentence that it has seen. A label may be one that a block is the first to show: the
-code is p = (1 - e) p_probe + e/K with e = 1/(t_i + 1), which costs about a bit and a half a block where nothing is new.
+theta_i is the probe of the first t_i labels. Sentences are shuffled once with the seed and blocks
+are cut between them, so that a probe never codes the rest of a sentence that it has seen. A label
+may be one that a block is the first to show: the code is p = (1 - e) p_probe + e/K with e = 1/(t_i
++ 1), which costs about a bit and a half a block where nothing is new.
 
-The penalty of each block is the one under which the last tenth of what has been sent takes the fewest bits, which costs nothing;
-chosen by accuracy, labels that cannot be read would be coded by a probe that is sure of them. On dev labels (``dev``) they
-are not paid for, and the result says how many bits they hold.
+The penalty of each block is the one under which the last tenth of what has been sent takes the
+fewest bits, which costs nothing; chosen by accuracy, labels that cannot be read would be coded by a
+probe that is sure of them. On dev labels (``dev``) they are not paid for, and the result says how
+many bits they hold.
 """
 
 from __future__ import annotations
@@ -34,7 +38,9 @@ from .solver import fit_many
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Ends of the blocks, as shares of the sentences (Voita & Titov 2020)."""
 L2 = (1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
-"""Up to where a probe says the class frequencies and no more: labels that cannot be read cost no more than these."""
+"""Up to where a probe says the class frequencies and no more:
+labels that cannot be read cost no more than these.
+"""
 TAIL = 0.1
 """Share of the labels sent so far on which a block's penalty is chosen."""
 CHOICE = 1e-3
@@ -52,7 +58,8 @@ class CodeLength:
         blocks: bits of each block, the first by the uniform code.
         ends: rows before the end of each block.
         l2: the penalty that each coded block's probe had.
-        unpaid: bits of the labels that chose the penalties and were not sent (n_dev log2 K), 0 in the strict mode.
+        unpaid: bits of the labels that chose the penalties and were not sent (n_dev log2 K), 0 in
+            the strict mode.
         n, n_classes: labels sent, and K.
     """
 
@@ -71,8 +78,8 @@ class CodeLength:
         return self.uniform / self.bits
 
     def published(self, compat: str = "voita2020") -> tuple[float, float]:
-        """Code length in "kbit", and compression, as the code of the paper prints them: the first block in bits, the others in
-        nats, over 1,024.
+        """Code length in "kbit", and compression, as the code of the paper prints them: the first
+        block in bits, the others in nats, over 1,024.
 
         Raises:
             ValueError: another convention.
@@ -95,19 +102,21 @@ def online_code(
     tol: float = 1e-4,
     device: torch.device | str | None = None,
 ) -> dict[str, CodeLength]:
-    """The code length of every target, on the same rows and blocks; all probes of a block in one joint solve.
+    """The code length of every target, on the same rows and blocks; all probes of a block in one
+    joint solve.
 
     Args:
         targets: labels of all rows by name: a task and its control tasks, for instance.
         sentences: the sentence of each row.
         fractions: ends of the blocks as shares of the sentences, rising to 1.
         l2: one penalty, or several to choose from.
-        dev: features and labels that choose the penalty, which are not paid for; None chooses on what has been sent.
+        dev: features and labels that choose the penalty, which are not paid for; None chooses on
+            what has been sent.
         tol: relative error of a block's objective.
 
     Raises:
-        ValueError: fractions that do not rise to 1, fewer than two sentences, a target with one class, or one that dev does
-            not have.
+        ValueError: fractions that do not rise to 1, fewer than two sentences, a target with one
+            class, or one that dev does not have.
     """
     features = as_features(X, device)
     owners = np.asarray(sentences)
@@ -128,7 +137,8 @@ def online_code(
         sent = {}
         for message in messages:
             labels = message.index[:start]
-            # A probe needs two classes; a message that has shown one only is coded by the escape alone.
+            # A probe needs two classes; a message that has shown one only is coded by the escape
+            # alone.
             if len(np.unique(labels)) > 1:
                 sent[message.name] = labels
         # Each block's probes begin where those of the block before ended.
@@ -168,7 +178,8 @@ class _Message:
         escape = 1 / (start + 1)
         wanted = torch.from_numpy(self.index[start:stop])
         p = _probability(fit, self.index[:start], X, wanted, n_classes)
-        # Mixed with the uniform code, so that a label that no block has shown yet costs a finite number of bits.
+        # Mixed with the uniform code, so that a label that no block has shown yet costs a finite
+        # number of bits.
         mixed = (1 - escape) * p + escape / n_classes
         self.blocks.append(float(-mixed.log2().sum()))
         self.l2.append(float("nan") if fit is None else fit.l2)
@@ -220,8 +231,8 @@ def _fit(
     tol: float,
     before: Mapping[str, Fit],
 ) -> dict[str, Fit]:
-    """The probes of what has been sent, each at a penalty chosen on its last sentences (or on dev), from those of a block
-    before."""
+    """The probes of what has been sent, each at a penalty chosen on its last sentences (or on dev),
+    from those of a block before."""
     path = penalties(l2, choose=True)
     with warnings.catch_warnings():
         # a block's probe is a code, however good
@@ -248,7 +259,9 @@ def _tail_penalties(
     owners: np.ndarray,
     path: Sequence[float],
 ) -> dict[str, float]:
-    """The penalty under which each target's last labels take the fewest bits; of targets that can be judged so."""
+    """The penalty under which each target's last labels take the fewest bits;
+    of targets that can be judged so.
+    """
     cut = int(len(X) * (1 - TAIL))
     while cut and owners[cut] == owners[cut - 1]:  # the tail begins with a sentence
         cut -= 1

@@ -1,11 +1,14 @@
-"""Rankings and probes crossed: what each probe reads from the k neurons that each ranking puts first.
+"""Rankings and probes crossed: what each probe reads from the k neurons that each ranking puts
+first.
 
-A good probe can make a poor ranking look good and the reverse, so every ranking meets every probe (Antverg & Belinkov 2022):
+A good probe can make a poor ranking look good and the reverse, so every ranking meets every probe
+(Antverg & Belinkov 2022):
 
-    accuracy(ranking, probe, k) = share of test rows that the probe, trained on the ranking's first k neurons, gets right
+    accuracy(ranking, probe, k) = share of test rows that the probe, trained on the ranking's
+                                  first k neurons, gets right
 
-Beside each: neurons in random order, and the first k directions of random rotations ranked in the same way, which say whether
-k neurons are many and whether the neurons' own basis is special.
+Beside each: neurons in random order, and the first k directions of random rotations ranked in the
+same way, which say whether k neurons are many and whether the neurons' own basis is special.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ PROBES: dict[str, Callable[[int], LogisticProbe | LDAProbe | MeanDifferenceProbe
     "mean_difference": lambda k: MeanDifferenceProbe(),
     "balanced": lambda k: SparseProbe(k=k),
 }
-"""Probe -> how one of k standardised neurons is made; ``balanced`` is `SparseProbe`'s regression, for two classes only."""
+"""Probe -> how one of k standardised neurons is made; ``balanced`` is `SparseProbe`'s regression,
+for two classes only.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ class CrossTable:
 
     Args:
         orders: for each ranking the neurons from the most to the least informative.
-        records: ``ranking, probe, k, accuracy, low, high``, and of both bands mean and 95% of the draws (with few draws
-            their whole range): ``random, random_low, random_high, rotated, rotated_low, rotated_high``.
+        records: ``ranking, probe, k, accuracy, low, high``, and of both bands mean and 95% of the
+            draws (with few draws their whole range): ``random, random_low, random_high, rotated,
+            rotated_low, rotated_high``.
         whole: accuracy of each probe on all neurons.
         majority: accuracy of the most frequent training class.
         unconverged: how many probes stopped early.
@@ -79,13 +85,15 @@ def cross_table(
     seed: int = 0,
     given: Mapping[str, Int[np.ndarray, " d"]] | None = None,
 ) -> CrossTable:
-    """Accuracy of every probe on the first k neurons of every ranking; ranked and trained on X, scored on X_test.
+    """Accuracy of every probe on the first k neurons of every ranking; ranked and trained on X,
+    scored on X_test.
 
     Args:
         clusters: the sentence of each test row, for the intervals.
         n_random: random orders of the neurons.
         n_rotations: random orthogonal bases, each ranked by every ranking.
-        given: further orders of the neurons, made elsewhere; a rotation cannot be ranked in the same way.
+        given: further orders of the neurons, made elsewhere; a rotation cannot be ranked in the
+            same way.
 
     Raises:
         ValueError: an unknown ranking, one class only, or features that are not finite.
@@ -101,7 +109,8 @@ def cross_table(
     random = [trial.right(X, X_test, rng.permutation(d), ks) for _ in range(n_random)]
     rotated: dict[str, list[_Answers]] = {ranking: [] for ranking in orders}
     for _ in range(n_rotations):
-        # A rotation keeps what a linear probe of the whole layer can tell; only single neurons lose their meaning.
+        # A rotation keeps what a linear probe of the whole layer can tell; only single neurons lose
+        # their meaning.
         Q = rotation(d, rng).astype(X.dtype)
         train, test = X @ Q, X_test @ Q
         for ranking in rankings:
@@ -142,7 +151,9 @@ class _Trial:
         order: np.ndarray,
         ks: Sequence[int],
     ) -> dict[tuple[str, int], Float[np.ndarray, " m"]]:
-        """1 for each test row that a probe gets right from the order's first k columns, for each k."""
+        """1 for each test row that a probe gets right from the order's first k columns,
+        for each k.
+        """
         out = {}
         for k in ks:
             first_k = order[:k]

@@ -38,7 +38,8 @@ def as_features(X: object, device: torch.device | str | None = None) -> Float[Te
         tensor = X.detach()
     else:
         array = np.asarray(X)
-        # torch warns about memory that must not be written to (memory maps); a view of a copy is safe
+        # torch warns about memory that must not be written to (memory maps); a view of a copy is
+        # safe
         tensor = torch.as_tensor(array if array.flags.writeable else array.copy())
     if tensor.ndim != 2 or 0 in tensor.shape:
         raise InputError(f"X must be a matrix [n d] that is not empty, got {list(tensor.shape)}")
@@ -109,8 +110,9 @@ class Design:
     cheap. Centring is always done: the bias is unpenalised and absorbs it.
 
     Args:
-        X: features, [n d]; float64 is kept, everything else is solved in float32. Rows ``OnDisk`` stay there, and so does
-            what is made of them: one pass for the Gram matrix, one that turns the rows.
+        X: features, [n d]; float64 is kept, everything else is solved in float32. Rows ``OnDisk``
+            stay there, and so does what is made of them: one pass for the Gram matrix, one that
+            turns the rows.
         standardize: divide by the standard deviation of the rows given here (the training rows).
         device: where to compute; None leaves X where it is.
 
@@ -139,9 +141,9 @@ class Design:
         if isinstance(features, OnDisk):
             self.block = min(self.block, features.block)
         with torch.no_grad():
-            # With more rows than columns the Gram matrix of the columns is all that is needed, and one pass over the
-            # disk gives it with the moments; else the smaller matrix of the rows is taken, which needs the moments
-            # first.
+            # With more rows than columns the Gram matrix of the columns is all that is needed, and
+            # one pass over the disk gives it with the moments; else the smaller matrix of the rows
+            # is taken, which needs the moments first.
             if isinstance(features, OnDisk) and self.n >= self.d:
                 self.mean, deviation, scatter = self._in_one_pass(features)
                 self.scale = self._scale(deviation)
@@ -158,15 +160,16 @@ class Design:
         """How many rows a sample may have whose curvature is held for so many columns."""
         if not isinstance(self.rotated, OnDisk):
             return self.n
-        # A sampled row is held with its features, and with four numbers for each column of coefficients.
+        # A sampled row is held with its features, and with four numbers for each column of
+        # coefficients.
         values_a_row = self.rotated.shape[1] + 4 * columns
         return max(1, min(self.n, self.rotated.hold // (4 * values_a_row)))
 
     def _in_one_pass(
         self, X: OnDisk
     ) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"], Float[Tensor, "d d"]]:
-        """Mean, standard deviation and scatter about the mean, float64: parts merged by Chan's formula, so that nothing is
-        subtracted from anything large."""
+        """Mean, standard deviation and scatter about the mean, float64: parts merged by Chan's
+        formula, so that nothing is subtracted from anything large."""
         mean, scatter = self._zeros(self.d), self._zeros(self.d, self.d)
         for rows in X.blocks():
             part = X[rows]
@@ -174,7 +177,8 @@ class Design:
                 check_finite(X)  # says where
             before, m = rows.start, len(part)
             part_mean = part.mean(0, dtype=torch.float64)
-            # Products are of the rows' own type, so the block is centred first; its centre is rounded to that type.
+            # Products are of the rows' own type, so the block is centred first; its centre is
+            # rounded to that type.
             centre = part_mean.to(self.dtype)
             part -= centre
             rounding = part_mean - centre.double()
@@ -259,7 +263,9 @@ class Design:
     rotated: Float[Tensor, "n r"] | OnDisk
 
     def rotate(self, X: Float[Tensor, "m d"] | OnDisk) -> Float[Tensor, "m r"] | OnDisk:
-        """Other rows (dev, test) in the same basis, with the column of ones; on disk where they are."""
+        """Other rows (dev, test) in the same basis, with the column of ones;
+        on disk where they are.
+        """
         if not isinstance(X, OnDisk):
             return self._rotated(X)
         rotated = X.like(len(X), self.basis.shape[1] + 1)
@@ -287,7 +293,9 @@ class Design:
     def turned(
         self, coef: Float[Tensor, "c d"], intercept: Float[Tensor, " c"]
     ) -> tuple[Float[Tensor, "r c"], Float[Tensor, " c"]]:
-        """Coefficients and intercept in original feature units as those of the rotated features, and the bias."""
+        """Coefficients and intercept in original feature units as those of the rotated features,
+        and the bias.
+        """
         in_standardised = coef.T * self.scale[:, None]
         # The mean of the features goes into the bias.
         return self.basis.T @ in_standardised, intercept + coef @ self.mean

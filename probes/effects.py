@@ -1,25 +1,31 @@
-r"""Effects tested against 0. The interval holds the values that the tests do not reject, so that it and p never disagree.
+r"""Effects tested against 0. The interval holds the values that the tests do not reject, so that it
+and p never disagree.
 
-A value is rejected if all of these reject it; p is their largest, the interval reaches from their lowest to their
+A value is rejected if all of these reject it; p is their largest, the interval reaches from their
+lowest to their
 highest end:
 
-=====================  ==================================================================================================
+=====================  =============================================================================
 sign flips             exact if the clusters' sums are symmetric around the value
 studentised bootstrap  right to second order for skewed effects
 Student's t            for heavy tails and uneven clusters
-Newcombe's interval    in addition, of values -1, 0 and 1; of single items it takes the places of the last two
-=====================  ==================================================================================================
+Newcombe's interval    in addition, of values -1, 0 and 1; of single items it takes the places of
+                       the last two
+=====================  =============================================================================
 
-**Sign flips inverted.** The clusters F whose signs are turned give a sum at least as large as the sample's where
-:math:`\sum_{s\in F} (y_s - \theta m_s) \le 0`, so :math:`\theta` is not rejected from below while enough of the ratios
+**Sign flips inverted.** The clusters F whose signs are turned give a sum at least as large as the
+sample's where :math:`\sum_{s\in F} (y_s - \theta m_s) \le 0`, so :math:`\theta` is not rejected
+from below while enough of the ratios
 
 .. math:: r_F = \sum_{s \in F} y_s \Big/ \sum_{s \in F} m_s
 
-are at most :math:`\theta`: the ends of the interval are order statistics of the ratios of all subsets, or of drawn ones (Hartigan's
-typical values). Two of the :math:`2^n` assignments of signs are as extreme as any sample's own: below `TESTABLE` clusters no effect,
-however large, can be rejected at 5%. There is then no interval and no p.
+are at most :math:`\theta`: the ends of the interval are order statistics of the ratios of all
+subsets, or of drawn ones (Hartigan's typical values). Two of the :math:`2^n` assignments of signs
+are as extreme as any sample's own: below `TESTABLE` clusters no effect, however large, can be
+rejected at 5%. There is then no interval and no p.
 
-Source: Fisher 1935, section 21; Hartigan 1969 (typical values); Efron & Tibshirani 1993, section 12.5; Newcombe 1998.
+Source: Fisher 1935, section 21; Hartigan 1969 (typical values); Efron & Tibshirani 1993, section
+12.5; Newcombe 1998.
 """
 
 from __future__ import annotations
@@ -47,7 +53,9 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True)
 class Effects:
-    """Effects, a column each, with their 95% intervals and two-sided p of being 0; all NaN where they cannot be tested."""
+    """Effects, a column each, with their 95% intervals and two-sided p of being 0;
+    all NaN where they cannot be tested.
+    """
 
     value: Float[np.ndarray, " k"]
     low: Float[np.ndarray, " k"]
@@ -86,7 +94,8 @@ def mean_effects(
     Args:
         values: an effect a column; all of values -1, 0 and 1 are differences of two answers.
         boot: the clusters, and their resamples.
-        flips: sign flips, of which effects far from 0 have as many, all others at most `REPLICATES`.
+        flips: sign flips, of which effects far from 0 have as many, all others at most
+            `REPLICATES`.
 
     Raises:
         InputError: values that are not finite.
@@ -148,8 +157,8 @@ def _with_newcombe(
 def agreed(ends: Ends, p: float, ends_at: Callable[[float], Ends]) -> tuple[float, float, float]:
     """A 95% interval and the p of another test of 0 made to agree: 0 is rejected if both reject it.
 
-    Where the test does not reject 0 the interval is made to hold it; where the interval holds 0 and the test rejects it, p is
-    that of the interval: 1 less the level at which it just holds 0.
+    Where the test does not reject 0 the interval is made to hold it; where the interval holds 0 and
+    the test rejects it, p is that of the interval: 1 less the level at which it just holds 0.
 
     Args:
         ends: of the interval.
@@ -178,7 +187,8 @@ class _Signs:
 
     Attributes:
         turned: the clusters with a minus, a row an assignment.
-        added: 1 where assignments are drawn (the sample's own is counted too), 0 where all are there.
+        added: 1 where assignments are drawn (the sample's own is counted too), 0 where all are
+            there.
         seed: of further draws.
     """
 
@@ -215,7 +225,8 @@ class _Signs:
     def _ends(
         self, sums: Float[np.ndarray, "r k"], sizes: Float[np.ndarray, "r k"]
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        # Subsets without a size are on the one side or the other of every ratio; the empty one is on both.
+        # Subsets without a size are on the one side or the other of every ratio; the empty one is
+        # on both.
         typical = np.where(sums > 0, np.inf, -np.inf)
         np.divide(sums, sizes, out=typical, where=sizes > 0)
         n_on_both = ((sizes == 0) & (sums == 0)).sum(0)
@@ -250,7 +261,9 @@ class _Signs:
 def _sums_of(
     turned: Bool[np.ndarray, "r s"], values: Float[np.ndarray, "s k"]
 ) -> Float[np.ndarray, "r2 k"]:
-    """Sums over the clusters that are turned, and below them those over all others; 0 where they are but for rounding."""
+    """Sums over the clusters that are turned, and below them those over all others;
+    0 where they are but for rounding.
+    """
     rows = len(turned)
     sums = np.empty((2 * rows, values.shape[1]))
     for start in range(0, rows, ROWS):
@@ -270,14 +283,18 @@ def _without_rounding(
 def _as_extreme(
     sums: Float[np.ndarray, "r k"], values: Float[np.ndarray, "s k"]
 ) -> Int[np.ndarray, " k"]:
-    """Assignments and opposites that leave a sum as far on the sample's side: what they turn takes nothing away from it."""
+    """Assignments and opposites that leave a sum as far on the sample's side:
+    what they turn takes nothing away from it.
+    """
     total = _without_rounding(values.sum(0), values)
     return np.where(total > 0, (sums <= 0).sum(0), (sums >= 0).sum(0))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One pair of conditions: their difference with its interval, its p, and that p corrected over all pairs (NaN: no test)."""
+    """One pair of conditions: their difference with its interval, its p,
+    and that p corrected over all pairs (NaN: no test).
+    """
 
     a: int
     b: int
@@ -289,12 +306,14 @@ class Comparison:
 def compare_pairs(
     columns: Float[np.ndarray, "n k"], boot: ClusterBootstrap, scale: float = 1.0, seed: int = 0
 ) -> list[Comparison]:
-    r"""All pairs of conditions on the same items, tested as `mean_effects` are; p is also Holm-corrected over the pairs.
+    r"""All pairs of conditions on the same items, tested as `mean_effects` are; p is also
+    Holm-corrected over the pairs.
 
     Args:
         columns: of each condition and item what its score is a mean of: 1 for a right answer.
-        scale: what the means are divided by. For :math:`R^2` columns are :math:`-(y - \hat y)^2` and the scale is the variance of
-            y, which is taken as it is: two :math:`R^2` are equal where the squared errors are.
+        scale: what the means are divided by. For :math:`R^2` columns are :math:`-(y - \hat y)^2`
+            and the scale is the variance of y, which is taken as it is: two :math:`R^2` are equal
+            where the squared errors are.
 
     Returns:
         For each pair a < b the difference b - a.

@@ -1,13 +1,17 @@
-"""Erasing a property from vectors: LEACE in closed form, INLP by repeated probes, and what is left after either.
+"""Erasing a property from vectors: LEACE in closed form, INLP by repeated probes, and what is left
+after either.
 
-    LEACE   r(x) = x - W^+ P W (x - m),   W = (Sigma_xx^(1/2))^+,   P the orthogonal projector on the columns of W Sigma_xz
+    LEACE   r(x) = x - W^+ P W (x - m),   W = (Sigma_xx^(1/2))^+,
+            P the orthogonal projector on the columns of W Sigma_xz
     INLP    r(x) = m + Q (x - m),         Q the projector on what no probe so far reads
 
-z is the one-hot label. LEACE is the smallest change (in every quadratic norm) after which Cov(r(x), z) = 0, so that no
-linear probe does better than a constant (Belrose et al. 2023). INLP repeats: fit a linear probe on what is left, project
-its rows out; the projector is that of all rows together, not a product of projectors (Ravfogel et al. 2020).
+z is the one-hot label. LEACE is the smallest change (in every quadratic norm) after which Cov(r(x),
+z) = 0, so that no linear probe does better than a constant (Belrose et al. 2023). INLP repeats: fit
+a linear probe on what is left, project its rows out; the projector is that of all rows together,
+not a product of projectors (Ravfogel et al. 2020).
 
-Erasure is claimed for linear probes alone: what a nonlinear one still reads is reported beside it (`erased`).
+Erasure is claimed for linear probes alone: what a nonlinear one still reads is reported beside it
+(`erased`).
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ class Eraser(TransformerMixin, Saved):
 
     Attributes:
         mean_: [d].
-        left_, right_: [d k]: x - mean is read along ``left_`` and taken away along ``right_``; k is the rank erased.
+        left_, right_: [d k]: x - mean is read along ``left_`` and taken away along ``right_``; k is
+            the rank erased.
         classes_, class_means_: [c] and [c d].
     """
 
@@ -61,7 +66,8 @@ class Eraser(TransformerMixin, Saved):
     def push(
         self, x: Float[Tensor, "*places d"], label: Hashable, strength: float = 1.0
     ) -> Float[Tensor, "*places d"]:
-        """A counterfactual (AlterRep, Ravfogel et al. 2021): the property erased, then put where the class has its mean.
+        """A counterfactual (AlterRep, Ravfogel et al. 2021): the property erased, then put where
+        the class has its mean.
 
             r(x) + strength * P (m_c - m),   P = right left'
 
@@ -78,7 +84,9 @@ class Eraser(TransformerMixin, Saved):
         return self.erase(x) + strength * torch.from_numpy(toward).to(x)
 
     def erase(self, x: Float[Tensor, "*places d"]) -> Float[Tensor, "*places d"]:
-        """The same for a tensor, in its own type and on its device, in the graph: for a running model."""
+        """The same for a tensor, in its own type and on its device, in the graph:
+        for a running model.
+        """
         check_is_fitted(self)
         mean, left, right = (
             torch.from_numpy(a).to(x) for a in (self.mean_, self.left_, self.right_)
@@ -90,9 +98,10 @@ class Leace(Eraser):
     """Least-squares concept erasure.
 
     Args:
-        rtol: directions of x whose variance is below this share of the largest, and directions of the whitened
-            cross-covariance whose size is below this share of a perfect correlation, count as 0. Relative to what they are
-            measured by, so that a rare class is erased like a frequent one.
+        rtol: directions of x whose variance is below this share of the largest, and directions of
+            the whitened cross-covariance whose size is below this share of a perfect correlation,
+            count as 0. Relative to what they are measured by, so that a rare class is erased like a
+            frequent one.
 
     Attributes:
         mean_, left_, right_, classes_: see `Eraser`; k is at most c - 1.
@@ -119,10 +128,12 @@ class Leace(Eraser):
         return self.fit_moments(Moments().update(X, y.tolist()))
 
     def partial_fit(self, X: Any, y: Any) -> Leace:
-        """Add rows to the statistics and solve again; rows in any number of parts give the same as in one.
+        """Add rows to the statistics and solve again; rows in any number of parts give the same as
+        in one.
 
         Raises:
-            ValueError: for X that is not finite, one class only in all rows so far, or an eraser read from a file.
+            ValueError: for X that is not finite, one class only in all rows so far, or an eraser
+                read from a file.
         """
         X, y = more_rows(self, X, y)
         return self.fit_moments(self.moments_.update(X, y.tolist()))
@@ -144,7 +155,8 @@ class Leace(Eraser):
         # Into coordinates of unit variance, and back.
         deviations = values.sqrt()
         whiten, colour = vectors / deviations, vectors * deviations
-        # Columns sqrt(p_c) (m_c - m): their span is that of Sigma_xz, and of unit-variance z the sizes are correlations.
+        # Columns sqrt(p_c) (m_c - m): their span is that of Sigma_xz, and of unit-variance z the
+        # sizes are correlations.
         shares = counts / moments.n
         apart = ((means - moments.mean) * shares.sqrt()[:, None]).T
         basis, sizes, _ = torch.linalg.svd(whiten.T @ apart, full_matrices=False)
@@ -162,11 +174,14 @@ class Inlp(Eraser):
     Args:
         max_iter: probes that are fitted at most.
         l2: penalty of the probes (`fit_many`).
-        margin: stop when a probe's training accuracy exceeds that of the most frequent class by less.
+        margin: stop when a probe's training accuracy exceeds that of the most frequent class by
+            less.
 
     Attributes:
-        mean_, left_, right_, classes_: see `Eraser`; ``left_`` and ``right_`` are the same orthonormal basis.
-        scores_: training accuracy of each probe that was fitted, the last one not used where it stopped.
+        mean_, left_, right_, classes_: see `Eraser`; ``left_`` and ``right_`` are the same
+            orthonormal basis.
+        scores_: training accuracy of each probe that was fitted, the last one not used where it
+            stopped.
         n_iter_: how many were fitted.
     """
 
@@ -195,7 +210,8 @@ class Inlp(Eraser):
         counts = np.unique(y, return_counts=True)[1]
         self.scores_ = []
         for _ in range(self.max_iter):
-            # What the probes so far read is projected out, and another probe is trained on the rest.
+            # What the probes so far read is projected out, and another probe is trained on the
+            # rest.
             left = centred - (centred @ basis.to(centred)) @ basis.T.to(centred)
             fit = fit_many(left, {"y": y}, l2=self.l2, tol=1e-5)["y"]
             self.classes_ = fit.classes
@@ -204,7 +220,8 @@ class Inlp(Eraser):
                 break
             read = fit.coef - fit.coef.mean(0)  # the softmax does not see what all classes share
             rows = torch.cat([rows, read / read.norm(dim=1, keepdim=True).clamp_min(1e-12)])
-            # An orthonormal basis of all directions so far; nearly dependent ones would add rounding.
+            # An orthonormal basis of all directions so far; nearly dependent ones would add
+            # rounding.
             vectors, sizes, _ = torch.linalg.svd(rows.T, full_matrices=False)
             basis = vectors[:, sizes > 1e-6 * sizes[0]]
             if basis.shape[1] == features.shape[1]:
@@ -226,10 +243,11 @@ def erased(
     """How much of a property is left after erasure, and how much the erasure changed.
 
     Returns:
-        ``gap`` and ``gap_before``: largest distance between two class means over the root mean square of x - mean, on the
-        rows of the fit; ``linear`` and ``linear_before``: test accuracy of a fresh linear probe; ``mlp``: that of a small
-        network; ``majority``: of the most frequent training class; ``change``: root mean square of r(x) - x over that of
-        x - mean.
+        ``gap`` and ``gap_before``: largest distance between two class means over the root mean
+            square of x - mean, on the
+        rows of the fit; ``linear`` and ``linear_before``: test accuracy of a fresh linear probe;
+        ``mlp``: that of a small network; ``majority``: of the most frequent training class;
+        ``change``: root mean square of r(x) - x over that of x - mean.
     """
     y, y_test = np.array(list(labels)), np.array(list(labels_test))
     after, after_test = eraser.transform(X), eraser.transform(X_test)

@@ -1,7 +1,7 @@
 r"""How probe predictions are judged: accuracy, F1, :math:`R^2` and selectivity.
 
-Their intervals are those of `resampling`, their tests those of `significance`, and of effects `effects` has both; all are
-importable from here.
+Their intervals are those of `resampling`, their tests those of `significance`, and of effects
+`effects` has both; all are importable from here.
 """
 
 from __future__ import annotations
@@ -49,17 +49,20 @@ def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
 def confusion_columns(
     gold: np.ndarray, predicted: np.ndarray, classes: Sequence[Any]
 ) -> Float[np.ndarray, "n k"]:
-    """Per item and class: right, predicted, gold (3 x classes columns), whose sums give every F1."""
+    """Per item and class: right, predicted, gold (3 x classes columns),
+    whose sums give every F1.
+    """
     is_gold = gold[:, None] == np.asarray(classes, dtype=object)
     is_predicted = predicted[:, None] == np.asarray(classes, dtype=object)
     return np.concatenate([is_gold & is_predicted, is_predicted, is_gold], axis=1).astype(float)
 
 
 def macro_f1_of_sums(sums: np.ndarray) -> Any:
-    r"""Macro-F1 from the sums of `confusion_columns`: :math:`\frac1C\sum_c 2\,TP_c/(P_c+G_c)`, over classes that occur.
+    r"""Macro-F1 from the sums of `confusion_columns`: :math:`\frac1C\sum_c 2\,TP_c/(P_c+G_c)`, over
+    classes that occur.
 
-    Of a resample it leaves out the classes that fell out of it, which makes a percentile interval too narrow:
-    `macro_f1_interval` does not.
+    Of a resample it leaves out the classes that fell out of it, which makes a percentile interval
+    too narrow: `macro_f1_interval` does not.
     """
     right, predicted, gold = np.split(sums, 3, axis=-1)
     occurs = (predicted + gold) > 0
@@ -76,14 +79,16 @@ def macro_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
 def macro_f1_interval(
     gold: np.ndarray, predicted: np.ndarray, boot: ClusterBootstrap, level: float = LEVEL
 ) -> Interval:
-    r"""Macro-F1 over the classes of this sample, fixed, with an interval that does not lose the rare ones.
+    r"""Macro-F1 over the classes of this sample, fixed, with an interval that does not lose the
+    rare ones.
 
     .. math:: u_i = \frac1C \sum_c \frac{2\,tp_{ic} - F_c (p_{ic} + g_{ic})}{P_c + G_c}, \qquad
         s^2 = \mathrm{Var}\Bigl(\sum_i u_i\Bigr) + \frac{1}{C^2} \sum_c \max(0, v_c - s_c^2)
 
-    The first term is the delta method over clusters. A class of few items that are all right (or all wrong) would add nothing to
-    it: there :math:`v_c`, the variance of a share of as many items with one right and one wrong more, takes the place of the
-    class's own :math:`s_c^2`. A class that the sample does not have is in neither the value nor the interval.
+    The first term is the delta method over clusters. A class of few items that are all right (or
+    all wrong) would add nothing to it: there :math:`v_c`, the variance of a share of as many items
+    with one right and one wrong more, takes the place of the class's own :math:`s_c^2`. A class
+    that the sample does not have is in neither the value nor the interval.
     """
     classes = sorted({*gold, *predicted}, key=str)
     columns = confusion_columns(gold, predicted, classes)
@@ -114,13 +119,16 @@ def selectivity(
     boot: ClusterBootstrap,
     level: float = LEVEL,
 ) -> Interval:
-    r"""The task's accuracy less the control tasks', over test sentences *and* over the control tasks that might be drawn.
+    r"""The task's accuracy less the control tasks', over test sentences *and* over the control
+    tasks that might be drawn.
 
-    .. math:: s^2 = s_\text{sentences}^2 + \max\Bigl(0, \frac{s_\text{seeds}^2}{S} - \frac{\overline{m_i (1 - m_i)}}{(S - 1)\,n}\Bigr)
+    .. math:: s^2 = s_\text{sentences}^2 + \max\Bigl(0, \frac{s_\text{seeds}^2}{S} -
+    \frac{\overline{m_i (1 - m_i)}}{(S - 1)\,n}\Bigr)
 
-    with the variance of the control scores between S seeds, less what the test items alone add to it: of seeds that right an
-    item with probability :math:`m_i`. Student's t has the degrees of freedom of Satterthwaite (1946). With one seed the spread
-    of control tasks is not known, and there is no interval.
+    with the variance of the control scores between S seeds, less what the test items alone add to
+    it: of seeds that right an item with probability :math:`m_i`. Student's t has the degrees of
+    freedom of Satterthwaite (1946). With one seed the spread of control tasks is not known, and
+    there is no interval.
 
     Args:
         right: 1 for each test item that the task's probe gets right.
@@ -144,7 +152,9 @@ def selectivity(
 
 
 def per_class(gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Support, precision, recall and F1 of each class, by falling support; precision is None where nothing was predicted."""
+    """Support, precision, recall and F1 of each class, by falling support;
+    precision is None where nothing was predicted.
+    """
     classes = sorted({*gold, *predicted}, key=str)
     columns = confusion_columns(gold, predicted, classes)
     # Right, predicted and gold, a third of the columns each.
@@ -171,14 +181,18 @@ def r2_columns(
 
 
 def r2_of_sums(sums: np.ndarray) -> Any:
-    r""":math:`R^2 = 1 - \sum(y-\hat y)^2 / \sum(y-\bar y)^2`, with the mean of the same (re)sample; NaN where y does not vary."""
+    r""":math:`R^2 = 1 - \sum(y-\hat y)^2 / \sum(y-\bar y)^2`, with the mean of the same (re)sample;
+    NaN where y does not vary.
+    """
     total = sums[..., 2] - sums[..., 1] ** 2 / sums[..., 3]
     varies = total > ROUNDING * sums[..., 2]
     return 1 - np.divide(sums[..., 0], total, out=np.full_like(total, np.nan), where=varies)
 
 
 def r2(gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -> float:
-    """:math:`R^2`, its sums taken around the mean of gold, which changes nothing but their rounding; NaN if gold is constant."""
+    """:math:`R^2`, its sums taken around the mean of gold, which changes nothing but their
+    rounding; NaN if gold is constant.
+    """
     centre = gold.mean()
     return float(r2_of_sums(r2_columns(gold - centre, predicted - centre).sum(0)))
 
@@ -190,6 +204,7 @@ def check_disjoint(splits: Mapping[str, Sequence[Any]]) -> None:
         for member in set(members):
             if member in seen:
                 raise InputError(
-                    f"{str(member)[:60]!r} is in two splits, {seen[member]} and {name}: expected one"
+                    f"{str(member)[:60]!r} is in two splits, {seen[member]} and {name}: "
+                    "expected one"
                 )
             seen[member] = name

@@ -28,9 +28,10 @@ class Fit:
             were given.
         gap: bound on objective - minimum that follows from the gradient (see ``newton.gap_bound``).
         n_iter: Newton iterations at the chosen penalty, from where the choice left it.
-        converged: whether gap, or else the Newton decrement of the float64 gradient, is within tol * objective.
-        dev_scores: dev accuracy, or minus the dev labels' bits (``choose``), by penalty, as the choice saw it
-            (``solver.CHOICE_TOL``); a penalty that is absent was not tried.
+        converged: whether gap, or else the Newton decrement of the float64 gradient, is within tol
+            * objective.
+        dev_scores: dev accuracy, or minus the dev labels' bits (``choose``), by penalty, as the
+            choice saw it (``solver.CHOICE_TOL``); a penalty that is absent was not tried.
     """
 
     l2: float

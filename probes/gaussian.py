@@ -1,11 +1,13 @@
-"""Probes in closed form from class means: mean difference (mass-mean), and linear discriminant analysis.
+"""Probes in closed form from class means: mean difference (mass-mean), and linear discriminant
+analysis.
 
     logit_c(x) = m_c' S^-1 x - m_c' S^-1 m_c / 2 + log p_c
 
-S is the identity for the plain mean difference, the pooled within-class covariance (over n) for its corrected form and
-for LDA, which shrinks it between standardised features: (1 - a) S + a diag(S), so that the unit of a feature changes nothing.
-Of two classes the difference of the logits is theta' S^-1 (x - midpoint) + log p_1/p_0 with theta = m_1 - m_0 (Marks &
-Tegmark 2023, with the threshold at the midpoint).
+S is the identity for the plain mean difference, the pooled within-class covariance (over n) for its
+corrected form and for LDA, which shrinks it between standardised features: (1 - a) S + a diag(S),
+so that the unit of a feature changes nothing. Of two classes the difference of the logits is theta'
+S^-1 (x - midpoint) + log p_1/p_0 with theta = m_1 - m_0 (Marks & Tegmark 2023, with the threshold
+at the midpoint).
 """
 
 from __future__ import annotations
@@ -34,12 +36,14 @@ class MeanDifferenceProbe(LinearClassifier):
     """The direction between class means; `partial_fit` takes more rows than memory holds.
 
     Args:
-        covariance: correct for the pooled within-class covariance and the classes' shares: LDA without shrinkage.
+        covariance: correct for the pooled within-class covariance and the classes' shares: LDA
+            without shrinkage.
 
     Attributes:
         coef_, intercept_, classes_: see `LinearClassifier`.
         means_: [c d].
-        moments_: the statistics, for `partial_fit` and for merging (`Moments.merge`); files do not hold them.
+        moments_: the statistics, for `partial_fit` and for merging (`Moments.merge`); files do not
+            hold them.
 
     >>> probe = MeanDifferenceProbe().fit([[0.0, 1.0], [2.0, 1.0]], ["no", "yes"])
     >>> (probe.coef_[1] - probe.coef_[0]).tolist(), probe.predict([[1.1, 7.0]]).tolist()
@@ -70,7 +74,8 @@ class MeanDifferenceProbe(LinearClassifier):
             classes: not needed; scikit-learn's contract has it.
 
         Raises:
-            ValueError: for X that is not finite, one class only in all rows so far, or a probe read from a file.
+            ValueError: for X that is not finite, one class only in all rows so far, or a probe read
+                from a file.
         """
         return self._add(*more_rows(self, X, y))
 
@@ -84,7 +89,8 @@ class MeanDifferenceProbe(LinearClassifier):
         coef = means if inverse is None else means @ inverse
         bias = -(coef * means).sum(1) / 2
         if inverse is not None:
-            # With the covariance it is Bayes' rule, priors included; the difference of means has none.
+            # With the covariance it is Bayes' rule, priors included; the difference of means has
+            # none.
             bias = bias + (counts / counts.sum()).log()
         self.classes_, self.means_ = classes, means.cpu().numpy()
         self.coef_, self.intercept_ = coef.cpu().numpy(), bias.cpu().numpy()
@@ -99,8 +105,8 @@ class LDAProbe(LinearClassifier):
     """Linear discriminant analysis with a shrunk covariance.
 
     Args:
-        shrinkage: a of the formula, from 0 to 1, or ``ledoit-wolf`` (Ledoit & Wolf 2004, of the rows centred on their
-            classes and divided by their standard deviation within them).
+        shrinkage: a of the formula, from 0 to 1, or ``ledoit-wolf`` (Ledoit & Wolf 2004, of the
+            rows centred on their classes and divided by their standard deviation within them).
 
     Attributes:
         coef_, intercept_, classes_: see `LinearClassifier`.
@@ -136,15 +142,16 @@ class LDAProbe(LinearClassifier):
 
     @available_if(_takes_parts)
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> LDAProbe:
-        """Add rows: in any number of parts they give what they give at once. There if ``shrinkage`` is a number.
+        """Add rows: in any number of parts they give what they give at once. There if ``shrinkage``
+        is a number.
 
         Args:
             classes: not needed; scikit-learn's contract has it.
 
         Raises:
             AttributeError: ``ledoit-wolf``, which needs all rows at once.
-            ValueError: for X that is not finite, one class only in all rows so far, an unknown shrinkage, or a probe read
-                from a file.
+            ValueError: for X that is not finite, one class only in all rows so far, an unknown
+                shrinkage, or a probe read from a file.
         """
         self.shrinkage_ = self._number()
         X, y = more_rows(self, X, y)
@@ -166,7 +173,8 @@ class LDAProbe(LinearClassifier):
 def _inverse(covariance: Float[Tensor, "d d"], shrinkage: float) -> Float[Tensor, "d d"]:
     """Inverse of the covariance, shrunk between standardised features: (1 - a) S + a diag(S).
 
-    Directions without variance are left out, and so are features that are constant but for rounding.
+    Directions without variance are left out, and so are features that are constant but for
+    rounding.
     """
     deviation = covariance.diagonal().clamp_min(0).sqrt()
     constant = deviation == 0

@@ -1,18 +1,22 @@
-r"""Means of two groups of items compared: an interval of their difference, and a test that holds for few and uneven groups.
+r"""Means of two groups of items compared: an interval of their difference, and a test that holds
+for few and uneven groups.
 
 .. math:: d = \bar v_b - \bar v_a, \qquad
-    d - \sqrt{(\bar v_b - l_b)^2 + (u_a - \bar v_a)^2 - 2\rho(\bar v_b - l_b)(u_a - \bar v_a)} \;\le\; \delta \;\le\; \ldots
+    d - \sqrt{(\bar v_b - l_b)^2 + (u_a - \bar v_a)^2 - 2\rho(\bar v_b - l_b)(u_a - \bar v_a)}
+    \;\le\; \delta \;\le\; \ldots
 
-The interval recovers the variances from the two groups' own intervals (Zou & Donner 2008; of shares Wilson's, so it is Newcombe's
-of 1998), with :math:`\rho` the correlation of the two means where a cluster, such as a template, has items in both. Of a mean that is no
-share, and clusters in both groups, it is Student's of what each cluster adds to the difference.
+The interval recovers the variances from the two groups' own intervals (Zou & Donner 2008; of shares
+Wilson's, so it is Newcombe's of 1998), with :math:`\rho` the correlation of the two means where a
+cluster, such as a template, has items in both. Of a mean that is no share, and clusters in both
+groups, it is Student's of what each cluster adds to the difference.
 
-The interval holds 0 where the test does not reject it, and p is at least 0.05 where the interval holds it: both must reject. Where
-even the most extreme assignment of clusters has a p of 0.05 or more there is neither.
+The interval holds 0 where the test does not reject it, and p is at least 0.05 where the interval
+holds it: both must reject. Where even the most extreme assignment of clusters has a p of 0.05 or
+more there is neither.
 
-The test is of permutations. A cluster that is in one group keeps its items together and the groups are permuted among such
-clusters; a cluster that is in both swaps them or not. Its statistic is studentised, so that it also holds where the groups'
-variances differ (Janssen 1997).
+The test is of permutations. A cluster that is in one group keeps its items together and the groups
+are permuted among such clusters; a cluster that is in both swaps them or not. Its statistic is
+studentised, so that it also holds where the groups' variances differ (Janssen 1997).
 """
 
 from __future__ import annotations
@@ -38,7 +42,9 @@ BLOCK = 500
 
 @dataclass(frozen=True)
 class Difference:
-    """The second group's mean less the first's, with its interval and the two-sided p of no difference (NaN: no test)."""
+    """The second group's mean less the first's,
+    with its interval and the two-sided p of no difference (NaN: no test).
+    """
 
     interval: Interval
     p: float
@@ -52,7 +58,8 @@ def group_mean(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
-    """A group's mean with its interval: of a share Wilson's with the effective number of items, at every size.
+    """A group's mean with its interval: of a share Wilson's with the effective number of items, at
+    every size.
 
     Args:
         values: of a share 0 and 1.
@@ -113,7 +120,9 @@ def _recovered(one: float, other: float, correlation: float) -> float:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums of values ``y`` and counts ``m`` of each cluster, in the first and in the second group."""
+    """Sums of values ``y`` and counts ``m`` of each cluster,
+    in the first and in the second group.
+    """
 
     y: Float[np.ndarray, "2 s"]
     m: Float[np.ndarray, "2 s"]
@@ -139,7 +148,9 @@ class _Sums:
         return bool((self.m > 0).all(0).any())
 
     def least_p(self) -> float:
-        """The smallest p that a permutation test can have; 1 where a group has no second cluster of its own."""
+        """The smallest p that a permutation test can have;
+        1 where a group has no second cluster of its own.
+        """
         in_both = int((self.m > 0).all(0).sum())
         alone = (self.m > 0).sum(1) - in_both
         if min(alone) + in_both < 2:
@@ -198,7 +209,8 @@ def _permutation_p(sums: _Sums, draws: int, seed: int) -> float:
 def _studentised(
     y: Float[np.ndarray, "2 s"], m: Float[np.ndarray, "2 s"], swapped: Bool[np.ndarray, "b s"]
 ) -> Float[np.ndarray, " b"]:
-    """The difference of the groups' means in its own standard errors, for each assignment of clusters to groups.
+    """The difference of the groups' means in its own standard errors, for each assignment of
+    clusters to groups.
 
     Args:
         y, m: sums and counts of each cluster, in its first part and in its second.

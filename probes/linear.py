@@ -23,7 +23,8 @@ class LinearClassifier(ClassifierMixin, Saved):
     """What every probe of classes with one linear map shares: predictions, and files.
 
     Attributes:
-        coef_, intercept_: [c d] and [c], for features in their original units (also for two classes).
+        coef_, intercept_: [c d] and [c], for features in their original units (also for two
+            classes).
         classes_: [c].
     """
 
@@ -146,7 +147,8 @@ class LogisticProbe(LinearClassifier):
 
 
 class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
-    """Ridge regression on standardised features, in closed form; `partial_fit` takes more rows than memory holds.
+    """Ridge regression on standardised features, in closed form; `partial_fit` takes more rows than
+    memory holds.
 
         min_w,b  sum_i (y_i - w.x_i - b)^2 + l2 ||w||^2
 
@@ -202,15 +204,17 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
         return self
 
     def partial_fit(self, X: Any, y: Any) -> RidgeProbe:
-        """Add rows to the statistics and solve again: rows in any number of parts give what they give at once.
+        """Add rows to the statistics and solve again: rows in any number of parts give what they
+        give at once.
 
             S w = c,   S = cov(Z) n + l2,  c = Z'(y - mean y)
 
-        from the joint scatter of features and numbers (`Moments`), in float64. ``fit`` keeps none: parts after it begin
-        anew.
+        from the joint scatter of features and numbers (`Moments`), in float64. ``fit`` keeps none:
+        parts after it begin anew.
 
         Raises:
-            ValueError: for X or y that are not finite, a penalty that is not positive, or a probe read from a file.
+            ValueError: for X or y that are not finite, a penalty that is not positive, or a probe
+                read from a file.
         """
         (l2,) = penalties(self.l2)
         X, y = more_rows(self, X, y, features_and_numbers)
@@ -226,7 +230,8 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
         constant = deviation <= rounding
         scale = deviation if self.standardize else torch.ones_like(deviation)
         scale = torch.where(constant, torch.ones_like(scale), scale)
-        # Features and targets were gathered as one table: its scatter matrix has X'X, X'Y and Y'Y in blocks.
+        # Features and targets were gathered as one table: its scatter matrix has X'X, X'Y and Y'Y
+        # in blocks.
         gram = scatter[:d, :d] / scale / scale[:, None]
         cross = scatter[:d, d:] / scale[:, None]
         squares = scatter[d:, d:].diagonal()

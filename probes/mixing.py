@@ -1,15 +1,18 @@
-"""Scalar mixes: one probe that reads all layers at once and learns how much of each it wants (Tenney et al. 2019).
+"""Scalar mixes: one probe that reads all layers at once and learns how much of each it wants
+(Tenney et al. 2019).
 
     h = sum_l a_l z_l,   a_l >= 0, sum a_l = 1,   p(y) = softmax(V u + b),   u = h / std(h)
     min_a  phi(a) = min_V,b  sum_i -log p(y_i) + l2/2 ||V||^2
 
-z_l are the standardised features of layer l. The published gamma is left out: V takes it up. The mix is standardised again:
-else the penalty would favour single layers, which vary more than mixes of them. For given weights a the rest is the regression
-of `fit_many`, solved as every other probe is, its penalty chosen on dev; the weights move along the gradient of phi, which is
-that of the objective at the inner optimum. The starts are all layers alike and the mix of the layers below, so that further
-layers do not make a mix worse.
+z_l are the standardised features of layer l. The published gamma is left out: V takes it up. The
+mix is standardised again: else the penalty would favour single layers, which vary more than mixes
+of them. For given weights a the rest is the regression of `fit_many`, solved as every other probe
+is, its penalty chosen on dev; the weights move along the gradient of phi, which is that of the
+objective at the inner optimum. The starts are all layers alike and the mix of the layers below, so
+that further layers do not make a mix worse.
 
-A mix has converged if its regression has, and no layer would be worth more weight (the Frank-Wolfe gap of the simplex):
+A mix has converged if its regression has, and no layer would be worth more weight (the Frank-Wolfe
+gap of the simplex):
 
     sum_l a_l g_l - min_l g_l <= GAP * objective,     g_l = d objective / d a_l
 
@@ -17,8 +20,8 @@ A mix has converged if its regression has, and no layer would be worth more weig
 
     D_l = S(0..l) - S(0..l-1)        expected layer = sum_{l>=1} l D_l / sum_{l>=1} D_l
 
-The gains are not clipped. Their sum, S(0..L) - S(0), is what there is to explain; where it cannot be told from 0 the quotient
-says nothing.
+The gains are not clipped. Their sum, S(0..L) - S(0), is what there is to explain; where it cannot
+be told from 0 the quotient says nothing.
 """
 
 from __future__ import annotations
@@ -93,7 +96,9 @@ class MixFit:
 
     @property
     def peakedness(self) -> float:
-        """KL(a || uniform) in bits: 0 where all layers count alike, log2 of their number where one does."""
+        """KL(a || uniform) in bits: 0 where all layers count alike,
+        log2 of their number where one does.
+        """
         positive = self.mix[self.mix > 0].double()
         return float((positive * positive.log2()).sum() + np.log2(len(self.mix)))
 
@@ -125,7 +130,8 @@ def mix_many(
         (target, highest layer that it sees) -> its mix.
 
     Raises:
-        ValueError: layers of other shapes or not finite, a target with one class, or one that dev does not have.
+        ValueError: layers of other shapes or not finite, a target with one class, or one that dev
+            does not have.
     """
     shapes = {tuple(values.shape) for values in layers}
     if len(shapes) != 1:
@@ -137,7 +143,8 @@ def mix_many(
     mean = torch.stack([values.float().mean(0) for values in layers])
     scale = torch.stack([values.float().std(0, correction=0) for values in layers])
     scale = scale.clamp_min(_LEAST_SCALE)
-    # Layers are mixed on one scale, that of the training rows, so that a weight says what a layer is worth.
+    # Layers are mixed on one scale, that of the training rows, so that a weight says what a layer
+    # is worth.
     train_Z = _standardised(layers, mean, scale)
     dev_Z = _standardised(dev[0], mean, scale)
     tops = range(len(layers)) if cumulative else (len(layers) - 1,)
@@ -173,13 +180,16 @@ def _standardised(
 
 
 def _starts(top: int, before: Float[np.ndarray, " k"] | None) -> list[Float[np.ndarray, " layers"]]:
-    """Weights to begin from: all layers alike, and one almost alone, or the mix of the layers below."""
+    """Weights to begin from: all layers alike, and one almost alone,
+    or the mix of the layers below.
+    """
     count = top + 1
     if count == 1:
         return [np.ones(1)]
     even = np.full(count, 1 / count)
     if before is not None:
-        # From the mix below, which leaves a little for the new layer: at weight 0 its slope alone could bring it in.
+        # From the mix below, which leaves a little for the new layer: at weight 0 its slope alone
+        # could bring it in.
         return [even, np.append(PEAK * before, 1 - PEAK)]
     starts = [even]
     for layer in range(count):
@@ -220,9 +230,11 @@ class _Search:
         return mix, fit, self.gap(mix, fit)
 
     def descend(self, mix: Float[np.ndarray, " k"], l2: float) -> Float[np.ndarray, " k"]:
-        """Weights from which no layer promises more than `GAP`, as far as `STEPS` regressions reach.
+        """Weights from which no layer promises more than `GAP`, as far as `STEPS` regressions
+        reach.
 
-        phi does not change where all weights are multiplied by a number, so that they need only not be negative.
+        phi does not change where all weights are multiplied by a number, so that they need only not
+        be negative.
         """
         if len(mix) == 1:
             return mix
@@ -284,7 +296,8 @@ class _Search:
         return self.warm["y"].l2
 
     def slope(self, mix: Float[np.ndarray, " k"], fit: Fit) -> Float[np.ndarray, " k"]:
-        """d objective / d a_l = <G, z_l> - sum_j <G_j, h_j> cov(z_lj, h_j) / var(h_j),   G = R V / std(h), R = p - [y].
+        """d objective / d a_l = <G, z_l> - sum_j <G_j, h_j> cov(z_lj, h_j) / var(h_j),
+            G = R V / std(h), R = p - [y].
 
         The second term is that of the standard deviation of h; with it sum_l a_l d_l is 0.
         """

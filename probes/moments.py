@@ -1,10 +1,12 @@
-"""Counts, means and scatter of rows by class, in one pass and mergeable: all that mean differences, LDA, LEACE and PCA need.
+"""Counts, means and scatter of rows by class, in one pass and mergeable: all that mean differences,
+LDA, LEACE and PCA need.
 
     W = sum_i (x_i - m_{y_i})(x_i - m_{y_i})'          within classes
     B = sum_c n_c (m_c - m)(m_c - m)'                  between classes;  W + B = total scatter
 
-Parts are merged by Chan's formula, sum over classes of n_a n_b / (n_a + n_b) (m_a - m_b)(m_a - m_b)', so nothing is
-subtracted from anything large. Products are taken in the type of X, sums in float64.
+Parts are merged by Chan's formula, sum over classes of n_a n_b / (n_a + n_b) (m_a - m_b)(m_a -
+m_b)', so nothing is subtracted from anything large. Products are taken in the type of X, sums in
+float64.
 """
 
 from __future__ import annotations
@@ -77,14 +79,16 @@ class Moments:
         return self.within + self._between()
 
     def principal(self, k: int) -> tuple[Float[Tensor, " k"], Float[Tensor, "d k"]]:
-        """Principal components of all rows: the k largest variances, over n - 1, and their directions.
+        """Principal components of all rows: the k largest variances, over n - 1, and their
+        directions.
 
         Raises:
             ValueError: more components than features, or fewer than two rows.
         """
         if not 1 <= k <= self.means.shape[1] or self.n < 2:
             raise InputError(
-                f"expected 1 to {self.means.shape[1]} components of at least 2 rows, got {k} of {self.n}"
+                f"expected 1 to {self.means.shape[1]} components of at least 2 rows, "
+                f"got {k} of {self.n}"
             )
         # Rising eigenvalues: the last ones are the largest.
         values, vectors = torch.linalg.eigh(self.total() / (self.n - 1))
@@ -110,7 +114,8 @@ class Moments:
             )
         if self.labels and features.shape[1] != self.means.shape[1]:
             raise InputError(
-                f"X has {features.shape[1]} features, but is expecting {self.means.shape[1]} features"
+                f"X has {features.shape[1]} features, but is expecting "
+                f"{self.means.shape[1]} features"
             )
         seen: dict[Hashable, int] = {}
         index = torch.tensor(
@@ -134,7 +139,8 @@ class Moments:
         means = torch.cat([self.means, self.means.new_zeros(new, self.means.shape[1])])
         at = torch.tensor([self.labels[label] for label in other.labels], device=means.device)
         both = counts[at] + other.counts
-        # Two sets about their own means: the scatter grows by that of the two means (Chan et al. 1983).
+        # Two sets about their own means: the scatter grows by that of the two means (Chan et al.
+        # 1983).
         apart = other.means - means[at]
         weighted = apart * (counts[at] * other.counts / both).sqrt()[:, None]
         self.within = self.within + other.within + weighted.T @ weighted
@@ -162,7 +168,8 @@ def _of(X: Float[Tensor, "n d"], index: Int[Tensor, " n"], labels: dict[Hashable
         within += part.T @ part
     if not bool(within.isfinite().all()):
         raise InputError(
-            f"expected features whose squares are finite in {X.dtype}, the largest is {float(X.abs().amax()):.3g}"
+            f"expected features whose squares are finite in {X.dtype}, "
+            f"the largest is {float(X.abs().amax()):.3g}"
         )
     # The rounding of the centres: sum (x - c)(x - c)' = W + n (m - c)(m - c)'.
     off = (means - centre.double()) * counts.sqrt()[:, None]

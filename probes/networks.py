@@ -1,11 +1,13 @@
-"""Probes with a hidden layer, many trained at once in one batched model: an MLP, or a linear map of limited rank.
+"""Probes with a hidden layer, many trained at once in one batched model: an MLP, or a linear map of
+limited rank.
 
     MLP        softmax(V relu(U x + a) + b)
     low rank   softmax(V (U x) + b),   U of shape rank x d
 
-Adam on shuffled batches of standardised rows; after each epoch the loss on held-out rows. Where it has not fallen, training goes
-on from the network of the lowest loss with a smaller step, and ends when it falls at no step (`training`). Every target and seed has
-its own weights, step and end; the batches are shared, so that one product serves all.
+Adam on shuffled batches of standardised rows; after each epoch the loss on held-out rows. Where it
+has not fallen, training goes on from the network of the lowest loss with a smaller step, and ends
+when it falls at no step (`training`). Every target and seed has its own weights, step and end; the
+batches are shared, so that one product serves all.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ def networks_many(
         (target, seed) -> its network.
 
     Raises:
-        ValueError: for features or dev that are not finite, a target with one class, or one that dev does not have.
+        ValueError: for features or dev that are not finite, a target with one class, or one that
+            dev does not have.
     """
     features = as_features(X, device).float()
     check_finite(features)
@@ -192,7 +195,9 @@ class _Networks:
 def _dev_labels(
     coded: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: Mapping[str, Labels]
 ) -> Int[Tensor, "t m"]:
-    """Each target's dev labels as places of its classes; -1 for a class that training does not have."""
+    """Each target's dev labels as places of its classes;
+    -1 for a class that training does not have.
+    """
     rows = []
     for name, (classes, _) in coded.items():
         rows.append(torch.from_numpy(encode_with(of_dev(name, labels), classes)))
@@ -211,7 +216,9 @@ def _moments(
 def _initial(
     seeds: Sequence[int], d: int, hidden: int, classes: Sequence[int], device: torch.device
 ) -> list[Tensor]:
-    """Uniform in +-1/sqrt(inputs), as torch's linear layers begin; the same for a seed whatever is trained beside it."""
+    """Uniform in +-1/sqrt(inputs), as torch's linear layers begin;
+    the same for a seed whatever is trained beside it.
+    """
     parts: list[list[Tensor]] = [[], [], [], []]
     widest = max(classes)
     for seed, n_classes in zip(seeds, classes, strict=True):
@@ -319,7 +326,9 @@ class MLPProbe(_NetworkProbe):
         self.device = device
 
     def fit(self, X: Any, y: Any) -> MLPProbe:
-        """Fit on features [n d] and one label per row; raises ValueError for X that is not finite, or y with one class."""
+        """Fit on features [n d] and one label per row; raises ValueError for X that is not finite,
+        or y with one class.
+        """
         self._fit(X, y, self.hidden, "relu")
         return self
 
@@ -342,6 +351,8 @@ class LowRankProbe(_NetworkProbe):
         self.device = device
 
     def fit(self, X: Any, y: Any) -> LowRankProbe:
-        """Fit on features [n d] and one label per row; raises ValueError for X that is not finite, or y with one class."""
+        """Fit on features [n d] and one label per row; raises ValueError for X that is not finite,
+        or y with one class.
+        """
         self._fit(X, y, self.rank, "none")
         return self

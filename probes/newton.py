@@ -30,7 +30,9 @@ NOISE = 1e-7
 FAR = 0.05
 """Relative decrement above which the curvature is blended with the labels."""
 BLEND = 0.5
-"""Share of the labels' curvature far from the optimum, where a sample of predictions says little."""
+"""Share of the labels' curvature far from the optimum,
+where a sample of predictions says little.
+"""
 ROUGH = 1e-5
 """Relative decrement to which gradients from rough products lead; they are wrong by about 5e-7."""
 ROUGH_REMAINDER = 1e-6
@@ -48,7 +50,9 @@ FIRST_SHARE = 8
 ROWS_A_FEATURE = 12
 """... and so many rows for each feature."""
 SLOWER, STALLED = 0.4, 1.0
-"""Decrements that fall by less than these factors ask for more rows: while the sample is small, and later."""
+"""Decrements that fall by less than these factors ask for more rows: while the sample is small,
+and later.
+"""
 LARGE_SAMPLE, WHOLE = 0.3, 0.7
 """Shares of the rows: where a sample grows only if stalled, and from where it is all of them."""
 NEARER = 10
@@ -74,7 +78,9 @@ TRIALS = 29
 SHRINK = (0.05, 0.6)
 """Least and largest factor of a shorter trial."""
 FAR_TOO_LARGE = 10
-"""A trial whose objective is so many times the one before would leave its rounding in the logits."""
+"""A trial whose objective is so many times the one before
+would leave its rounding in the logits.
+"""
 PARALLEL = 1e-10
 """A pair whose s'y is below this share of |s||y| holds rounding, and no curvature."""
 
@@ -90,7 +96,9 @@ class Solution:
 
 @dataclass
 class _Sampling:
-    """How many rows the curvature is sampled from, which grows as the fits get close, and the random numbers for it."""
+    """How many rows the curvature is sampled from, which grows as the fits get close,
+    and the random numbers for it.
+    """
 
     size: int
     largest: int
@@ -154,7 +162,8 @@ class _Memory:
     def direction(
         self, gradient: Float[Tensor, "r k c"], solve: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "r k c"]:
-        # The two-loop recursion (Nocedal & Wright 2006, algorithm 7.4), ``solve`` in the place of H_0.
+        # The two-loop recursion (Nocedal & Wright 2006, algorithm 7.4), ``solve`` in the place of
+        # H_0.
         q, factors = gradient.clone(), []
         for s, y, rho in reversed(self.pairs):
             factor = rho * dot(s, q)
@@ -220,7 +229,9 @@ def _line_search(
 def _sample(
     rows: Float[Tensor, "n r"] | OnDisk, point: Point, size: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m k"], Float[Tensor, " m"], Float[Tensor, "m k c"]]:
-    """Rows, their labels, weights and logits for the curvature; all of them with weight 1 if size = n."""
+    """Rows, their labels, weights and logits for the curvature;
+    all of them with weight 1 if size = n.
+    """
     n = len(rows)
     if size >= n and isinstance(rows, Tensor) and point.logits is not None:
         weight = torch.ones(n, dtype=point.W.dtype, device=rows.device)
@@ -229,8 +240,8 @@ def _sample(
         chosen = torch.arange(n, device=rows.device)
         weight = torch.ones(n, device=rows.device)
     else:
-        # Rows that the probe is sure of have next to no curvature: they are drawn rarely, and weigh more when they
-        # are.
+        # Rows that the probe is sure of have next to no curvature: they are drawn rarely, and weigh
+        # more when they are.
         chosen, weight = _systematic_sample(point.sampling_weights(), size, generator)
     sampled = rows[chosen]
     logits = point.logits_of(chosen, sampled)
@@ -246,7 +257,9 @@ def sample_size(design: Design) -> int:
 
 
 def _quick(design: Design) -> Float[Tensor, "n r"] | OnDisk:
-    """The rows in the type of the fastest products; as they are where they all fit in a sample, and on disk."""
+    """The rows in the type of the fastest products; as they are where they all fit in a sample,
+    and on disk.
+    """
     rows = design.rotated
     return rows if isinstance(rows, OnDisk) else rows.to(_quick_dtype(design))
 
@@ -259,7 +272,9 @@ def _quick_dtype(design: Design) -> torch.dtype:
 
 
 def is_rough(design: Design, tol: float) -> bool:
-    """Whether `minimise` to tol ends on rough products: what it gives must be judged by exact ones."""
+    """Whether `minimise` to tol ends on rough products:
+    what it gives must be judged by exact ones.
+    """
     return tol >= ROUGH and _quick_dtype(design) != design.dtype
 
 
@@ -303,8 +318,9 @@ def minimise(
 
     Stops a target when ``gap_bound`` is below tol times its objective, or when the error
     that the last Newton decrements predict is (with ``MARGIN``).
-    Gradients come from rough products, where the machine has faster ones, until every target is within ``ROUGH`` of its
-    end: one that is there waits outside the products. If tol asks for more, exact products take all of them on from there.
+    Gradients come from rough products, where the machine has faster ones, until every target is
+    within ``ROUGH`` of its end: one that is there waits outside the products. If tol asks for more,
+    exact products take all of them on from there.
 
     Args:
         exact: exact products from the start.
@@ -404,7 +420,8 @@ def _iterate(
 
 
 class _State:
-    """Where each target is on its way; those that are done have left ``index``, ``relative``, ``remaining`` and ``stuck``.
+    """Where each target is on its way; those that are done have left ``index``, ``relative``,
+    ``remaining`` and ``stuck``.
 
     Attributes:
         final, n_iter, converged: of all targets, what `Solution` gives.
@@ -452,7 +469,9 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 def _is_proved(point: Point, tol: float) -> Tensor:
-    """Which targets' gradients prove that they are done; an objective of 0 is done at gradient 0."""
+    """Which targets' gradients prove that they are done;
+    an objective of 0 is done at gradient 0.
+    """
     gap = gap_bound(point.gradient, point.predicted, point.l2)
     return gap <= tol * point.loss + _TINY
 
@@ -460,7 +479,9 @@ def _is_proved(point: Point, tol: float) -> Tensor:
 def _inner_solve(
     curvature: Curvature, relative: Float[Tensor, " k"], is_exact: bool, is_sampled: bool
 ) -> Callable[[Tensor], Tensor]:
-    """The inner solve, the more accurate the closer a target is to its end (which makes the iteration superlinear)."""
+    """The inner solve, the more accurate the closer a target is to its end
+    (which makes the iteration superlinear).
+    """
     least, largest = SOLVE
     accuracy = relative.clamp(max=1.0).sqrt().clamp(SOLVE_EXACT if is_exact else least, largest)
     if is_exact:
@@ -475,7 +496,8 @@ def _asks_for_rows(
 ) -> bool:
     """Whether some target's decrement falls slowly, which is how the noise of the sample shows.
 
-    Beyond a quarter of the rows an iteration costs more than it saves, so there only if the decrease all but ends.
+    Beyond a quarter of the rows an iteration costs more than it saves, so there only if the
+    decrease all but ends.
     """
     is_few = 2 * size <= LARGE_SAMPLE * n
     is_slow = relative > (SLOWER if is_few else STALLED) * before

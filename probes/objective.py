@@ -41,10 +41,10 @@ def back(values: Float[Tensor, "m q"], Z: Float[Tensor, "m r"]) -> Float[Tensor,
 class Point:
     """Coefficients, and what they give on all rows: logits, objective, gradient. It moves in place.
 
-    The logits are kept and moved by the step's own product with the rows, so that a rough product (see
-    ``fast_dtype``) errs in proportion to the step: near the end, where steps are short, hardly at all.
-    Rows go by in blocks, so that softmax and residual never leave the cache. Of rows on disk no logits are kept: they are
-    made again from the coefficients, by as many products.
+    The logits are kept and moved by the step's own product with the rows, so that a rough product
+    (see ``fast_dtype``) errs in proportion to the step: near the end, where steps are short, hardly
+    at all. Rows go by in blocks, so that softmax and residual never leave the cache. Of rows on
+    disk no logits are kept: they are made again from the coefficients, by as many products.
 
     Attributes:
         W: [r k c].
@@ -106,9 +106,11 @@ class Point:
     def recompute(
         self, Z: Float[Tensor, "n r"] | OnDisk, which: Tensor | slice = slice(None)
     ) -> None:
-        """Logits, and all that follows, from W alone (rounded to the type of Z), for some of the targets."""
-        # The logits are exactly those of the weights that are kept: what is lost by rounding is lost before, not
-        # after.
+        """Logits, and all that follows, from W alone (rounded to the type of Z),
+        for some of the targets.
+        """
+        # The logits are exactly those of the weights that are kept: what is lost by rounding is
+        # lost before, not after.
         low = self.W[:, which].to(Z.dtype)
         self.W[:, which] = low.to(self.W.dtype)
         flat = low.reshape(len(low), -1)
@@ -158,8 +160,8 @@ class Point:
         """Where the curvature is, with a share for every class and every row; they sum to 1.
 
         p_ic (1 - p_ic), summed over classes, is a row's part of the curvature; divided by the class
-        counts it gives rare classes, whose few rows a uniform sample would miss, their share. Any positive
-        weights make an unbiased sample: these may be those of targets that have left.
+        counts it gives rare classes, whose few rows a uniform sample would miss, their share. Any
+        positive weights make an unbiased sample: these may be those of targets that have left.
         """
         by_class, total = self.spread.double().clamp(min=0).unbind(1)
         targets = torch.arange(len(self.counts), device=self.Y.device)
@@ -170,7 +172,9 @@ class Point:
 
 
 def fast_dtype(Z: Tensor) -> torch.dtype:
-    """bfloat16 where the machine multiplies it natively and Z is float32 (about 4 times as fast), else Z's own type."""
+    """bfloat16 where the machine multiplies it natively and Z is float32 (about 4 times as fast),
+    else Z's own type.
+    """
     if Z.dtype != torch.float32:
         return Z.dtype
     if Z.is_cuda:
@@ -190,15 +194,17 @@ class Curvature:
 
         H_t V = sum_s w_s z_s (diag p_s - p_s p_s') (z_s' V) + l2_t V
 
-    ``blend`` replaces p by (1 - b) p + b y, divided by 1 - b^2. If y is drawn from p the expectation
-    is the same, but a row that is confidently wrong, whose own curvature is 0 although it is about
-    to move, counts fully: Newton steps stay short while the fit is far away. b = 0 is Newton.
+    ``blend`` replaces p by (1 - b) p + b y, divided by 1 - b^2. If y is drawn from p the
+    expectation is the same, but a row that is confidently wrong, whose own curvature is 0 although
+    it is about to move, counts fully: Newton steps stay short while the fit is far away. b = 0 is
+    Newton.
 
     The preconditioner is  (A_t x G + l2_t)^-1  with A_t the mean class covariance and G the Gram
     matrix, which is diagonal in the design's basis.
 
-    Rows in bfloat16 round z_s and the logits' change by 2^-9 or less, which leaves H symmetric and positive
-    to that accuracy: enough for a direction, whose length and end are judged by objectives and gradients.
+    Rows in bfloat16 round z_s and the logits' change by 2^-9 or less, which leaves H symmetric and
+    positive to that accuracy: enough for a direction, whose length and end are judged by objectives
+    and gradients.
     """
 
     def __init__(

@@ -1,14 +1,17 @@
-"""Neurons ranked by how much they say of a property, on training rows: a score for each, larger for more.
+"""Neurons ranked by how much they say of a property, on training rows: a score for each, larger for
+more.
 
-    mean_difference      sum over pairs of classes of |m_c - m_c'| (Probeless, Antverg & Belinkov 2022; of two classes the
-                         mean difference)
+    mean_difference      sum over pairs of classes of |m_c - m_c'| (Probeless, Antverg & Belinkov
+                         2022; of two classes the mean difference)
     standard_difference  the same of standardised neurons
     f                    F statistic of a one-way analysis of variance
     mutual_information   with the label, estimated from nearest neighbours (Ross 2014), in bits
-    elastic_net          linguistic correlation analysis (Dalvi et al. 2019): the smallest share p of a class's weight
-                         mass at which the neuron enters that class's top, by a logistic probe with l1 and l2 penalties
+    elastic_net          linguistic correlation analysis (Dalvi et al. 2019): the smallest share p
+                         of a class's weight mass at which the neuron enters that class's top, by a
+                         logistic probe with l1 and l2 penalties
 
-A ranking and a probe are separate choices: compare rankings with the same probe, and by what happens in the model.
+A ranking and a probe are separate choices: compare rankings with the same probe, and by what
+happens in the model.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ def _apart(means: Float[np.ndarray, "c d"]) -> Scores:
 def _class_means(
     X: Float[np.ndarray, "n d"], y: Labels, squares: bool = True
 ) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " d"]]:
-    """Means of the classes about a point amid the rows, and the standard deviation of all; one pass, summed in float64.
+    """Means of the classes about a point amid the rows, and the standard deviation of all; one
+    pass, summed in float64.
 
     Args:
         squares: whether the deviation is asked for; 0 without.
@@ -98,7 +102,8 @@ def mutual_information(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
     classes, codes = encode(y)
     if np.bincount(codes).max() < 2:
         raise InputError(
-            f"ranking mutual_information: expected a class with at least 2 items, got {len(classes)} classes of one item"
+            "ranking mutual_information: expected a class with at least 2 items, "
+            f"got {len(classes)} classes of one item"
         )
     return mutual_info_classif(X, codes, random_state=0) / np.log(2)
 

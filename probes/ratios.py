@@ -1,14 +1,18 @@
-r"""Ratios of two sums over clusters, such as means: their standard errors, and the studentised bootstrap.
+r"""Ratios of two sums over clusters, such as means: their standard errors, and the studentised
+bootstrap.
 
-A mean over items is the ratio of the clusters' sums to the clusters' sizes; attention's weight on a token is the ratio of the weight
-to the queries, an effect's share the ratio of the effects to the metric.
+A mean over items is the ratio of the clusters' sums to the clusters' sizes; attention's weight on a
+token is the ratio of the weight to the queries, an effect's share the ratio of the effects to the
+metric.
 
-**Skewed clusters.** A few clusters show less of the tail than there is: of 10 to 30 lognormal values the studentised bootstrap
-covers in .91 to .93. The end on the side of the long tail is therefore taken at a level between 97.5 and 99%, the further out the
-more skewed the clusters are and the fewer; with it .94 to .95 are covered, and the intervals of normal values stay as they are to
-within a few hundredths of their width (``benchmarks/coverage.py``).
+**Skewed clusters.** A few clusters show less of the tail than there is: of 10 to 30 lognormal
+values the studentised bootstrap covers in .91 to .93. The end on the side of the long tail is
+therefore taken at a level between 97.5 and 99%, the further out the more skewed the clusters are
+and the fewer; with it .94 to .95 are covered, and the intervals of normal values stay as they are
+to within a few hundredths of their width (``benchmarks/coverage.py``).
 
-Source: Efron & Tibshirani 1993, chapters 11 and 12; Kish 1965; Hall & Martin 1988 (levels that are calibrated).
+Source: Efron & Tibshirani 1993, chapters 11 and 12; Kish 1965; Hall & Martin 1988 (levels that are
+calibrated).
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ MOST_ALIKE = 0.01
 ROUNDING = 1e-12
 """A relative difference that is rounding."""
 STEEP, CROWD = 2.0, 30
-"""Skewness from which on, and clusters up to which, the end on the side of the long tail is as far out as it gets."""
+"""Skewness from which on, and clusters up to which,
+the end on the side of the long tail is as far out as it gets.
+"""
 LONGEST = 0.4
 """What the share of resamples beyond that end is then multiplied by."""
 STUDENT = 5
@@ -55,12 +61,14 @@ class Ratios:
 
     @property
     def error(self) -> Float[np.ndarray, " k"]:
-        r"""Standard errors, of the jackknife: how far the ratio :math:`v` moves without each cluster in turn.
+        r"""Standard errors, of the jackknife: how far the ratio :math:`v` moves without each
+        cluster in turn.
 
-        .. math:: s^2 = \frac{S - 1}{S} \sum_c (v - v_{-c})^2, \qquad v - v_{-c} = \frac{y_c - v\,m_c}{\sum m - m_c}
+        .. math:: s^2 = \frac{S - 1}{S} \sum_c (v - v_{-c})^2, \qquad v - v_{-c} = \frac{y_c -
+        v\,m_c}{\sum m - m_c}
 
-        Of clusters of one size it is the usual :math:`s/\sqrt{S}`; of uneven ones it does not let a large cluster pull the
-        mean towards itself and then count as near to it.
+        Of clusters of one size it is the usual :math:`s/\sqrt{S}`; of uneven ones it does not let a
+        large cluster pull the mean towards itself and then count as near to it.
         """
         n, rest = len(self.above), self.above - self.value * self.below
         # Clusters that are all alike have an error of 0, and not of rounding.
@@ -72,9 +80,11 @@ class Ratios:
 
     @property
     def freedom(self) -> Float[np.ndarray, " _"]:
-        r"""Degrees of freedom of the errors: :math:`(\sum m)^2 / \sum m^2 - 1`, as of so many clusters of one size.
+        r"""Degrees of freedom of the errors: :math:`(\sum m)^2 / \sum m^2 - 1`, as of so many
+        clusters of one size.
 
-        Source: Kish 1965 (effective number); Imbens & Kolesár 2016 (few and uneven clusters need fewer degrees).
+        Source: Kish 1965 (effective number); Imbens & Kolesár 2016 (few and uneven clusters need
+        fewer degrees).
         """
         size = np.abs(self.below)
         total, squares = size.sum(0), (size**2).sum(0)
@@ -98,7 +108,8 @@ class Ratios:
             weights: how often each cluster is in each resample.
         """
         y, m, n = self.above, self.below, len(self.above)
-        # A resample's own error needs sum_c (y_c - v m_c)^2 at its ratio v, which is made of these five sums.
+        # A resample's own error needs sum_c (y_c - v m_c)^2 at its ratio v, which is made of these
+        # five sums.
         drawn = [weights @ column for column in (y, y**2, y * m, m, m**2)]
         total, squares, cross, size, size2 = drawn
         values = np.divide(total, size, out=np.full_like(total, np.nan), where=size != 0)
@@ -113,7 +124,8 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Studentised:
-    """Ratios with their standard errors, and how far resampled ones are from them in their own standard errors.
+    """Ratios with their standard errors, and how far resampled ones are from them in their own
+    standard errors.
 
     Attributes:
         value, error: of the sample, [k].
@@ -132,9 +144,11 @@ class Studentised:
 
     @property
     def _shares(self) -> Float[np.ndarray, "2 k"]:
-        """What the shares of resamples below and above are multiplied by: less than 1 on the side of the long tail.
+        """What the shares of resamples below and above are multiplied by: less than 1 on the side
+        of the long tail.
 
-        Of values skewed to the right, means are drawn too low with too small an error: their t has its long tail below.
+        Of values skewed to the right, means are drawn too low with too small an error: their t has
+        its long tail below.
         """
         steep = np.minimum(1.0, np.abs(self.skewness) / STEEP)
         longest = 1 - (1 - LONGEST) * steep * min(1.0, CROWD / self.n_clusters)
@@ -143,14 +157,18 @@ class Studentised:
 
     @property
     def _has_spread(self) -> Bool[np.ndarray, " k"]:
-        """Columns whose resamples can be studentised: where many of them hold one value only, Student's t stands in."""
+        """Columns whose resamples can be studentised: where many of them hold one value only,
+        Student's t stands in.
+        """
         enough = self.n_clusters >= STUDENT
         return enough & (np.isfinite(self.t).mean(0) >= 1 - MOST_ALIKE)
 
     def ends(self, level: float = LEVEL) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Low and high ends: value - t error, at the upper and the lower quantile of t or of Student's, whichever is further out.
+        """Low and high ends: value - t error, at the upper and the lower quantile of t or of
+        Student's, whichever is further out.
 
-        Student's alone is too narrow for skewed values, the resamples' alone for heavy tails on both sides.
+        Student's alone is too narrow for skewed values, the resamples' alone for heavy tails on
+        both sides.
         """
         ends = student(self.freedom, level, len(self.value))
         lower, upper = -ends, ends.copy()
@@ -166,7 +184,8 @@ class Studentised:
             drawn.partition([first - 1, len(drawn) - last])
             lower[j] = min(drawn[first - 1], lower[j])
             upper[j] = max(drawn[-last], upper[j])
-        # The upper quantile of t gives the lower end: a mean that was drawn too high has a positive t.
+        # The upper quantile of t gives the lower end: a mean that was drawn too high has a positive
+        # t.
         low, high = self.value - upper * self.error, self.value - lower * self.error
         for end in (low, high):
             end[np.abs(end) < ROUNDING * np.abs(self.value)] = 0.0

@@ -1,26 +1,33 @@
-r"""Intervals that resample whole clusters (sentences), not words: the words of a sentence are not independent.
+r"""Intervals that resample whole clusters (sentences), not words: the words of a sentence are not
+independent.
 
-Every statistic is a function of sums over items, so one matrix of multinomial weights (replicates x clusters) serves them all:
-the resampled sums of any columns are one product,
+Every statistic is a function of sums over items, so one matrix of multinomial weights (replicates x
+clusters) serves them all: the resampled sums of any columns are one product,
 
-.. math:: S^*_{bk} = \sum_s W_{bs} \sum_{i \in s} v_{ik}, \qquad W_{b\cdot} \sim \mathrm{Multinomial}(S, 1/S).
+.. math:: S^*_{bk} = \sum_s W_{bs} \sum_{i \in s} v_{ik}, \qquad W_{b\cdot} \sim
+\mathrm{Multinomial}(S, 1/S).
 
-Below `FEW` clusters percentiles of the replicates are too narrow, and the interval is made in another way:
+Below `FEW` clusters percentiles of the replicates are too narrow, and the interval is made in
+another way:
 
-=====================  ==================================================================================================
+=====================  =============================================================================
 one cluster            none: both ends are NaN
-a share                Wilson's, with the effective number of items and Student's t; never of width 0
-values -1, 0, 1        a difference of two shares, by the recovery of variances from their Wilson intervals
-a mean, a ratio        the wider of the studentised bootstrap, for skewed values, and Student's t, for heavy tails and uneven
-                       clusters; t alone below `ratios.STUDENT` clusters, where resamples repeat each other
-any other statistic    the bias-corrected and accelerated bootstrap, at levels widened by Student's t
-=====================  ==================================================================================================
+a share                Wilson's, with the effective number of items and Student's t; never of width
+                       0
+values -1, 0, 1        a difference of two shares, by the recovery of variances from their Wilson
+                       intervals
+a mean, a ratio        the wider of the studentised bootstrap, for skewed values, and Student's t,
+                       for heavy tails and uneven clusters; t alone below `ratios.STUDENT` clusters,
+                       where resamples repeat each other
+any other statistic    the bias-corrected and accelerated bootstrap, at levels widened by Student's
+                       t
+=====================  =============================================================================
 
-Errors are the jackknife's, and Student's t has the degrees of freedom of as many clusters of one size (`ratios`): a mean over
-clusters of 1 to 12 items is then covered as one over equal clusters.
+Errors are the jackknife's, and Student's t has the degrees of freedom of as many clusters of one
+size (`ratios`): a mean over clusters of 1 to 12 items is then covered as one over equal clusters.
 
-Source: Efron & Tibshirani 1993, chapters 6, 11 to 14; Davison & Hinkley 1997, sections 3.8 and 5.2; Newcombe 1998; Hesterberg
-2015, section 3.5 (levels widened by Student's t); Kish 1965.
+Source: Efron & Tibshirani 1993, chapters 6, 11 to 14; Davison & Hinkley 1997, sections 3.8 and 5.2;
+Newcombe 1998; Hesterberg 2015, section 3.5 (levels widened by Student's t); Kish 1965.
 """
 
 from __future__ import annotations
@@ -46,9 +53,13 @@ FEW = 500
 Kind = Literal["share", "difference"]
 """What values of -1, 0 and 1 are."""
 TESTABLE = 6
-"""Clusters from which on a difference can be significant: two of the 2^n assignments of signs are as extreme as any."""
+"""Clusters from which on a difference can be significant:
+two of the 2^n assignments of signs are as extreme as any.
+"""
 WARNED = 20
-"""Clusters below which 95% intervals cover skewed effects in about 90% (``benchmarks/coverage.py``)."""
+"""Clusters below which 95% intervals cover skewed effects in
+about 90% (``benchmarks/coverage.py``).
+"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,8 @@ class Interval:
 
 
 class ClusterBootstrap:
-    """Resamples whole clusters; every statistic of one test set shares the same draws, so differences are paired.
+    """Resamples whole clusters; every statistic of one test set shares the same draws, so
+    differences are paired.
 
     Args:
         clusters: the cluster (sentence) of each item.
@@ -112,12 +124,15 @@ class ClusterBootstrap:
     def mean(
         self, values: Float[np.ndarray, " n"], level: float = LEVEL, kind: Kind | None = None
     ) -> Interval:
-        """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two; see `mean_ends`."""
+        """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two;
+        see `mean_ends`.
+        """
         low, high = self.mean_ends(values[:, None].astype(float), level, kind)
         return Interval(float(values.mean()), float(low[0]), float(high[0]))
 
     def median(self, values: Float[np.ndarray, " n"], level: float = LEVEL) -> Interval:
-        r"""The interval of a median: the quantiles at the ends of the interval of the share that lies below it.
+        r"""The interval of a median: the quantiles at the ends of the interval of the share that
+        lies below it.
 
         .. math:: [Q(1/2 - (u - p)),\ Q(1/2 + (p - l))], \qquad p = \hat F(\tilde m) \in [l, u]
 
@@ -141,8 +156,8 @@ class ClusterBootstrap:
         """Low and high ends of the intervals of several columns' means, from one product.
 
         Args:
-            kind: ``share`` of values 0 and 1, ``difference`` of two such answers (-1, 0 and 1); None goes by the values, and
-                takes a column of zeros for a measurement that is 0.
+            kind: ``share`` of values 0 and 1, ``difference`` of two such answers (-1, 0 and 1);
+                None goes by the values, and takes a column of zeros for a measurement that is 0.
         """
         k = values.shape[1]
         if self.n_clusters == 1:
@@ -152,7 +167,8 @@ class ClusterBootstrap:
         are_answers = np.isin(values, (-1.0, 0.0, 1.0)).all(0)
         if kind is None:
             are_answers &= values.any(0)
-        # Resamples of answers that all agree have no spread, and those of a few clusters too little.
+        # Resamples of answers that all agree have no spread, and those of a few clusters too
+        # little.
         if self.n_clusters >= FEW:
             are_answers &= ratios.error == 0
         (some,) = np.nonzero(are_answers)
@@ -179,7 +195,9 @@ class ClusterBootstrap:
     def _ends(
         self, ratios: Ratios, level: float
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Of few clusters studentised; of many the percentiles, or Student's where a few of them hold most of the items."""
+        """Of few clusters studentised; of many the percentiles,
+        or Student's where a few of them hold most of the items.
+        """
         if self.n_clusters < FEW:
             return ratios.studentised(self._weights).ends(level)
         total, size = self._weights @ ratios.above, self._weights @ ratios.below
@@ -213,7 +231,8 @@ class ClusterBootstrap:
     def ratio_ends(
         self, above: Float[np.ndarray, "n k"], below: Float[np.ndarray, "n _"], level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Low and high ends of the intervals of ratios of sums, column by column; 0 where ``below`` sums to 0.
+        """Low and high ends of the intervals of ratios of sums, column by column; 0 where ``below``
+        sums to 0.
 
         Args:
             below: one column for all ratios, or one for each.
@@ -241,8 +260,9 @@ class ClusterBootstrap:
 
         .. math:: v + \sqrt{\tfrac{S}{S-1}}\,\frac{t_{S-1}}{z}\,(v^* - v)
 
-        Percentiles, tests and sets of best conditions of them hold where those of plain replicates are too narrow; for a
-        statistic that is not a mean and has no error of its own in each resample. Source: Hesterberg 2015, section 3.5.
+        Percentiles, tests and sets of best conditions of them hold where those of plain replicates
+        are too narrow; for a statistic that is not a mean and has no error of its own in each
+        resample. Source: Hesterberg 2015, section 3.5.
         """
         n = self.n_clusters
         tail = (1 + LEVEL) / 2
@@ -274,7 +294,8 @@ def _weights(n_clusters: int, replicates: int, seed: int) -> Float[np.ndarray, "
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
-    r"""Interval of a share of n items: :math:`\frac{p + z^2/2n \pm z\sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}`.
+    r"""Interval of a share of n items: :math:`\frac{p + z^2/2n \pm z\sqrt{p(1-p)/n + z^2/4n^2}}{1 +
+    z^2/n}`.
 
     Source: Wilson 1927.
     """
@@ -288,8 +309,8 @@ def _answers_ends(
 ) -> tuple[float, float]:
     """Ends of the mean of values -1, 0 and 1: of one share, or of the difference of two.
 
-    The effective number of items is that which gives the clusters' standard error, at most n; without a spread to judge it
-    by, it is the number of clusters.
+    The effective number of items is that which gives the clusters' standard error, at most n;
+    without a spread to judge it by, it is the number of clusters.
     """
     n, mean = len(column), float(column.mean())
     effective = min(float(n), float(column.var()) / error**2) if error > 0 else float(clusters)
@@ -299,7 +320,8 @@ def _answers_ends(
     # Newcombe's method: the ends of both shares, put together as squares.
     up_low, up_high = wilson(up, effective, quantile)
     down_low, down_high = wilson(down, effective, quantile)
-    # An item is not up and down: the shares are correlated by -apart, which widens their difference.
+    # An item is not up and down: the shares are correlated by -apart, which widens their
+    # difference.
     apart = math.sqrt(up * down / ((1 - up) * (1 - down))) if max(up, down) < 1 else 0.0
     low_up, high_up = up - up_low, up_high - up
     low_down, high_down = down - down_low, down_high - down
@@ -309,9 +331,11 @@ def _answers_ends(
 
 
 def interval(value: float, replicates: Float[np.ndarray, " b"], level: float = LEVEL) -> Interval:
-    """Percentile interval of the replicates around an estimate; those that are NaN, where a resample has no value, are left out.
+    """Percentile interval of the replicates around an estimate; those that are NaN, where a
+    resample has no value, are left out.
 
-    It is too narrow below `FEW` clusters: `ClusterBootstrap.mean` and `ClusterBootstrap.statistic` know how many there are.
+    It is too narrow below `FEW` clusters: `ClusterBootstrap.mean` and `ClusterBootstrap.statistic`
+    know how many there are.
 
     Source: Efron & Tibshirani 1993, section 13.3.
     """
@@ -328,7 +352,8 @@ def _accelerated(
     without: Float[np.ndarray, " s"],
     level: float,
 ) -> Interval:
-    r"""The bias-corrected and accelerated interval: percentiles at :math:`\Phi(z_0 + \frac{z_0 + z}{1 - a(z_0 + z)})`.
+    r"""The bias-corrected and accelerated interval: percentiles at :math:`\Phi(z_0 + \frac{z_0 +
+    z}{1 - a(z_0 + z)})`.
 
     Args:
         without: the statistic without each cluster in turn, from which the acceleration a is.
@@ -343,7 +368,8 @@ def _accelerated(
     below = (np.sum(known < value) + np.sum(known == value) / 2) / b
     # Where all resamples are on one side, the bias would be infinite.
     bias = float(stats.norm.ppf(np.clip(below, 1 / (b + 1), b / (b + 1))))
-    # Of few clusters a percentile interval is too narrow by sqrt((n - 1) / n), and t is wider than z.
+    # Of few clusters a percentile interval is too narrow by sqrt((n - 1) / n), and t is wider than
+    # z.
     widened = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + level) / 2, n - 1))
     places = []
     for z in (-widened, widened):
@@ -363,7 +389,13 @@ def few_clusters(n_clusters: int, what: str = "sentences") -> str | None:
     if n_clusters == 1:
         return f"one of {what}: no interval, and nothing can be tested"
     if n_clusters < TESTABLE:
-        return f"{n_clusters} {what}: differences have no interval and cannot be tested, for which {TESTABLE} are needed"
+        return (
+            f"{n_clusters} {what}: differences have no interval and cannot be tested, "
+            f"for which {TESTABLE} are needed"
+        )
     if n_clusters < WARNED:
-        return f"{n_clusters} {what}: if effects are skewed, 95% intervals cover the truth in only about 90% of cases"
+        return (
+            f"{n_clusters} {what}: if effects are skewed, 95% intervals cover the truth in only "
+            "about 90% of cases"
+        )
     return None

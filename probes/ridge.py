@@ -100,12 +100,13 @@ def ridge_many(
         X: training features [n d], or a ``Design`` made from them.
         targets: a number for every training row, by name.
         l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
-            R^2 (ties, and dev numbers that do not vary: the stronger). All come from the same factorisation.
+            R^2 (ties, and dev numbers that do not vary: the stronger). All come from the same
+            factorisation.
         dev: features [m d] and numbers by target name.
 
     Raises:
-        ValueError: for features or targets that are not finite, lengths or widths that differ, a penalty that
-            is not positive, a path without dev, or a target that dev does not have.
+        ValueError: for features or targets that are not finite, lengths or widths that differ, a
+            penalty that is not positive, a path without dev, or a target that dev does not have.
 
     >>> X = np.arange(6.0).reshape(6, 1); fit = ridge_many(X, {"line": 2 * X[:, 0] + 1}, l2=1e-9)
     >>> fit["line"].predict(np.array([[10.0]])).round(3).tolist()
@@ -129,7 +130,8 @@ def ridge_many(
                 predicted = _predicted(design, dev_rows, cross / (eigenvalues + penalty), mean)
                 for j, name in enumerate(names):
                     scores[name][penalty] = r2(gold[name], predicted[:, j])
-            # The path goes from strong to weak, and `max` takes the first of equals: ties go to the stronger.
+            # The path goes from strong to weak, and `max` takes the first of equals: ties go to the
+            # stronger.
             choice = {name: max(path, key=scores[name].__getitem__) for name in names}
         chosen = eigenvalues.new_tensor([choice[name] for name in names])
         W = cross / (eigenvalues + chosen)
@@ -164,7 +166,9 @@ def _predicted(
 def _certificate(
     design: Design, numbers: Tensor, mean: Tensor, V: Tensor, l2: Tensor
 ) -> tuple[Float[Tensor, " t"], Float[Tensor, "d t"]]:
-    """Squared error and gradient at the solution, from the rows themselves and not from the factorisation."""
+    """Squared error and gradient at the solution,
+    from the rows themselves and not from the factorisation.
+    """
     squared_error, gradient = torch.zeros_like(mean), torch.zeros_like(V)
     for block, features in design.blocks(torch.float64):
         residual = numbers[block] - mean - features @ V

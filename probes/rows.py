@@ -1,7 +1,8 @@
 """Rows that stay in a file: for features that memory does not hold.
 
-What a solve needs of its rows is blocks of them, one after the other, and now and then a sample. Both are read into memory
-of their own, so that what a solve holds is what it asked for, whatever the system keeps of the file.
+What a solve needs of its rows is blocks of them, one after the other, and now and then a sample.
+Both are read into memory of their own, so that what a solve holds is what it asked for, whatever
+the system keeps of the file.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class _Nameless:
 
 
 class OnDisk:
-    """A matrix [n d] in a file without a name, which goes when it is closed or its process ends, however it ends.
+    """A matrix [n d] in a file without a name, which goes when it is closed or its process ends,
+    however it ends.
 
     Args:
         shape: rows and columns.
@@ -46,7 +48,9 @@ class OnDisk:
         hold: bytes that may be held beside a block: what a sample of the rows may take.
         device: where what is read goes.
 
-    >>> rows = OnDisk((3, 2)); rows[:] = torch.ones(3, 2); rows[torch.tensor([2])] = torch.zeros(1, 2)
+    >>> rows = OnDisk((3, 2))
+    >>> rows[:] = torch.ones(3, 2)
+    >>> rows[torch.tensor([2])] = torch.zeros(1, 2)
     >>> rows[1:].tolist(), rows[torch.tensor([2, 0])].tolist()
     ([[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]])
     """
@@ -94,7 +98,9 @@ class OnDisk:
         return blocks_of(len(self), self.block)
 
     def __getitem__(self, rows: slice | Tensor) -> Float[Tensor, "m d"]:
-        """Rows of a slice, or of an index in any order; raises ValueError for a slice with steps."""
+        """Rows of a slice, or of an index in any order;
+        raises ValueError for a slice with steps.
+        """
         if isinstance(rows, slice):
             return self._read(*self._span(rows)).to(self.device)
         order = torch.argsort(rows.cpu())
@@ -110,7 +116,9 @@ class OnDisk:
         return out.to(self.device)
 
     def __setitem__(self, rows: slice | Tensor, values: Float[Tensor, "m d"]) -> None:
-        """Write rows where ``__getitem__`` reads them; raises ValueError unless there is one for each place."""
+        """Write rows where ``__getitem__`` reads them;
+        raises ValueError unless there is one for each place.
+        """
         start, stop = self._span(rows) if isinstance(rows, slice) else (0, len(rows))
         if values.shape != (stop - start, self.shape[1]):
             raise InputError(

@@ -1,14 +1,17 @@
-r"""Confidences mended after training, from validation rows alone; the most probable class is kept by temperature only.
+r"""Confidences mended after training, from validation rows alone; the most probable class is kept
+by temperature only.
 
     TemperatureScaling   softmax(z / T), one number
     VectorScaling        softmax(w * z + b), two numbers a class
     IsotonicScaling      each class's probability through a monotone step function, then normalised
 
-``z`` are logits, or log-probabilities, which differ from them by a constant a row. Each is fitted by ``fit(logits, labels)``
-on rows [n c] with labels 0 to c-1, so columns are classes and not features: they are scikit-learn estimators in their
-parameters, their attributes and their copies, not in taking any X.
+``z`` are logits, or log-probabilities, which differ from them by a constant a row. Each is fitted
+by ``fit(logits, labels)`` on rows [n c] with labels 0 to c-1, so columns are classes and not
+features: they are scikit-learn estimators in their parameters, their attributes and their copies,
+not in taking any X.
 
-Source: Guo et al. 2017 (temperature, vector); Zadrozny & Elkan 2002 (isotonic, one class against the rest).
+Source: Guo et al. 2017 (temperature, vector); Zadrozny & Elkan 2002 (isotonic, one class against
+the rest).
 """
 
 from __future__ import annotations
@@ -99,8 +102,9 @@ class Scaler(BaseEstimator):
 class TemperatureScaling(Scaler):
     r"""One temperature for all logits, :math:`\min_T -\sum_i \ln \mathrm{softmax}(z_i / T)_{y_i}`.
 
-    The loss is convex in 1/T; its slope's root is found between temperatures of 0.001 and 1000, and a fit that ends at one
-    of them (labels that the logits separate, or that they say nothing of) has ``converged_`` False.
+    The loss is convex in 1/T; its slope's root is found between temperatures of 0.001 and 1000, and
+    a fit that ends at one of them (labels that the logits separate, or that they say nothing of)
+    has ``converged_`` False.
 
     Attributes:
         temperature_: T, [1].
@@ -126,7 +130,9 @@ class TemperatureScaling(Scaler):
         mean_logit = z[np.arange(len(y)), y].mean()
 
         def slope(log_temperature: float) -> float:
-            """Of the mean loss in 1/T: the logit that the model expects less the one of the label."""
+            """Of the mean loss in 1/T:
+            the logit that the model expects less the one of the label.
+            """
             beta = np.exp(-log_temperature)
             p = np.exp(log_softmax(beta * z, axis=1))
             return float((p * z).sum(1).mean() - mean_logit)
@@ -152,10 +158,12 @@ MAX_ITER = 1000
 
 
 class VectorScaling(Scaler):
-    r"""A factor and a bias for each class, :math:`\min_{w,b} \sum_i NLL_i + \frac{\lambda}{2}(|w - 1|^2 + |b|^2)`.
+    r"""A factor and a bias for each class, :math:`\min_{w,b} \sum_i NLL_i + \frac{\lambda}{2}(|w -
+    1|^2 + |b|^2)`.
 
     Args:
-        l2: pull towards no change, as strong as so many rows: it keeps classes without validation rows finite.
+        l2: pull towards no change, as strong as so many rows: it keeps classes without validation
+            rows finite.
 
     Attributes:
         weight_, bias_: [c] and [c].
@@ -176,7 +184,8 @@ class VectorScaling(Scaler):
             CalibrationError: logits that are not finite, or a label that is no class.
         """
         z, y = self._checked(logits, labels)
-        # A softmax does not see a number that is added to all logits of a row, but a scale for each class would.
+        # A softmax does not see a number that is added to all logits of a row, but a scale for each
+        # class would.
         z = z - z.mean(1, keepdims=True)
         c = z.shape[1]
         truth = one_hot(y, c)
@@ -207,12 +216,15 @@ class VectorScaling(Scaler):
 
 
 class IsotonicScaling(Scaler):
-    """Each class's probability through the monotone function that fits its validation labels best, then normalised.
+    """Each class's probability through the monotone function that fits its validation labels best,
+    then normalised.
 
-    A row in which every class gets 0 becomes uniform. Rows as few as hundreds are memorised by its steps.
+    A row in which every class gets 0 becomes uniform. Rows as few as hundreds are memorised by its
+    steps.
 
     Attributes:
-        knots_, values_, sizes_: the step functions of all classes behind each other, and how many knots each has.
+        knots_, values_, sizes_: the step functions of all classes behind each other, and how many
+            knots each has.
     """
 
     knots_: Float[np.ndarray, " k"]
@@ -242,7 +254,9 @@ class IsotonicScaling(Scaler):
         return self
 
     def predict_proba(self, logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
-        """The step functions' values, normalised; outside the validation rows' range the nearest one's."""
+        """The step functions' values, normalised;
+        outside the validation rows' range the nearest one's.
+        """
         check_is_fitted(self)
         # The classes' knots stand one behind the other; `ends` says where each one's stop.
         ends = np.cumsum(self.sizes_).astype(int)

@@ -1,10 +1,12 @@
 r"""Tests and their corrections: what differs, from 0 or from each other, when many are looked at.
 
-=====================  ==================================================================================================
-one mean               `sign_flip_p`; with an interval that agrees with it, and for skewed effects: `effects`
-the best condition     `best_set`: a model confidence set, which accounts for the best having been chosen on the same data
+=====================  =============================================================================
+one mean               `sign_flip_p`; with an interval that agrees with it, and for skewed effects:
+                       `effects`
+the best condition     `best_set`: a model confidence set, which accounts for the best having been
+                       chosen on the same data
 many tests             `holm`, `benjamini_hochberg`; `Floor` says what p and q can be reached at all
-=====================  ==================================================================================================
+=====================  =============================================================================
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ ALPHA = 0.05
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    r"""Holm's step-down correction: :math:`\tilde p_{(i)} = \max_{j\le i} \min(1, (m-j+1)\,p_{(j)})`.
+    r"""Holm's step-down correction: :math:`\tilde p_{(i)} = \max_{j\le i} \min(1,
+    (m-j+1)\,p_{(j)})`.
 
     Source: Holm 1979.
 
@@ -65,12 +68,15 @@ def sign_flip_p(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> list[float]:
-    r"""Two-sided p of each column's mean being 0, **assuming that the clusters' sums are symmetric around 0**.
+    r"""Two-sided p of each column's mean being 0, **assuming that the clusters' sums are symmetric
+    around 0**.
 
-    Of skewed effects with mean 0 it rejects too often (11 to 17% at 5% for 10 to 30 clusters): `effects.mean_effects` does not.
+    Of skewed effects with mean 0 it rejects too often (11 to 17% at 5% for 10 to 30 clusters):
+    `effects.mean_effects` does not.
 
-    :math:`p = (1 + \#\{|\sum_s \epsilon_s v_s| \ge |\sum_s v_s|\}) / (1 + R)` over random signs; all signs, without
-    the added 1, where there are no more than R of them. Source: Fisher 1935, section 21.
+    :math:`p = (1 + \#\{|\sum_s \epsilon_s v_s| \ge |\sum_s v_s|\}) / (1 + R)` over random signs;
+    all signs, without the added 1, where there are no more than R of them. Source: Fisher 1935,
+    section 21.
 
     Raises:
         ValueError: values that are not finite.
@@ -124,7 +130,8 @@ class Floor:
 
 
 def floor_of(n_clusters: int, tests: int, replicates: int = REPLICATES) -> Floor:
-    r"""The floor of sign flips: :math:`2 / 2^n`; where they are drawn :math:`1 / (R + 1)`, or `tail_p` of equal values.
+    r"""The floor of sign flips: :math:`2 / 2^n`; where they are drawn :math:`1 / (R + 1)`, or
+    `tail_p` of equal values.
 
     >>> floor_of(13, 270).silent, floor_of(14, 270, 16384).silent
     (True, False)
@@ -142,9 +149,11 @@ RADEMACHER = 1 / (4 * float(stats.norm.sf(math.sqrt(2))))
 
 
 def tail_p(values: Float[np.ndarray, "s k"]) -> Float[np.ndarray, " k"]:
-    r"""A bound of the p of all signs, where none of the drawn ones is as extreme, and at least :math:`2 / 2^n`.
+    r"""A bound of the p of all signs, where none of the drawn ones is as extreme, and at least
+    :math:`2 / 2^n`.
 
-    .. math:: p \le 2 c\,P(Z \ge |\textstyle\sum y| / \sqrt{\sum y^2}), \qquad c = 1 / 4 P(Z \ge \sqrt 2) \approx 3.18
+    .. math:: p \le 2 c\,P(Z \ge |\textstyle\sum y| / \sqrt{\sum y^2}), \qquad c = 1 / 4 P(Z \ge
+    \sqrt 2) \approx 3.18
 
     Source: Bentkus & Dzindzalieta 2015.
     """
@@ -159,12 +168,14 @@ def best_set(
 ) -> tuple[Bool[np.ndarray, " k"], list[float]]:
     r"""The model confidence set: conditions that the data do not show to be worse than the others.
 
-    From all conditions the worst is left out, again and again, as long as equality of those that are left is rejected:
+    From all conditions the worst is left out, again and again, as long as equality of those that
+    are left is rejected:
 
     .. math:: t_i = (\bar\theta - \theta_i) / s_i, \qquad p = P(\max_i t^*_i \ge \max_i t_i)
 
-    with the resampled, centred differences from the mean of those that are left. The best one is in the set in at least 1 -
-    alpha of the cases; among equal conditions any is left out in alpha of them. Source: Hansen, Lunde & Nason 2011.
+    with the resampled, centred differences from the mean of those that are left. The best one is in
+    the set in at least 1 - alpha of the cases; among equal conditions any is left out in alpha of
+    them. Source: Hansen, Lunde & Nason 2011.
 
     Args:
         estimates: each condition's score, larger is better.
@@ -201,11 +212,13 @@ def best_set(
 def weighted_spearman(
     a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> float:
-    r"""Rank correlation of a whole grid from a sample of it, each item standing for ``weights`` of the grid's.
+    r"""Rank correlation of a whole grid from a sample of it, each item standing for ``weights`` of
+    the grid's.
 
-    The sample's weight is one over the share of its stratum that was drawn: 1 for parts that are always measured, m / k for k
-    drawn of m. Ranks are the mid-ranks of a grid that holds every item as often as its weight says; with weights that are whole
-    numbers it is Spearman's correlation of that grid. NaN where one side does not vary.
+    The sample's weight is one over the share of its stratum that was drawn: 1 for parts that are
+    always measured, m / k for k drawn of m. Ranks are the mid-ranks of a grid that holds every item
+    as often as its weight says; with weights that are whole numbers it is Spearman's correlation of
+    that grid. NaN where one side does not vary.
     """
     x, y = _weighted_ranks(a, weights), _weighted_ranks(b, weights)
     total = weights.sum()
@@ -216,7 +229,8 @@ def weighted_spearman(
 
 
 def stratum_weights(top: int, sampled: int, total: int) -> Float[np.ndarray, " n"]:
-    """Weights of a sample of the ``top`` largest parts of a grid and then of ``sampled`` of the others, drawn at random.
+    """Weights of a sample of the ``top`` largest parts of a grid and then of ``sampled`` of the
+    others, drawn at random.
 
     >>> stratum_weights(2, 2, 10).tolist()
     [1.0, 1.0, 4.0, 4.0]
@@ -234,10 +248,13 @@ def _weighted_ranks(
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-    """NaN is on neither side of 0: a count of the other side would call it the plainest effect of all."""
+    """NaN is on neither side of 0:
+    a count of the other side would call it the plainest effect of all.
+    """
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         place = ", ".join(map(str, bad[0]))
         raise InputError(
-            f"{name}: expected finite numbers, got {len(bad)} of {values.size} that are not, first at {place}"
+            f"{name}: expected finite numbers, got {len(bad)} of {values.size} that are "
+            f"not, first at {place}"
         )

@@ -2,8 +2,8 @@
 
 The objective is  sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||_F^2  with x standardised on the
 rows given and the bias unpenalised: scikit-learn's multinomial LogisticRegression with C = 1/l2 on
-standardised features. Two classes are a softmax over two columns, not a single logit; scikit-learn's
-binomial fit of the same data has penalty C = 2/l2.
+standardised features. Two classes are a softmax over two columns, not a single logit;
+scikit-learn's binomial fit of the same data has penalty C = 2/l2.
 """
 
 from __future__ import annotations
@@ -33,17 +33,22 @@ DEFAULT_L2 = (1e4, 1e3, 3e2, 1e2, 3e1, 1e1, 1.0)
 tens of thousands of words and around 1e1 for thousands; half a decade apart where it matters."""
 
 CHOICE_TOL = 1e-4
-"""Relative error of the objective to which a penalty is solved to be judged on dev; the chosen one is solved to ``tol``."""
+"""Relative error of the objective to which a penalty is solved to be judged on dev;
+the chosen one is solved to ``tol``.
+"""
 
 MOSTLY_FULL = 0.85
-"""Least number of classes, as a share of the group's widest target, with which a target joins the group."""
+"""Least number of classes, as a share of the group's widest target,
+with which a target joins the group.
+"""
 
 MAX_COLUMNS = 1024  # columns solved together; more bring no speed and cost memory
 
 Features = Float[Tensor, "n d"] | np.ndarray | OnDisk
 Choose = Literal["accuracy", "bits"]
-"""What a penalty is judged by on dev: how many rows are right, or how few bits the labels take. A penalty that is right most
-often may be far too sure of what it gets wrong: where bits are reported, bits must choose."""
+"""What a penalty is judged by on dev: how many rows are right, or how few bits the labels take. A
+penalty that is right most often may be far too sure of what it gets wrong: where bits are reported,
+bits must choose."""
 
 
 @dataclass
@@ -99,7 +104,9 @@ def _groups(targets: Sequence[_Target]) -> Iterable[list[_Target]]:
 def _start(
     group: Sequence[_Target], design: Design, width: int, fits: Mapping[str, Fit] | None = None
 ) -> Float[Tensor, "r k c"]:
-    """Coefficients 0 and the bias at the log class frequencies; of classes that a fit has, what it says."""
+    """Coefficients 0 and the bias at the log class frequencies; of classes that a fit has,
+    what it says.
+    """
     W = torch.zeros(design.rotated.shape[1], len(group), width, dtype=torch.float64)
     # Padding columns have probability 0; a target's own classes are set below.
     W[-1] = ABSENT
@@ -137,17 +144,18 @@ def fit_many(
 
     Args:
         X: training features, [n d], or a ``Design`` made from them (shared between calls;
-            ``standardize`` and ``device`` are then the design's). Rows ``OnDisk`` are read in blocks, once an iteration,
-            and once more for its sample.
+            ``standardize`` and ``device`` are then the design's). Rows ``OnDisk`` are read in
+            blocks, once an iteration, and once more for its sample.
         targets: labels of every training row by target name; any hashable labels.
         l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
             score (ties: the stronger). Solved strong to weak, each from the one before, to a
-            relative error of ``CHOICE_TOL``, the chosen one then to ``tol``; a target goes no weaker
-            once its dev score has fallen for two successive penalties.
+            relative error of ``CHOICE_TOL``, the chosen one then to ``tol``; a target goes no
+            weaker once its dev score has fallen for two successive penalties.
         dev: features [m d] and labels by target name. Classes may be absent from dev; a dev label
             that training does not have counts as wrong, and in no number of bits.
         choose: the dev score: accuracy, or minus the bits a label takes.
-        start: fits of these targets on other rows, from which the iteration begins; the optimum is the same.
+        start: fits of these targets on other rows, from which the iteration begins; the optimum is
+            the same.
         tol: largest relative error of the objective.
         max_iter: Newton iterations per penalty.
         progress: called with (solves done, solves in all) after every penalty.
@@ -213,7 +221,9 @@ def _polish(
     held: Float[Tensor, "m r"] | OnDisk | None,
     choose: Choose,
 ) -> dict[str, Fit]:
-    """Again, by exact products from where the rough ones ended: the fits whose certificate they missed."""
+    """Again, by exact products from where the rough ones ended:
+    the fits whose certificate they missed.
+    """
     which = []
     for j, target in enumerate(group):
         has_time = solution.n_iter[j] < max_iter
@@ -276,7 +286,9 @@ def _choose(
     max_iter: int,
     advance: Callable[[int], None],
 ) -> tuple[Float[Tensor, "r k c"], list[float]]:
-    """The penalty of every target that is best on dev, and its coefficients to about ``CHOICE_TOL``."""
+    """The penalty of every target that is best on dev,
+    and its coefficients to about ``CHOICE_TOL``.
+    """
     W = start.clone()
     loose = max(tol, CHOICE_TOL)
     active = list(range(len(group)))
@@ -304,7 +316,9 @@ def _choose(
 def _dev_score(
     target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk, choose: Choose
 ) -> float:
-    """Accuracy, or minus the mean bits of the labels that training has (0 where it has none of them)."""
+    """Accuracy, or minus the mean bits of the labels that training
+    has (0 where it has none of them).
+    """
     assert target.dev is not None
     coefficients = W[:, : len(target.classes)]
     gold = torch.from_numpy(target.dev).to(coefficients.device)

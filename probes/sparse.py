@@ -1,12 +1,14 @@
 """k-sparse probes: how few neurons are enough (Gurnee et al. 2023)?
 
-The k neurons that a ranking puts first on the training rows, then a logistic regression on them alone, its classes weighted
+The k neurons that a ranking puts first on the training rows, then a logistic regression on them
+alone, its classes weighted
 to count alike:
 
-    min_w,b  sum_i v_i log(1 + exp(-s_i (w.z_i + b))) + l2/2 ||w||^2,   v_i = n / (2 n_{y_i}),  z standardised
+    min_w,b  sum_i v_i log(1 + exp(-s_i (w.z_i + b))) + l2/2 ||w||^2,   v_i = n / (2 n_{y_i}),
+             z standardised
 
-Whether k neurons are many is told by two bands: k neurons at random, and the first k directions of a random rotation ranked
-in the same way, which says whether the neurons' own basis is special.
+Whether k neurons are many is told by two bands: k neurons at random, and the first k directions of
+a random rotation ranked in the same way, which says whether the neurons' own basis is special.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ BOUNDED = 20
 SETTLED = 1e-11
 """Decrement of the bound, a row, below which no step is left ..."""
 UNSURE = 0.25
-"""... where the curvature is at least this part of its bound on average: the bound then tells what Newton's decrement would."""
+"""... where the curvature is at least this part of its bound on average:
+the bound then tells what Newton's decrement would.
+"""
 
 
 class SparseProbe(LinearClassifier):
@@ -81,7 +85,8 @@ class SparseProbe(LinearClassifier):
             raise InputError(f"k: expected at least 1, got {self.k}")
         self.neurons_ = rank(X, y, self.ranking)[: self.k]
         coef, bias = _weigh(X[:, self.neurons_], y == self.classes_[1], self.l2, [self.k])[self.k]
-        # The softmax of (0, w x + b) is the sigmoid of w x + b: the form of a logistic probe of two classes.
+        # The softmax of (0, w x + b) is the sigmoid of w x + b: the form of a logistic probe of two
+        # classes.
         self.coef_, self.intercept_ = np.zeros((2, X.shape[1])), np.array([0.0, bias])
         self.coef_[1, self.neurons_] = coef
         return self
@@ -107,7 +112,8 @@ def sparse_sweep(
         n_rotations: random orthogonal bases.
 
     Returns:
-        For each k: ``k, neurons, f1, mcc``, and ``random_f1, random_f1_low, random_f1_high, rotated_f1, ...`` (means and
+        For each k: ``k, neurons, f1, mcc``, and ``random_f1, random_f1_low, random_f1_high,
+            rotated_f1, ...`` (means and
         95% of the draws; with few rotations their whole range), ``random_mcc, rotated_mcc``.
     """
     classes = np.unique(y)
@@ -137,8 +143,8 @@ def sparse_sweep(
     random = [scores(X, X_test, rng.permutation(d)) for _ in range(n_random)]
     rotated = []
     for _ in range(n_rotations):
-        # The information is the same in every basis; only what single coordinates tell changes. What is better than
-        # this is due to the neurons themselves.
+        # The information is the same in every basis; only what single coordinates tell changes.
+        # What is better than this is due to the neurons themselves.
         Q = rotation(d, rng).astype(X.dtype)
         train, test = X @ Q, X_test @ Q
         rotated.append(scores(train, test, rank(train, y, ranking)))
@@ -187,10 +193,12 @@ def _mcc(gold: np.ndarray, predicted: np.ndarray) -> float:
 def _weigh(
     X: Float[np.ndarray, "n k"], positive: np.ndarray, l2: float, ks: Sequence[int]
 ) -> dict[int, tuple[np.ndarray, float]]:
-    """For each k, weights and bias of the first k neurons in their own units, in float64; each starts from the one before.
+    """For each k, weights and bias of the first k neurons in their own units, in float64; each
+    starts from the one before.
 
-    First with the curvature's bound Z' diag(v) Z / 4, made once for all k, under which every step lowers the loss (Böhning &
-    Lindsay 1988); where that is slow, since predictions are sure, by Newton's method with a line search.
+    First with the curvature's bound Z' diag(v) Z / 4, made once for all k, under which every step
+    lowers the loss (Böhning & Lindsay 1988); where that is slow, since predictions are sure, by
+    Newton's method with a line search.
     """
     n, width = X.shape
     Z = np.empty((n, width + 1), order="F")
@@ -226,7 +234,9 @@ def _solve(
     bound: Float[np.ndarray, "k k"],
     w: Float[np.ndarray, " k"],
 ) -> Float[np.ndarray, " k"]:
-    """The weights of least loss, of rows times their labels' signs; ``bound`` is the inverse of the curvature's bound."""
+    """The weights of least loss, of rows times their labels' signs;
+    ``bound`` is the inverse of the curvature's bound.
+    """
 
     def loss(w: np.ndarray) -> float:
         return float(-share @ log_expit(Z @ w) + ridge @ w**2 / 2)

@@ -25,7 +25,8 @@ AnySaved = TypeVar("AnySaved", bound="Saved")
 
 
 class Saved(BaseEstimator):
-    """An estimator that is written and read back. What is read predicts or transforms as before, and takes no further rows.
+    """An estimator that is written and read back. What is read predicts or transforms as before,
+    and takes no further rows.
 
     Attributes:
         about_: what a file says of where the estimator is from.
@@ -35,7 +36,9 @@ class Saved(BaseEstimator):
     classes_: np.ndarray
     n_features_in_: int
     _arrays: tuple[str, ...] = ()
-    """Fitted attributes that are tensors of the file; the last axis of the first is that of the features."""
+    """Fitted attributes that are tensors of the file;
+    the last axis of the first is that of the features.
+    """
     _recorded: tuple[str, ...] = ()
     """Fitted attributes that are JSON values of its header."""
 
@@ -83,7 +86,8 @@ class Saved(BaseEstimator):
         params = header.get("params")
         if not isinstance(params, dict) or not set(params) <= known:
             raise InputError(
-                f"{path}: params: expected an object of {', '.join(sorted(known))}, got {_short(params)}"
+                f"{path}: params: expected an object of {', '.join(sorted(known))}, "
+                f"got {_short(params)}"
             )
         if not isinstance(header.get("about", {}), dict):
             raise InputError(f"{path}: about: expected an object, got {_short(header['about'])}")
@@ -100,7 +104,9 @@ class Saved(BaseEstimator):
         return estimator
 
     def _check_restored(self, path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-        """Raise one line unless the tensors are finite and there is one class for each row of coefficients."""
+        """Raise one line unless the tensors are finite and there is one
+        class for each row of coefficients.
+        """
         for name, values in tensors.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise InputError(f"{path}: {name}: expected finite numbers")
@@ -130,7 +136,8 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], header
         ) from None
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     data = save(arrays, metadata={KEY: text})
-    # In the same folder, since a rename is one step only within a file system; a name of its own for each writer.
+    # In the same folder, since a rename is one step only within a file system; a name of its own
+    # for each writer.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:

@@ -4,9 +4,10 @@
     depth      ||B h_i||^2                         against a word's distance from the root
     loss       mean over sentences of  1/|s|^2 sum_ij |d_T - d_B^2|   (depth: 1/|s| sum_i)
 
-All layers and ranks are trained at once, in one batched model, from the same batches in the same order; each stops on its
-own dev loss. Scores are those of the published code: UUAS (undirected edges of the minimum spanning tree, punctuation
-left out), Spearman's correlation by sentence length from 5 to 50, and the root's accuracy.
+All layers and ranks are trained at once, in one batched model, from the same batches in the same
+order; each stops on its own dev loss. Scores are those of the published code: UUAS (undirected
+edges of the minimum spanning tree, punctuation left out), Spearman's correlation by sentence length
+from 5 to 50, and the root's accuracy.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ SCHEDULES = tuple(
     Schedule(rate=rate, epochs=300, batch=20, gain=1e-4, patience=3, cut=0.1, stalls=3)
     for rate in (5e-2, 1e-2)
 )
-"""Each trains until the dev loss falls at no rate; of each probe the run with the lower dev loss is kept.
+"""Each trains until the dev loss falls at no rate; of each probe the run with the lower dev loss is
+kept.
 
-Of few sentences the dev loss depends on the way that leads to its least: large first steps end at weights from which no step
-lowers it, and which are worse than those that smaller steps reach first (SmolLM2's block 19: 1.27 against .81).
+Of few sentences the dev loss depends on the way that leads to its least: large first steps end at
+weights from which no step lowers it, and which are worse than those that smaller steps reach first
+(SmolLM2's block 19: 1.27 against .81).
 """
 _PUBLISHED = {
     "hewitt2019": Schedule(
@@ -48,7 +51,8 @@ _PUBLISHED = {
 
 
 def published(compat: str) -> Schedule:
-    """The schedule of a paper's code: its rate falls to nothing before the loss has stopped falling.
+    """The schedule of a paper's code: its rate falls to nothing before the loss has stopped
+    falling.
 
     Raises:
         ValueError: another convention.
@@ -69,8 +73,8 @@ class StructuralFit:
         projection: B, [rank d].
         dev_loss: the lowest, at which B was kept.
         epochs: passes over the training sentences.
-        converged: whether training from these weights lowered the dev loss at none of the schedule's rates; False of a schedule
-            that does not try (`published`).
+        converged: whether training from these weights lowered the dev loss at none of the
+            schedule's rates; False of a schedule that does not try (`published`).
     """
 
     kind: Kind
@@ -136,15 +140,16 @@ def structural_many(
     Args:
         features: by layer, the words' vectors of each sentence; one width for all layers.
         heads: of each sentence, as `tree_distances` takes them.
-        schedule: of the training, of several the best on dev; ``published("hewitt2019")`` is that of the paper's code.
+        schedule: of the training, of several the best on dev; ``published("hewitt2019")`` is that
+            of the paper's code.
         progress: called with (epochs done, epochs at most).
 
     Returns:
         (layer, rank) -> its probe.
 
     Raises:
-        ValueError: layers of other widths, vectors that are not finite, or sentences whose heads are no tree or are not as
-            many as the words.
+        ValueError: layers of other widths, vectors that are not finite, or sentences whose heads
+            are no tree or are not as many as the words.
     """
     names = list(features)
     scales = {name: _scale(layer) for name, layer in features.items()}
@@ -153,7 +158,8 @@ def structural_many(
     width, highest = sentences.width, max(ranks)
     generator = torch.Generator().manual_seed(seed)
     schedules = [schedule] if isinstance(schedule, Schedule) else list(schedule)
-    # The published start, uniform in +-0.05; all probes have the same, so that layers differ by their vectors alone.
+    # The published start, uniform in +-0.05; all probes have the same, so that layers differ by
+    # their vectors alone.
     start = torch.rand(highest, width, generator=generator) * 0.1 - 0.05
     rank_of_model = torch.tensor(list(ranks)).repeat(len(names))  # layer by layer
     B = start.expand(len(rank_of_model), highest, width).clone()
@@ -196,7 +202,9 @@ def structural_many(
 
 
 def _scale(layer: Sequence[Float[Tensor, "_ _"]]) -> float:
-    """Root mean square about the mean: divided by it, the published start and steps mean the same at every layer and model."""
+    """Root mean square about the mean: divided by it,
+    the published start and steps mean the same at every layer and model.
+    """
     words = torch.cat(list(layer)).double()
     return max(float((words - words.mean(0)).square().mean().sqrt()), 1e-12)
 
@@ -231,8 +239,8 @@ class _Trees:
         self.kind = kind
         self.words = []
         for i in range(len(heads)):
-            # Layers differ in size by orders of magnitude; one learning rate serves all when each is brought to the
-            # same.
+            # Layers differ in size by orders of magnitude; one learning rate serves all when each
+            # is brought to the same.
             of_layers = [layer[i].float() / scales[name] for name, layer in features.items()]
             self.words.append(torch.stack(of_layers))
         goal = tree_distances if kind == "distance" else tree_depths
@@ -281,7 +289,8 @@ class _Trees:
 def distance_spearman(
     predicted: Sequence[Float[np.ndarray, "_ _"]], heads: Sequence[Sequence[int]]
 ) -> float:
-    """For each word between its rows of predicted and gold distances, averaged by length, then over lengths 5 to 50.
+    """For each word between its rows of predicted and gold distances, averaged by length, then over
+    lengths 5 to 50.
 
     The average of a length is over the words of all its sentences.
     """
@@ -300,7 +309,8 @@ def tree_edges(
     heads: Sequence[Sequence[int]],
     counted: Sequence[Sequence[bool]] | None = None,
 ) -> Float[np.ndarray, "n 2"]:
-    """For each sentence the gold edges that the minimum spanning tree of the predicted distances has, and all gold edges.
+    """For each sentence the gold edges that the minimum spanning tree of the predicted distances
+    has, and all gold edges.
 
     UUAS is the sum of the first over that of the second.
 
@@ -322,7 +332,9 @@ def tree_edges(
 def depth_spearman(
     predicted: Sequence[Float[np.ndarray, " _"]], heads: Sequence[Sequence[int]]
 ) -> float:
-    """Between predicted and gold depths of a sentence, averaged by length, then over lengths 5 to 50."""
+    """Between predicted and gold depths of a sentence, averaged by length,
+    then over lengths 5 to 50.
+    """
     by_length: dict[int, list[float]] = {}
     for depths, tree in zip(predicted, heads, strict=True):
         if len(tree) not in LENGTHS:
@@ -337,7 +349,9 @@ def tree_roots(
     heads: Sequence[Sequence[int]],
     counted: Sequence[Sequence[bool]] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """For each sentence 1 where the counted word of least predicted depth is the root, else 0; NaN if none is counted."""
+    """For each sentence 1 where the counted word of least predicted depth is the root, else 0;
+    NaN if none is counted.
+    """
     out = np.full(len(heads), np.nan)
     for number, (depths, tree) in enumerate(zip(predicted, heads, strict=True)):
         keep = np.arange(len(tree)) if counted is None else np.flatnonzero(counted[number])

@@ -1,11 +1,14 @@
-"""Many models trained at once by Adam on the same batches, each with its own step size and its own end.
+"""Many models trained at once by Adam on the same batches, each with its own step size and its own
+end.
 
-    m <- .9 m + .1 g      v <- .999 v + .001 g^2      w <- w - rate (m / (1 - .9^t)) / (sqrt(v / (1 - .999^t)) + 1e-8)
+    m <- .9 m + .1 g      v <- .999 v + .001 g^2
+        w <- w - rate (m / (1 - .9^t)) / (sqrt(v / (1 - .999^t)) + 1e-8)
 
-After every epoch each model's held-out loss is taken, and the weights of the lowest loss are kept. A `Schedule` says when the
-rate is cut and when a model is done. One that *returns* is also a certificate: it ends only after training was taken up again
-from the kept weights at several rates in turn and lowered the held-out loss at none of them. A schedule that only cuts its rate
-stops falling because its steps vanish, which proves nothing.
+After every epoch each model's held-out loss is taken, and the weights of the lowest loss are kept.
+A `Schedule` says when the rate is cut and when a model is done. One that *returns* is also a
+certificate: it ends only after training was taken up again from the kept weights at several rates
+in turn and lowered the held-out loss at none of them. A schedule that only cuts its rate stops
+falling because its steps vanish, which proves nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ class Schedule:
         patience: epochs in a row without a fall after which the rate is cut.
         cut: what the rate is multiplied by.
         stalls: cuts in a row, without a fall between them, after which a model is done.
-        returns: after a cut, training goes on from the weights of the lowest loss, with Adam's moments at 0; after ``stalls``
-            cuts the first rate comes again.
+        returns: after a cut, training goes on from the weights of the lowest loss, with Adam's
+            moments at 0; after ``stalls`` cuts the first rate comes again.
         weight_decay: taken off weights of matrices at each step, times the step's size (AdamW).
     """
 
@@ -57,8 +60,9 @@ class Trained:
         weights: of each model at its lowest held-out loss, models along the first axis.
         lowest: that loss.
         epochs: passes that each model made.
-        converged: whether its loss was ever finite and a schedule that returns came to its end: from these weights no rate in
-            a row of ``stalls`` lowered the held-out loss by ``gain`` within ``patience`` epochs.
+        converged: whether its loss was ever finite and a schedule that returns came to its end:
+            from these weights no rate in a row of ``stalls`` lowered the held-out loss by ``gain``
+            within ``patience`` epochs.
     """
 
     weights: list[Tensor]
@@ -70,8 +74,8 @@ class Trained:
 class _Adam:
     """Adam with a rate and a count of steps for each model.
 
-    All weights of a model lie side by side in one row, so that a step is a few operations however many tensors there are:
-    of small networks the number of operations is what takes the time.
+    All weights of a model lie side by side in one row, so that a step is a few operations however
+    many tensors there are: of small networks the number of operations is what takes the time.
     """
 
     def __init__(
@@ -103,7 +107,8 @@ class _Adam:
         w, slope = _side_by_side(weights), _side_by_side(slopes)
         self._first.mul_(FIRST_DECAY).add_(slope, alpha=1 - FIRST_DECAY)
         self._second.mul_(SECOND_DECAY).addcmul_(slope, slope, value=1 - SECOND_DECAY)
-        # Both averages began at 0; divided by the sum of their weights they are unbiased from the first step on.
+        # Both averages began at 0; divided by the sum of their weights they are unbiased from the
+        # first step on.
         mean = self._first / (1 - FIRST_DECAY**self._steps)[:, None].to(w)
         square = self._second / (1 - SECOND_DECAY**self._steps)[:, None].to(w)
         move = mean / (square.sqrt() + EPSILON)
@@ -144,7 +149,8 @@ def train(
         held: every model's held-out loss; it is not differentiated.
         n: how many rows there are.
         generator: shuffles the rows.
-        free: for each of the weights 1 where it is trained and 0 where it stays; None trains all of it.
+        free: for each of the weights 1 where it is trained and 0 where it stays; None trains all of
+            it.
         progress: called with (epochs done, epochs at most).
     """
     now = [w.detach().clone() for w in weights]
@@ -203,7 +209,9 @@ class _Watch:
     def see(
         self, loss: Float[Tensor, " m"]
     ) -> tuple[Bool[Tensor, " m"], Bool[Tensor, " m"], Bool[Tensor, " m"]]:
-        """An epoch's losses: which models are at their lowest, which have their rate cut, and which are done now."""
+        """An epoch's losses: which models are at their lowest, which have their rate cut,
+        and which are done now.
+        """
         schedule = self.schedule
         # NaN is below nothing: a model that diverged keeps its best weights.
         is_lowest = loss < self.lowest
@@ -226,6 +234,8 @@ class _Watch:
         return is_lowest, is_cut, is_over
 
     def rates(self) -> Float[Tensor, " m"]:
-        """Each model's rate; a schedule that returns goes through all rates in turn, then takes the first again."""
+        """Each model's rate; a schedule that returns goes through all rates in turn,
+        then takes the first again.
+        """
         cuts = self.cuts % self.schedule.stalls if self.schedule.returns else self.cuts
         return self.schedule.rate * self.schedule.cut**cuts

@@ -1,4 +1,6 @@
-"""Headless Chromium over its own debugging pipe: one process for many pages, and what happens in them."""
+"""Headless Chromium over its own debugging pipe: one process for many pages,
+and what happens in them.
+"""
 
 from __future__ import annotations
 

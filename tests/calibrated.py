@@ -1,4 +1,6 @@
-"""What the tests of calibration share: rows with a planted temperature, and a run of the command."""
+"""What the tests of calibration share: rows with a planted temperature,
+and a run of the command.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Shapes are checked while the tests run, the hub is out of reach, every draw is seeded, and real models are optional."""
+"""Shapes are checked while the tests run, the hub is out of reach, every draw is seeded,
+and real models are optional.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,20 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# The models are tiny: more threads only wait for each other, here and in the processes that tests start.
+# The models are tiny: more threads only wait for each other, here and in the processes that tests
+# start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
+# Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is
+# passed here.
 import layerscope.experiments.tasks.properties
 from jaxtyping import install_import_hook
 from layerscope.experiments.studies import STUDIES
 
 import layerscope
 
-# Options are what users give, checked by `runs.options` with lines of its own: imported before the hook, they stay so.
+# Options are what users give, checked by `runs.options` with lines of its own: imported before the
+# hook, they stay so.
 for _study in STUDIES.values():
     _ = _study.options
 

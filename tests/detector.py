@@ -1,4 +1,5 @@
-"""A one-layer GPT-2 whose MLP is written by hand: one neuron sees one token and says what follows it.
+"""A one-layer GPT-2 whose MLP is written by hand: one neuron sees one token and says what follows
+it.
 
 The other neurons read at random and write nothing; attention writes nothing.
 """

@@ -1,7 +1,9 @@
-"""A two-layer, attention-only GPT-2 whose weights are written by hand: it continues what it has seen before.
+"""A two-layer, attention-only GPT-2 whose weights are written by hand: it continues what it has
+seen before.
 
-Layer 0, head 1 looks at the previous token and notes it; layer 1, head 2 looks for the place whose previous token is the
-current one and copies the token there to the output. The other heads look at random places and write nothing.
+Layer 0, head 1 looks at the previous token and notes it; layer 1, head 2 looks for the place whose
+previous token is the current one and copies the token there to the output. The other heads look at
+random places and write nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def _parts(attention, head: int):
 
 
 def prompts(count: int = 12) -> list[dict[str, str]]:
-    """Seven tokens, then the first few again: the answer is the one that followed, the wrong one stood elsewhere."""
+    """Seven tokens, then the first few again: the answer is the one that followed,
+    the wrong one stood elsewhere.
+    """
     out = []
     for seed in range(count):
         order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(seed)).tolist()[:7]

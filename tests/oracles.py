@@ -1,4 +1,6 @@
-"""What sites must hold, found without layerscope: hidden states, eager attention, cut columns of a copy's weights."""
+"""What sites must hold, found without layerscope: hidden states, eager attention,
+cut columns of a copy's weights.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def far(found: Tensor, expected: Tensor) -> float:
 
 
 def streams(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
-    """Each block's input stands among the model's own hidden states, or is what a plain hook on the block is given."""
+    """Each block's input stands among the model's own hidden states,
+    or is what a plain hook on the block is given.
+    """
     names = sites(model, "*blocks.*.hook_resid_pre") if _has(model, "hook_resid_pre") else []
     names = [name for name in names if _reached(name, inputs)]
     if not names:
@@ -126,7 +130,9 @@ def patterns(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
 
 
 def heads(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
-    """z of one head in every layer set to 0 is a copy whose output projections lack that head's columns."""
+    """z of one head in every layer set to 0 is a copy whose output
+    projections lack that head's columns.
+    """
     chosen: dict[str, int] = {}
 
     def cut(twin: nn.Module) -> None:
@@ -153,7 +159,9 @@ def heads(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
 
 
 def projections(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
-    """A query, key or value head set to 0 in every layer is a copy whose projections lack that head's rows."""
+    """A query, key or value head set to 0 in every layer is a copy
+    whose projections lack that head's rows.
+    """
     chosen: dict[str, int] = {}
 
     def cut(twin: nn.Module) -> None:
@@ -207,7 +215,9 @@ def neurons(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
 
 
 def experts(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
-    """A neuron of every expert set to 0 is a copy whose experts' down projections lack its column."""
+    """A neuron of every expert set to 0 is a copy whose experts'
+    down projections lack its column.
+    """
     chosen: list[str] = []
 
     def cut(twin: nn.Module) -> None:

@@ -1,4 +1,6 @@
-"""A GPT-2 built by hand whose answer depends on two words and their interaction, and on nothing else."""
+"""A GPT-2 built by hand whose answer depends on two words and their interaction,
+and on nothing else.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,12 @@ TEXT = "w5 w40 w6 w7 w41 w8 w9 w10"
 
 @functools.cache
 def subject(main: float = 0.5, both: float = 5.0) -> Subject:
-    """logit(w50) is a function of whether w40 and w41 are in the text: `main` for each, `both` for the two together.
+    """logit(w50) is a function of whether w40 and w41 are in the text: `main` for each, `both` for
+    the two together.
 
-    Every other word has the same vector, and the one head looks at all positions alike: with texts of one length the answer
-    depends on how many of the two there are, exactly. The two words' directions stay orthogonal to all others; the MLP's one
-    neuron fires only where both were seen.
+    Every other word has the same vector, and the one head looks at all positions alike: with texts
+    of one length the answer depends on how many of the two there are, exactly. The two words'
+    directions stay orthogonal to all others; the MLP's one neuron fires only where both were seen.
     """
     config = hf.GPT2Config(
         n_layer=1, n_embd=WIDTH, n_head=1, n_inner=1, n_positions=64, vocab_size=VOCAB, activation_function="relu",
@@ -45,7 +48,8 @@ def subject(main: float = 0.5, both: float = 5.0) -> Subject:
             norm.weight.fill_(1.0)
         body.wte.weight[:] = plain
         body.wte.weight[FIRST], body.wte.weight[SECOND] = first, second
-        # Queries and keys are 0: every position looks at all before it alike. A word among 9 positions is seen as 1.
+        # Queries and keys are 0: every position looks at all before it alike. A word among 9
+        # positions is seen as 1.
         value = torch.outer(first, saw_first) + torch.outer(second, saw_second)
         block.attn.c_attn.weight[:, 2 * WIDTH :] = value
         block.attn.c_proj.weight[:] = torch.eye(WIDTH) * 9 / WIDTH**0.5

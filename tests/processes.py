@@ -1,7 +1,8 @@
-"""Processes of their own for tests that kill, lock or measure: forks of a clean server that has imported what they need.
+"""Processes of their own for tests that kill, lock or measure: forks of a clean server that has
+imported what they need.
 
-A fork of the test process itself would wait for ever for threads that are not forked with it, and would begin with its
-memory; a new interpreter would import for seconds.
+A fork of the test process itself would wait for ever for threads that are not forked with it, and
+would begin with its memory; a new interpreter would import for seconds.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ PROCESSES.set_forkserver_preload(
 def killed(
     writes: Callable[[Path], object], parent: Path, goals: Sequence[int], whole: int
 ) -> Path:
-    """A folder whose writer was killed, begun again and killed again, each time once it held so many shards.
+    """A folder whose writer was killed, begun again and killed again, each time once it held so
+    many shards.
 
-    A writer may hold its ``whole`` number of shards before the kill reaches it: then this is tried in another folder.
+    A writer may hold its ``whole`` number of shards before the kill reaches it: then this is tried
+    in another folder.
     """
     for attempt in range(10):
         folder = parent / f"killed-{attempt}"

@@ -1,7 +1,8 @@
-"""One oracle for every edit under every way of running: the same edit on the text alone, in one forward without a cache.
+"""One oracle for every edit under every way of running: the same edit on the text alone, in one
+forward without a cache.
 
-An edit at a place is a `Case`; a way of running (`hooks.verify.ways`, and those here that only tests need) takes what
-`Case.edits` makes of its rows.
+An edit at a place is a `Case`; a way of running (`hooks.verify.ways`, and those here that only
+tests need) takes what `Case.edits` makes of its rows.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def _model(kind: str, attention: str = "sdpa", **options: Any) -> Any:
 
 @functools.cache
 def model(name: str) -> Any:
-    """A tiny model whose edits move its logits well beyond rounding; grouped heads, as most have today."""
+    """A tiny model whose edits move its logits well beyond rounding; grouped heads,
+    as most have today.
+    """
     match name:
         case "window":
             return _model("Mistral", sliding_window=3)
@@ -183,7 +186,9 @@ class Case:
         return BLOCK + EDITS[self.edit][0]
 
     def edits(self, on: str, rows: Tensor, columns: int | None = None) -> dict[Any, Any]:
-        """What `intervene` takes for these rows; where they are a whole text, a mask marks its first ``columns`` only."""
+        """What `intervene` takes for these rows; where they are a whole text,
+        a mask marks its first ``columns`` only.
+        """
         site = self.site.partition("[")[0]
         edit = EDITS[self.edit][1](on, site)
         if self.edit == "patch" and columns is not None:
@@ -223,7 +228,9 @@ def keywords(whole: Any, make: Make, texts: Texts) -> Answer:
 
 
 def threads(whole: Any, make: Make, texts: Texts) -> Answer:
-    """Each text in a thread of its own, in which another edit is at work on another text at the same time."""
+    """Each text in a thread of its own,
+    in which another edit is at work on another text at the same time.
+    """
     found: dict[str, Tensor] = {}
     failed: list[Exception] = []
     barrier = threading.Barrier(2)
@@ -251,7 +258,9 @@ def threads(whole: Any, make: Make, texts: Texts) -> Answer:
 
 
 def raised(whole: Any, make: Make, texts: Texts) -> Answer:
-    """A forward that fails half-way, behind the block that is edited, and a good one in the same block."""
+    """A forward that fails half-way, behind the block that is edited,
+    and a good one in the same block.
+    """
 
     def fail(*_: Any) -> None:
         raise ValueError("half-way")
@@ -359,7 +368,9 @@ def unedited(on: str, text: tuple[int, ...]) -> Tensor:
 
 
 def difference(case: Case, way: str) -> tuple[float, float]:
-    """How far the logits are from the oracle's, and how far the edit moves those: both the largest of all texts."""
+    """How far the logits are from the oracle's, and how far the edit moves those:
+    both the largest of all texts.
+    """
     on, run = WAYS[way]
     wrong, effect = 0.0, 0.0
     with torch.no_grad():
@@ -388,7 +399,9 @@ def is_refused(case: Case, way: str) -> bool:
 
 
 def is_comparable(case: Case, way: str) -> bool:
-    """Whether the oracle is one: what was the last token once is no longer the last of the whole text."""
+    """Whether the oracle is one:
+    what was the last token once is no longer the last of the whole text.
+    """
     if case.place == "keys" and case.edit not in KEY_EDITS:
         return False
     if case.site.partition("[")[0] not in sites(model(WAYS[way][0])):

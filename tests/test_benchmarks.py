@@ -19,7 +19,10 @@ def benchmarks(monkeypatch):
 
 
 def block(value, low, high):
-    return f"## x\n\n```\n$ run\nten sides, 2x64: {value:.3f}x ({low:.3f} to {high:.3f} of 7 turns)\n```\n"
+    return (
+        f"## x\n\n```\n$ run\nten sides, 2x64: {value:.3f}x ({low:.3f} to {high:.3f} of 7 "
+        "turns)\n```\n"
+    )
 
 
 @pytest.mark.parametrize(

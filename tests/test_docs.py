@@ -1,9 +1,11 @@
-"""What the documentation says is true: links and commands are checked, and its Python runs on a tiny model.
+"""What the documentation says is true: links and commands are checked, and its Python runs on a
+tiny model.
 
-A block marked ``python`` runs in a folder where ``openai-community/gpt2`` is a small random GPT-2 and the corpora are a few
-sentences of the demo's; the blocks of a page share their names. ``python captum``, ``python transformer_lens`` and ``python
-nnsight`` are another library's side of a comparison and run where it is installed; ``python peer`` is one that is not run,
-``python other`` needs something that is not here.
+A block marked ``python`` runs in a folder where ``openai-community/gpt2`` is a small random GPT-2
+and the corpora are a few sentences of the demo's; the blocks of a page share their names. ``python
+captum``, ``python transformer_lens`` and ``python nnsight`` are another library's side of a
+comparison and run where it is installed; ``python peer`` is one that is not run, ``python other``
+needs something that is not here.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ def names(place, monkeypatch) -> dict:
     batch = {"input_ids": ids}
     return {
         "model": model, "tokenizer": tokenizer, "batch": batch, "batches": [batch, batch], "target": 7,
-        "subject": load("openai-community/gpt2"), "texts": ["The old teachers near the house smile."] * 3, "torch": torch,
+        "subject": load("openai-community/gpt2"), "texts": [("The old teachers near the "
+        "house smile.")] * 3, "torch": torch,
         "X": X, "y": y, "y0": rng.permutation(y), "y1": rng.permutation(y), "X_test": X[::2], "number": y,
         "number_test": y[::2], "sentence_of_row": np.arange(300) // 6, "labels": rng.choice(["Sing", "Plur"], rows),
     }  # fmt: skip
@@ -108,7 +111,10 @@ def test_links_commands_and_options_are_true():
 
 def test_the_checks_can_fail(tmp_path):
     page = tmp_path / "page.md"
-    text = "# A b\n[x](none.md) [y](#a-b) [z](#c) `[q](r.md)`\n```\nlayerscope probe --modle M\nlayerscope probe ... --x\n```\n"
+    text = (
+        "# A b\n[x](none.md) [y](#a-b) [z](#c) `[q](r.md)`\n```\nlayerscope probe --modle "
+        "M\nlayerscope probe ... --x\n```\n"
+    )
     page.write_text(text)
     assert [p.split(":")[0] for p in build.broken_links(page, text)] == [
         "link to none.md",

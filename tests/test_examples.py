@@ -102,7 +102,9 @@ def test_gender_bias_finds_none_where_there_is_none(tmp_path):
 
 
 def plant(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that was taught to say he after the nouns of the one list and she after those of the other."""
+    """A model that was taught to say he after the nouns of the one
+    list and she after those of the other.
+    """
     subject = module.load(demo_paths().model)
     study = module.Study(demo_paths().model, demo_paths().test, 1)
     texts = [
@@ -163,7 +165,8 @@ def biased_classifier(tmp_path_factory):
 def test_classifier_bias_is_found_and_erased(biased_classifier):
     trained, _heads, erased, random = biased_classifier["rows"].values()
     assert trained["bias"][1] > 0.5  # planted: four of five letters of women are bad in training
-    # LEACE takes it from the texts that it was fitted on, and most of it from others; a random change leaves it
+    # LEACE takes it from the texts that it was fitted on, and most of it from others; a random
+    # change leaves it
     assert abs(erased["bias"][0]) < 0.5 * trained["bias"][0]
     assert random["bias"][0] > 0.5 * trained["bias"][0]
     assert erased["accuracy"] > trained["accuracy"] - 0.15

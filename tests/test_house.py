@@ -1,4 +1,6 @@
-"""The house rules that a test can hold: imports point one way, the public face is typed, imports stay light."""
+"""The house rules that a test can hold: imports point one way, the public face is typed,
+imports stay light.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ FACES = {"__init__", "api", "cli", "compare", "explorer", "pages", "results", "t
 
 
 def imported_modules(path, root=ROOT):
-    """The modules of ours that a file imports, as dotted names below the root; late imports and those for types too."""
+    """The modules of ours that a file imports, as dotted names below the root;
+    late imports and those for types too.
+    """
     here = path.relative_to(root).parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -181,8 +185,9 @@ def test_the_public_face_is_typed(room):
 
 def test_importing_hooks_costs_torch_and_little_more():
     code = (
-        "import sys, layerscope.hooks; heavy = {'transformers', 'transformer_lens', 'sklearn', 'matplotlib', 'pandas'}; "
-        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+        "import sys, layerscope.hooks; heavy = {'transformers', 'transformer_lens', "
+        "'sklearn', 'matplotlib', 'pandas'}; sys.exit(', '.join(heavy & "
+        "set(sys.modules)) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False

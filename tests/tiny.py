@@ -34,7 +34,9 @@ def _llama(**more: Any) -> nn.Module:
 
 
 def save_classifier(folder: Path, tokenizer: Any, **changes: Any) -> None:
-    """A Llama with a random head of two classes, good and bad, and the tokenizer that its texts are read with."""
+    """A Llama with a random head of two classes, good and bad,
+    and the tokenizer that its texts are read with.
+    """
     config = hf.LlamaConfig(
         **{**_WIDE, **changes},
         vocab_size=len(tokenizer),
@@ -172,7 +174,9 @@ def _tokenizer_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def tokenizer() -> Any:
-    """A word-level tokenizer of the tiny models' vocabulary, read from a folder (a bridge loads it again by name)."""
+    """A word-level tokenizer of the tiny models' vocabulary,
+    read from a folder (a bridge loads it again by name).
+    """
     return hf.AutoTokenizer.from_pretrained(_tokenizer_folder().name)
 
 

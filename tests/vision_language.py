@@ -44,7 +44,9 @@ def noise_picture(seed: int = 0) -> Image.Image:
 
 
 def _tokenizer(**named: str) -> Any:
-    """The words of the command grid, and tokens for pictures by the names that processors look for."""
+    """The words of the command grid,
+    and tokens for pictures by the names that processors look for.
+    """
     tokenizer = plain_tokenizer()
     made = hf.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer,
@@ -151,7 +153,9 @@ def build(name: str, std: float = 0.2) -> tuple[Any, Any]:
 
 
 class OnePatch(torch.nn.Module):
-    """A projector that lets one patch of the picture through: a model whose answer depends on nothing else of it."""
+    """A projector that lets one patch of the picture through:
+    a model whose answer depends on nothing else of it.
+    """
 
     def __init__(self, projector: torch.nn.Module, patch: int) -> None:
         super().__init__()

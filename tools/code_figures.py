@@ -1,4 +1,5 @@
-"""Figures of how the code reads, for comparing two states of the tree: ``python tools/code_figures.py [FOLDER]``.
+"""Figures of how the code reads, for comparing two states of the tree: ``python
+tools/code_figures.py [FOLDER]``.
 
 nodes a line       syntax nodes over lines of code, median over functions
 comments           comments per 1,000 lines of code
@@ -126,9 +127,10 @@ def spellings(root: Path) -> dict[str, list[str]]:
 def called(text: str, commands: Iterable[str]) -> set[str]:
     """The commands that a file calls by their name.
 
-    Many names are words of the field too ("neurons" is also a kind of part). A name counts where it stands for the command:
-    in ``layerscope NAME``, in an import from its folder, as a key of a table of commands, as an index of `STUDIES`,
-    behind ``"layerscope"`` in a list of words, or compared with a ``kind``, ``command`` or ``name``.
+    Many names are words of the field too ("neurons" is also a kind of part). A name counts where it
+    stands for the command: in ``layerscope NAME``, in an import from its folder, as a key of a
+    table of commands, as an index of `STUDIES`, behind ``"layerscope"`` in a list of words, or
+    compared with a ``kind``, ``command`` or ``name``.
     """
     known = set(commands)
     found = set(re.findall(r"layerscope (\w+)", text)) & known
@@ -181,7 +183,8 @@ def main(root: Path) -> None:
     vague = sum(name in VAGUE for name in names) / len(names)
     print(f"lines of code             {lines:,}")
     print(
-        f"nodes a line, median      {statistics.median(densities):.1f} (functions of 5 lines or more)"
+        f"nodes a line, median      {statistics.median(densities):.1f} (functions of 5 "
+        "lines or more)"
     )
     print(f"comments per 1,000        {1000 * comments / lines:.0f}")
     print(f"comprehensions per 1,000  {1000 * comprehensions / lines:.0f}")

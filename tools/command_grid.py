@@ -1,11 +1,14 @@
-"""Every command on a tiny model of every class that people load, saved to a folder with a tokenizer: does it start, and end?
+"""Every command on a tiny model of every class that people load, saved to a folder with a
+tokenizer: does it start, and end?
 
-PYTHONPATH=.:tests python tools/command_grid.py                                  # the whole grid, and its counts
+# the whole grid, and its counts
+PYTHONPATH=.:tests python tools/command_grid.py
 PYTHONPATH=.:tests python tools/command_grid.py Gemma3ForConditionalGeneration   # one class
 PYTHONPATH=.:tests python tools/command_grid.py --command probe LlamaForCausalLM
 
-A cell is ``ok``, ``refused`` (one line that says why, which is what a command that does not fit must give), or ``FAILED``
-(a traceback, or a report that says WRONG). The models are random: no number in a cell means anything.
+A cell is ``ok``, ``refused`` (one line that says why, which is what a command that does not fit
+must give), or ``FAILED`` (a traceback, or a report that says WRONG). The models are random: no
+number in a cell means anything.
 """
 
 from __future__ import annotations
@@ -104,7 +107,9 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class CellResult:
-    """One command on one class: how it ended, in how long, and its last line if it did not end well."""
+    """One command on one class: how it ended, in how long,
+    and its last line if it did not end well.
+    """
 
     model: str
     command: str
@@ -117,7 +122,9 @@ class CellResult:
 
 
 def tokenizer() -> hf.PreTrainedTokenizerFast:
-    """Byte-pair encoding in which a word with its space is one token; its class is what every family's real one takes."""
+    """Byte-pair encoding in which a word with its space is one token;
+    its class is what every family's real one takes.
+    """
     spelled = [f"\u0120{word}" for word in WORDS]
     tokens = [*SPECIAL, *sorted(set("".join(spelled)))]
     merges: dict[tuple[str, str], None] = {}

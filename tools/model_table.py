@@ -1,4 +1,5 @@
-"""``docs/models.md``: what is known of a tiny model of every family, next to oracles that know nothing of layerscope.
+"""``docs/models.md``: what is known of a tiny model of every family, next to oracles that know
+nothing of layerscope.
 
 PYTHONPATH=.:tests python tools/model_table.py                        # writes docs/models.md
 PYTHONPATH=.:tests python tools/model_table.py LlamaForCausalLM       # prints one family
@@ -82,15 +83,20 @@ def page(rows: Iterable[Row]) -> str:
         "",
         _summary(list(by_name.values())),
         "",
-        "Each family is built from its own configuration, with the flags of real checkpoints and only its sizes made small, "
-        "with random weights. `tools/model_table.py` writes this page. For a model of your own run `layerscope doctor --model M`.",
+        "Each family is built from its own configuration, with the flags of real "
+        "checkpoints and only its sizes made small, with random weights. "
+        "`tools/model_table.py` writes this page. For a model of your own run `layerscope "
+        "doctor --model M`.",
         "",
-        "ok: equal to an oracle that is not layerscope. *streams*: the model's own `hidden_states`. *patterns*: the weights that "
-        "eager attention returns. *heads*: zeroing `hook_z` of a head against zeroing its columns of the output projection. "
-        "*q, k, v*: zeroing a head against zeroing its rows of the projection. *neurons* and *experts*: zeroing a neuron against "
-        "zeroing its column of the down projection, of every expert for experts. -: no such site, or the model returns nothing "
-        "to compare it with. *doctor*: [its verdict](doctor.md), quick and full. *map*: layerscope's table, or TransformerLens's "
-        "adapter. *missing*: numbers of the reasons below.",
+        "ok: equal to an oracle that is not layerscope. *streams*: the model's own "
+        "`hidden_states`. *patterns*: the weights that eager attention returns. *heads*: "
+        "zeroing `hook_z` of a head against zeroing its columns of the output projection. "
+        "*q, k, v*: zeroing a head against zeroing its rows of the projection. "
+        "*neurons* and *experts*: zeroing a neuron against zeroing its column of the down "
+        "projection, of every expert for experts. -: no such site, or the model returns "
+        "nothing to compare it with. *doctor*: [its verdict](doctor.md), quick and full. "
+        "*map*: layerscope's table, or TransformerLens's adapter. *missing*: "
+        "numbers of the reasons below.",
     ]
     for group, members in zoo.GROUPS.items():
         columns = list(oracles.ORACLES)
@@ -125,8 +131,9 @@ def _summary(rows: list[Row]) -> str:
 
     wrong = sum("WRONG" in (row.quick, row.full) for row in rows)
     return (
-        f"{len(rows)} families: {count('streams')} with residual streams, {count('heads')} with heads, "
-        f"{count('neurons', 'experts')} with neurons or experts, {wrong} that the doctor calls WRONG."
+        f"{len(rows)} families: {count('streams')} with residual streams, {count('heads')} "
+        f"with heads, {count('neurons', 'experts')} with neurons or experts, "
+        f"{wrong} that the doctor calls WRONG."
     )
 
 

@@ -1,7 +1,9 @@
-"""Do the tests of hooks notice when a mend is taken back?  ``python tools/mutants.py [NAME ...] [--jobs 2]``
+"""Do the tests of hooks notice when a mend is taken back?
+    ``python tools/mutants.py [NAME ...] [--jobs 2]``
 
-Each mutant undoes one mend of `hooks` by exchanging a line, in a copy of the tree, and the tests of hooks run on the copy
-until one of them fails. What is printed is who noticed; the exit status is 1 if a mutant lives. Run by hand: minutes each.
+Each mutant undoes one mend of `hooks` by exchanging a line, in a copy of the tree, and the tests of
+hooks run on the copy until one of them fails. What is printed is who noticed; the exit status is 1
+if a mutant lives. Run by hand: minutes each.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ MUTANTS = {
     "virtual": Mutant(
         "virtual tokens of a wrapper shift the positions of the modules in it",
         "forwards.py",
-        "        if outer is not None and outer.virtual:\n            virtual, prefix = outer.virtual, outer.prefix",
+        "        if outer is not None and outer.virtual:\n            virtual, "
+        "prefix = outer.virtual, outer.prefix",
         "        if outer is not None and outer.virtual:\n            virtual, prefix = 0, 0",
     ),
     "virtual-count": Mutant(
@@ -125,7 +128,8 @@ MUTANTS = {
         "a position that is still to come is not wrong yet",
         "positions.py",
         "            if p >= longest:\n                self.seen.wait(p, message)",
-        "            if p >= longest:\n                raise EditError(message.format(longest=longest))",
+        "            if p >= longest:\n                raise "
+        "EditError(message.format(longest=longest))",
     ),
     "pieces": Mutant(
         "the end of a piece of a text is not its end",
@@ -226,7 +230,8 @@ MUTANTS = {
     "after-the-block": Mutant(
         "a repeat behind the block's end has the block's hooks",
         "taps.py",
-        "            if self._tap is None:\n                stack.enter_context(self._hook(facts.tap))\n",
+        "            if self._tap is None:\n                "
+        "stack.enter_context(self._hook(facts.tap))\n",
         "",
     ),
     "nested": Mutant(

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 GB = 1e9
 BF16, FLOAT32 = 2, 4
 FLOPS = 400e12
-"""Assumed: what a current accelerator does a second in bfloat16, of the 990e12 that an H200's data sheet names."""
+"""Assumed: what a current accelerator does a second in bfloat16,
+of the 990e12 that an H200's data sheet names.
+"""
 MEMORY_OF_GPU = 141 * GB
 """An H200's, by its data sheet."""
 LOAD = 2 * GB

@@ -1,10 +1,12 @@
-"""Which heads follow dependencies, and which look at fixed places: read off where each word looks most.
+"""Which heads follow dependencies, and which look at fixed places: read off where each word looks
+most.
 
-Attention between words is summed over the attended word's tokens and averaged over the attending word's (Clark et al.
-2019). A head agrees with an arc if the most attended other word that it can see is the arc's other end; the baseline is the
-best fixed offset. The head is chosen on one half of the sentences and scored on the other, and the offset is the best one
-of the half that is scored, so that choosing among hundreds of heads is not mistaken for agreement.
-Sources: Voita et al. 2019, section 5; Clark et al. 2019, section 4.2.
+Attention between words is summed over the attended word's tokens and averaged over the attending
+word's (Clark et al. 2019). A head agrees with an arc if the most attended other word that it can
+see is the arc's other end; the baseline is the best fixed offset. The head is chosen on one half of
+the sentences and scored on the other, and the offset is the best one of the half that is scored, so
+that choosing among hundreds of heads is not mistaken for agreement. Sources: Voita et al. 2019,
+section 5; Clark et al. 2019, section 4.2.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ from .passes import PATTERN, VISIBLE, layers_with_patterns
 
 OFFSETS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
 POSITIONAL = 0.9
-"""Share of words whose most attended word is at one offset, from which a head is called positional (Voita et al. 2019)."""
+"""Share of words whose most attended word is at one offset,
+from which a head is called positional (Voita et al. 2019).
+"""
 SYNTACTIC = 0.1
 """By how much a head must beat the best fixed offset to be called syntactic (Voita et al. 2019)."""
 DIRECTIONS = ("to governor", "to dependent")
@@ -39,7 +43,8 @@ DIRECTIONS = ("to governor", "to dependent")
 
 @dataclass(frozen=True)
 class RelationScore:
-    """How often a head's most attended word is the one that a dependency names, on sentences that did not choose it.
+    """How often a head's most attended word is the one that a dependency names, on sentences that
+    did not choose it.
 
     Args:
         direction: ``to governor`` (from the dependent) or ``to dependent`` (from the governor).
@@ -72,9 +77,11 @@ class WordRoles:
     Args:
         relations: the best head for each relation and direction.
         of_heads: for each head that is syntactic, the relation in which it gains most.
-        positional: share of words whose most attended word is at the head's favourite offset, and that offset.
+        positional: share of words whose most attended word is at the head's favourite offset, and
+            that offset.
         n_left_out: words without tokens.
-        n_shared: dependencies between two words that are the same tokens: no head can tell the two apart.
+        n_shared: dependencies between two words that are the same tokens: no head can tell the two
+            apart.
     """
 
     relations: list[RelationScore]
@@ -91,7 +98,8 @@ class WordTotals:
     Args:
         layout: the sentences as tokens.
         groups: the group of each sentence, which is resampled as one.
-        least: relations that fewer texts of a half have are left out: twenty arcs of one list are one observation.
+        least: relations that fewer texts of a half have are left out: twenty arcs of one list are
+            one observation.
     """
 
     parts = (PATTERN, VISIBLE)
@@ -159,7 +167,8 @@ class WordTotals:
         # A bin for each kind and group, so that hits are counted by one `index_add_`.
         self._bin = self._kind * self._n_groups + groups[self._rows]
 
-        # A word that is alone, or the first where only earlier ones are seen, has nothing to choose from.
+        # A word that is alone, or the first where only earlier ones are seen, has nothing to choose
+        # from.
         counts = torch.tensor([len(line) for line in spans])[:, None]
         places = torch.arange(self._member.shape[-1])
         has_choice = (places >= self._first) & (counts > 1)
@@ -223,7 +232,9 @@ class WordTotals:
 def _word_tables(
     spans: Sequence[Sequence[slice]], length: int
 ) -> tuple[Float[Tensor, "batch pos word"], Bool[Tensor, "batch word word2"]]:
-    """Which tokens each word has, and which words are the same tokens: no head can tell these apart."""
+    """Which tokens each word has, and which words are the same tokens:
+    no head can tell these apart.
+    """
     most = max(map(len, spans))
     member = torch.zeros(len(spans), length, most)
     is_same = torch.zeros(len(spans), most, most, dtype=torch.bool)
@@ -236,11 +247,15 @@ def _word_tables(
 
 
 Arc = tuple[tuple[str, str], int, int]
-"""(dependency and direction, attending word, attended word); words are counted among those with tokens."""
+"""(dependency and direction, attending word, attended word);
+words are counted among those with tokens.
+"""
 
 
 def _arcs(sentence: Sentence, spans: Sequence[slice | None], causal: bool) -> tuple[list[Arc], int]:
-    """Each dependency that can be seen, in both directions, and how many are between words that are the same tokens."""
+    """Each dependency that can be seen, in both directions,
+    and how many are between words that are the same tokens.
+    """
     with_tokens = [i for i, span in enumerate(spans) if span is not None]
     place_of = {sentence.words[i].id: place for place, i in enumerate(with_tokens)}
     arcs: list[Arc] = []
@@ -281,7 +296,9 @@ def most_attended(
 
 @dataclass(frozen=True)
 class _Scores:
-    """Hits of all heads on all kinds of arcs, by group; those that ``chooses`` choose, the others are scored."""
+    """Hits of all heads on all kinds of arcs, by group; those that ``chooses`` choose,
+    the others are scored.
+    """
 
     layers: list[int]
     kinds: list[tuple[str, str]]
@@ -301,7 +318,9 @@ class _Scores:
         return scores
 
     def syntactic_heads(self) -> list[RelationScore]:
-        """For each head the kind in which it gains most on the half that chooses, if it is syntactic on the other."""
+        """For each head the kind in which it gains most on the half that chooses,
+        if it is syntactic on the other.
+        """
         if not self.kinds:
             return []
         n = self.n[:, self.chooses].sum(1)

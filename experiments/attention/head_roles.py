@@ -23,7 +23,8 @@ BROAD = 0.95
 
 
 def roles(record: Mapping[str, Any]) -> list[str]:
-    """A head's names, the most telling first; empty for a head that does nothing of what is looked for.
+    """A head's names, the most telling first; empty for a head that does nothing of what is looked
+    for.
 
     >>> roles({"induction": 0.8, "first": 0.1, "entropy": 0.3})
     ['induction']
@@ -40,7 +41,8 @@ def roles(record: Mapping[str, Any]) -> list[str]:
     if record.get("relation"):
         names.append(f"{record['relation']} {record['direction']}")
     masses = [name for key, (least, name) in MASSES.items() if value(key) >= least]
-    # A head of the previous token is one of the previous word too, wherever words are single tokens: named once.
+    # A head of the previous token is one of the previous word too, wherever words are single
+    # tokens: named once.
     is_of_token = bool({"previous token", "next token"} & set(masses))
     if value("positional") >= POSITIONAL and not is_of_token:
         offset = record["offset"]

@@ -8,12 +8,15 @@ For each token q of the text itself that sees n >= 2 keys, with attention :math:
     first, end   A on position 0, on special tokens after the text
     punctuation  A on tokens that are punctuation
     self, previous, next                              A on q, q - 1, q + 1
-    norm_*       share of sum_k A |v_k W_O| that falls on first, end, punctuation (Kobayashi et al. 2020)
+    norm_*       share of sum_k A |v_k W_O| that falls on first, end, punctuation (Kobayashi et al.
+                 2020)
     output       |z W_O|, the size of what the head adds
-    sink         what no token gets, in a model whose softmax has a learned sink; to the entropy it is one more key
+    sink         what no token gets, in a model whose softmax has a learned sink; to the entropy it
+                 is one more key
 
-Each is a ratio of sums over tokens; its interval resamples sentences. Above ``GROUPS`` sentences these are dealt at random
-into as many groups and the groups resampled, so that what is held does not grow with the corpus.
+Each is a ratio of sums over tokens; its interval resamples sentences. Above ``GROUPS`` sentences
+these are dealt at random into as many groups and the groups resampled, so that what is held does
+not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ GROUPS = 200
 BLOCK = 1 << 20
 """Entries of a pattern that are worked on at a time: what stays in a processor's cache."""
 COLUMNS = (
-    "entropy", "confidence", "distance", "first", "end", "punctuation", "self", "previous", "next", "sink",
+    "entropy", "confidence", "distance", "first", "end", "punctuation", "self", "previous",
+    "next", "sink",
     "norm_first", "norm_end", "norm_punctuation", "output", "queries", "text", "norm",
 )  # fmt: skip
 PLACE = {name: place for place, name in enumerate(COLUMNS)}
@@ -60,7 +64,9 @@ def _ratio_of(name: str) -> tuple[int, int]:
 
 
 def deal(n: int, seed: int, groups: int = GROUPS) -> Int[np.ndarray, " n"]:
-    """The group of each of n sentences: its own number, or one of ``groups`` at random, all of about one size."""
+    """The group of each of n sentences: its own number, or one of ``groups`` at random,
+    all of about one size.
+    """
     return np.random.default_rng(seed).permutation(n) % min(n, groups)
 
 
@@ -113,7 +119,8 @@ class HeadStatistics:
         boot = ClusterBootstrap(np.arange(self.sums.shape[1]), seed=seed)
         out: dict[str, tuple[np.ndarray, ...]] = {}
         for name in self.names:
-            # A mean over all queries is a ratio of sums: texts of other lengths are other denominators.
+            # A mean over all queries is a ratio of sums: texts of other lengths are other
+            # denominators.
             above, below = _ratio_of(name)
             lows, highs = [], []
             for of_layer in self.sums:
@@ -251,7 +258,9 @@ def _uniform_sums(
     marks: Float[Tensor, "batch key"],
     has_sink: bool,
 ) -> Float[Tensor, " column"]:
-    """The sums of a head that looks alike at all that its queries see, and at the sink where there is one."""
+    """The sums of a head that looks alike at all that its queries see,
+    and at the sink where there is one.
+    """
     n_seen = visible.sum(-1, keepdim=True).clamp(min=1) + has_sink
     places = n_seen[:, None].float()
     pattern = visible[:, None].float() / places

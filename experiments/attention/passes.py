@@ -1,7 +1,8 @@
-"""One pass of a model over texts in which attention is reduced layer by layer, as it is computed, and never kept.
+"""One pass of a model over texts in which attention is reduced layer by layer, as it is computed,
+and never kept.
 
-A `Reducer` is shown one batch's pattern of one layer at a time and keeps sums. Memory is that of one layer's pattern of one
-batch, whatever the number of texts.
+A `Reducer` is shown one batch's pattern of one layer at a time and keeps sums. Memory is that of
+one layer's pattern of one batch, whatever the number of texts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from ..subject.batches import Batch
 from ..subject.word_spans import Encoded
 
 PATTERN, VISIBLE = "attn.hook_pattern", "attn.hook_attn_scores[0]"
-"""Parts of a block; ``VISIBLE`` are the first head's scores, whose -inf entries are what a query cannot see."""
+"""Parts of a block; ``VISIBLE`` are the first head's scores,
+whose -inf entries are what a query cannot see.
+"""
 
 
 @runtime_checkable
@@ -41,7 +44,9 @@ class Reducer(Protocol):
         ...
 
     def see(self, layer: int, part: str, value: Tensor) -> None:
-        """One value of one layer (the layer's place among those that have a pattern); it is gone afterwards."""
+        """One value of one layer (the layer's place among those that have a pattern);
+        it is gone afterwards.
+        """
         ...
 
     def end(self) -> None:
@@ -56,7 +61,8 @@ class Run:
     Args:
         rows: in the batch.
         texts: which texts they are.
-        keys: positions of the whole text; ``words`` of it without the special tokens around it, counted from its start.
+        keys: positions of the whole text; ``words`` of it without the special tokens around it,
+            counted from its start.
     """
 
     rows: slice
@@ -71,7 +77,9 @@ class Run:
 
 
 def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Iterator[Run]:
-    """The batch in runs of at most ``most`` rows; texts without a token of their own are left out."""
+    """The batch in runs of at most ``most`` rows;
+    texts without a token of their own are left out.
+    """
     shapes = [
         _shape(encoded[row], shift) for row, shift in zip(batch.rows, batch.shifts, strict=True)
     ]
@@ -90,19 +98,25 @@ def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Itera
 
 
 def sink_of(value: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch query"]:
-    """The weight that no token gets: that of the learned sink of a softmax that has one (see `layers_with_sink`)."""
+    """The weight that no token gets:
+    that of the learned sink of a softmax that has one (see `layers_with_sink`).
+    """
     return (1 - value.float().sum(-1)).clamp(min=0)
 
 
 def with_sink(
     rows: Float[Tensor, "*batch key"], layer_has_sink: bool
 ) -> Float[Tensor, "*batch place"]:
-    """Rows of weights and, behind those of a softmax with a learned sink, the weight that no token gets."""
+    """Rows of weights and, behind those of a softmax with a learned sink,
+    the weight that no token gets.
+    """
     return torch.cat([rows, sink_of(rows)[..., None]], dim=-1) if layer_has_sink else rows
 
 
 def layers_with_sink(model: nn.Module) -> list[bool]:
-    """Of each layer with patterns, whether its softmax has a learned sink, a logit that is no token (gpt-oss)."""
+    """Of each layer with patterns, whether its softmax has a learned sink,
+    a logit that is no token (gpt-oss).
+    """
     places = anatomy(model).places
     modules = [
         model.get_submodule(places[f"blocks.{layer}.{PATTERN}"].path)
@@ -178,7 +192,9 @@ def pass_over(
 def _require_numbers(
     subject: Subject, batch: Batch, encoded: Sequence[Encoded], site: Site, value: Tensor
 ) -> None:
-    """Raise `InputError` for a pattern that is NaN at a token of a text; padding may be anything."""
+    """Raise `InputError` for a pattern that is NaN at a token of a text;
+    padding may be anything.
+    """
     # One number to wait for; the search for the place comes only where it is needed.
     if not bool(value.sum().isnan()):
         return
@@ -189,6 +205,7 @@ def _require_numbers(
         text = encoded[batch.rows[row]]
         first = int(broken[row].nonzero()[0, 0]) - batch.shifts[row]
         raise InputError(
-            f"{site} of {subject.name} is NaN in the text {text.text[:40]!r}, from its token {subject.token(text.ids[first])!r} "
-            "on: an embedding or a weight of the model is not a finite number"
+            f"{site} of {subject.name} is NaN in the text {text.text[:40]!r}, "
+            f"from its token {subject.token(text.ids[first])!r} on: "
+            "an embedding or a weight of the model is not a finite number"
         )

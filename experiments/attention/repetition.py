@@ -74,8 +74,8 @@ def repetition_scores(
     before, after = _around(subject)
     lead, half = len(before), (ids.shape[1] - len(before) - len(after)) // 2
     names = sites(subject.model, "blocks.*.attn.hook_pattern")
-    # The ids are [before] A A [after]. From the second A on, the token's earlier occurrence is `half` back; an induction
-    # head looks at what came behind that one.
+    # The ids are [before] A A [after]. From the second A on, the token's earlier occurrence is
+    # `half` back; an induction head looks at what came behind that one.
     second = torch.arange(lead + half, lead + 2 * half)
     offsets = {
         "previous": (torch.arange(lead + 1, lead + 2 * half), 1),
@@ -92,6 +92,7 @@ def repetition_scores(
     scores = {name: np.stack(rows) for name, rows in by_layer.items()}
     if not all(np.isfinite(values).all() for values in scores.values()):
         raise InputError(
-            f"{subject.name} gives NaN on random tokens of its vocabulary: an embedding or a weight is not a finite number"
+            f"{subject.name} gives NaN on random tokens of its vocabulary: "
+            "an embedding or a weight is not a finite number"
         )
     return scores

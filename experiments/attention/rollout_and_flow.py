@@ -1,9 +1,10 @@
 r"""Attention through all layers: rollout and flow.
 
-Both read :math:`\hat A_l = \tfrac12 \bar A_l + \tfrac12 I`, the mean over heads with the residual stream as an attention to
-oneself. Rollout multiplies the layers, so its rows sum to 1; flow is the largest flow from a token of the last layer to an
-input token when every :math:`\hat A_l` is a capacity, so a bottleneck counts once. Neither knows values or MLPs.
-Source: Abnar & Zuidema 2020, sections 3 and 4.
+Both read :math:`\hat A_l = \tfrac12 \bar A_l + \tfrac12 I`, the mean over heads with the residual
+stream as an attention to oneself. Rollout multiplies the layers, so its rows sum to 1; flow is the
+largest flow from a token of the last layer to an input token when every :math:`\hat A_l` is a
+capacity, so a bottleneck counts once. Neither knows values or MLPs. Source: Abnar & Zuidema 2020,
+sections 3 and 4.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def _with_residual(
 
 
 def rollout(patterns: Float[np.ndarray, "layer head query key"]) -> Float[np.ndarray, "query key"]:
-    """How much of each input token reaches each token of the last layer, if tokens were mixed by attention alone."""
+    """How much of each input token reaches each token of the last layer,
+    if tokens were mixed by attention alone.
+    """
     mixed = np.eye(patterns.shape[-1])
     for step in _with_residual(patterns):
         mixed = step @ mixed
@@ -30,7 +33,9 @@ def rollout(patterns: Float[np.ndarray, "layer head query key"]) -> Float[np.nda
 
 
 def flow(patterns: Float[np.ndarray, "layer head query key"]) -> Float[np.ndarray, "query key"]:
-    """The largest flow from each token of the last layer to each input token; rows do not sum to 1."""
+    """The largest flow from each token of the last layer to each input token;
+    rows do not sum to 1.
+    """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_flow
 

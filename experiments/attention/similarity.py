@@ -2,9 +2,10 @@ r"""Which heads look alike: the overlap of every two heads' attention, from a fe
 
 .. math:: S_{ij} = \frac{1}{n} \sum_q \sum_k \sqrt{A^{(i)}_{qk} A^{(j)}_{qk}}
 
-is 1 for heads that look alike and 0 for heads that never look at one place (the Bhattacharyya coefficient; 1 - S is the
-squared Hellinger distance). It is a Gram matrix of root patterns, so no two patterns need be held side by side.
-Source: Bhattacharyya 1943; Clark et al. 2019, section 6, compare heads by Jensen-Shannon divergence.
+is 1 for heads that look alike and 0 for heads that never look at one place (the Bhattacharyya
+coefficient; 1 - S is the squared Hellinger distance). It is a Gram matrix of root patterns, so no
+two patterns need be held side by side. Source: Bhattacharyya 1943; Clark et al. 2019, section 6,
+compare heads by Jensen-Shannon divergence.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class SimilarityTotals:
         self._rows = 0
 
     def begin(self, batch: Batch) -> None:
-        """The rows of a batch are held until its forward is over: ``ROWS`` x length a text and head."""
+        """The rows of a batch are held until its forward is over:
+        ``ROWS`` x length a text and head.
+        """
         self._batch = batch
         self._held: list[Tensor] = []
 
@@ -74,7 +77,8 @@ class SimilarityTotals:
             )
             rows = value[run.rows, :, picked, run.keys].float()
             rows = with_sink(rows, self._sinks[layer])
-            # Roots: the product of two of them is the Bhattacharyya coefficient of the two distributions.
+            # Roots: the product of two of them is the Bhattacharyya coefficient of the two
+            # distributions.
             rows = torch.cat([rows, rows.mean(1, keepdim=True)], dim=1).sqrt()
             pieces.append(rearrange(rows, "text head query key -> head (text query key)"))
             if layer == 0:

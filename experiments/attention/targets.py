@@ -1,6 +1,7 @@
 """What a decoder attends to while it is given a target: its own earlier tokens, and the source.
 
-entropy     H(attention) / log(keys that a query sees), mean over the target's tokens; 1 is uniform attention
+entropy     H(attention) / log(keys that a query sees), mean over the target's tokens; 1 is uniform
+            attention
 confidence  largest weight, mean over the target's tokens
 previous    weight on the token before (the decoder's own attention)
 first       weight on the first token: the start token, or the first of the source

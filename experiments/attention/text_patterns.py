@@ -31,8 +31,8 @@ def text_patterns(
     """Every head's attention on the shortest of some texts; None for more than ``most`` weights.
 
     Returns:
-        ``tokens``; ``layers`` that have a pattern; ``heads``; ``weights``, round(255 w), in the order layer, head, query,
-        key, as base64.
+        ``tokens``; ``layers`` that have a pattern; ``heads``; ``weights``, round(255 w), in the
+        order layer, head, query, key, as base64.
     """
     shortest = min(texts, key=len)
     patterns, _ = _run(subject, shortest)
@@ -71,7 +71,8 @@ class ShownTexts:
 def shown_texts(
     subject: Subject, texts: Sequence[Encoded], count: int, with_flow: bool = False
 ) -> ShownTexts:
-    """Every head's attention on the first texts of a length that is pleasant to look at, as many as a page holds.
+    """Every head's attention on the first texts of a length that is pleasant to look at, as many as
+    a page holds.
 
     Args:
         count: texts at most.
@@ -112,7 +113,9 @@ def _shown(
 
 
 def spelled(subject: Subject, text: Encoded) -> list[str]:
-    """The tokens as the text has them, white space in front of a word with its first token; special ones by name."""
+    """The tokens as the text has them, white space in front of a word with its first token;
+    special ones by name.
+    """
     pieces = []
     for token, (start, end), special in zip(text.ids, text.offsets, text.special, strict=True):
         piece = text.text[start:end]

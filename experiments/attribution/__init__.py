@@ -1,10 +1,13 @@
 """Attribution: which words of a text made a model give its answer.
 
 >>> from layerscope.experiments.attribution import attribute  # doctest: +SKIP
->>> scores = attribute(subject, "The keys to the cabinet", target=" are", method="kernel-shap")  # doctest: +SKIP
+>>> scores = attribute(  # doctest: +SKIP
+    ...     subject, "The keys to the cabinet", target=" are", method="kernel-shap"
+    ... )
 >>> dict(zip(scores.units, scores.scores))  # doctest: +SKIP
 
-Names are imported when they are first used, so that the table of methods costs the command line nothing.
+Names are imported when they are first used, so that the table of methods costs the command line
+nothing.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def ask(
         raise AttributionError("a word is read by a probe: give one")
     if target.prefix is not None and not subject.has_decoder:
         raise AttributionError(
-            f"the beginning of a target ({target.prefix[:40]!r}) is for encoder-decoders, {subject.name} is none: write it at "
-            "the text's end"
+            f"the beginning of a target ({target.prefix[:40]!r}) is for encoder-decoders, "
+            f"{subject.name} is none: write it at the text's end"
         )
     if subject.classes:
         return _of_classes(subject, text, target, level, spans, pair)
@@ -93,8 +93,8 @@ def _check_picture(subject: Subject, target: Target, pair: str | None) -> None:
         raise AttributionError("a picture (--image) goes with one text, and without a probe")
     if not subject.gives_tokens:
         raise AttributionError(
-            f"--image: {subject.name} ({type(subject.model).__name__}) has no language-model head; expected a vision-language "
-            "model"
+            f"--image: {subject.name} ({type(subject.model).__name__}) "
+            "has no language-model head; expected a vision-language model"
         )
 
 
@@ -106,9 +106,11 @@ def _of_tokens(
     spans: Sequence[tuple[int, int]] | None,
     picture: Picture | None = None,
 ) -> Question:
-    """The question of a language model: how probable it finds an answer, or else the token that it says itself.
+    """The question of a language model: how probable it finds an answer, or else the token that it
+    says itself.
 
-    Of an encoder-decoder the text is the source; the units are its words and those of the target's beginning.
+    Of an encoder-decoder the text is the source; the units are its words and those of the target's
+    beginning.
     """
     given = Prompt(text, target.answer or "", target.wrong, target_prefix=target.prefix)
     if picture is not None:
@@ -150,7 +152,10 @@ def _of_tokens(
 
     notes = units.notes
     if mask is not None and len(parts) > 1:
-        sentence = "an answer of several tokens is scored by its pseudo-log-likelihood: each token is predicted with the others in place"
+        sentence = (
+            "an answer of several tokens is scored by its pseudo-log-likelihood: "
+            "each token is predicted with the others in place"
+        )
         notes = (*notes, Note(kind="info", text=sentence))
     answers = f"{target.answer!r} against {target.wrong!r}" if has_wrong else repr(target.answer)
     name = f"{_spaced(measure)} of {answers}"
@@ -192,7 +197,8 @@ def _picture_reads(
             raise AttributionError(f"expected one token, {field} {answer!r} is {len(ids)}")
         if len(ids) > 1 and not subject.causal:
             raise AttributionError(
-                f"{subject.name} sees what follows a token: expected an answer of one token, {answer!r} is {len(ids)}"
+                f"{subject.name} sees what follows a token: "
+                f"expected an answer of one token, {answer!r} is {len(ids)}"
             )
         texts.append(as_encoded((*encoded.ids, *ids)))
         for number, token in enumerate(ids):
@@ -295,10 +301,12 @@ def _of_classes(
 
 
 def _separator(subject: Subject, encoded: Encoded, types: Sequence[int]) -> int | None:
-    """The token behind the first text of a pair, where the model reads token types; None where it reads none.
+    """The token behind the first text of a pair, where the model reads token types; None where it
+    reads none.
 
     Raises:
-        AttributionError: types that do not change behind the first separator: they would not be known for a changed row.
+        AttributionError: types that do not change behind the first separator: they would not be
+            known for a changed row.
     """
     if 1 not in types or setting(subject.config, "type_vocab_size", default=1) < 2:
         return None

@@ -1,9 +1,10 @@
 """Integrated gradients along a path that stays near real words.
 
-Between a word's embedding and the baseline's a straight line passes through vectors that no word has, where the model's
-gradient means little. This path goes through points near the embeddings of other words, each coordinate still moving one
-way only, so that the sum over the path is a path integral. Source: Sanyal and Ren 2021 (discretised integrated gradients),
-section 3, the greedy search.
+Between a word's embedding and the baseline's a straight line passes through vectors that no word
+has, where the model's gradient means little. This path goes through points near the embeddings of
+other words, each coordinate still moving one way only, so that the sum over the path is a path
+integral. Source: Sanyal and Ren 2021 (discretised integrated gradients), section 3, the greedy
+search.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ def word_path(
     table: Float[Tensor, "vocab d"],
     steps: int,
 ) -> Float[Tensor, "points d"]:
-    """Points from one embedding to another, every coordinate monotone, each as near a word as the search finds.
+    """Points from one embedding to another, every coordinate monotone, each as near a word as the
+    search finds.
 
-    An anchor word's coordinates that lie between here and the end are taken; the others move one step of what is left.
+    An anchor word's coordinates that lie between here and the end are taken; the others move one
+    step of what is left.
     """
     points, point = [start], start
     for left in range(steps - 1, 0, -1):
@@ -47,7 +50,9 @@ def word_path(
 
 
 def discretised(scorer: Scorer, options: Options) -> Found:
-    """The sum along that path of gradients times steps, the gradient the mean of a step's two ends."""
+    """The sum along that path of gradients times steps,
+    the gradient the mean of a step's two ends.
+    """
     if options.site is not None:
         raise AttributionError("dig walks between words' embeddings: it has no --site")
     if options.baseline == "sampled":

@@ -1,8 +1,9 @@
-"""Where an answer is read: the end of a forward as hidden states, and what makes logits of the few that are read.
+"""Where an answer is read: the end of a forward as hidden states, and what makes logits of the few
+that are read.
 
-A language model's states are its body's output, its head is used at the positions that are read alone, and so may be what
-stands behind the attention of its last block; a classifier's are its logits; a probe's are the residual stream of its block,
-and the blocks behind it are not run.
+A language model's states are its body's output, its head is used at the positions that are read
+alone, and so may be what stands behind the attention of its last block; a classifier's are its
+logits; a probe's are the residual stream of its block, and the blocks behind it are not run.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Endpoint:
     """The end of a model's forward.
 
     Args:
-        of: from hidden states at the reads, and which reads there are, to logits (a pooling end gives one read).
+        of: from hidden states at the reads, and which reads there are, to logits (a pooling end
+            gives one read).
         whole: the states are the model's logits, not its body's output.
         site: the states are this site's value, and the forward ends there.
-        last: the last block, where leaving out positions of it was measured to change nothing at the others.
+        last: the last block, where leaving out positions of it was measured to change nothing at
+            the others.
     """
 
     subject: Subject
@@ -56,8 +59,10 @@ class Endpoint:
         """The states of one forward.
 
         Args:
-            forward: runs the model if it is given True, its body if False; returns a transformers output.
-            reads: the positions that are read of each row: the states may then be right at these alone.
+            forward: runs the model if it is given True, its body if False; returns a transformers
+                output.
+            reads: the positions that are read of each row: the states may then be right at these
+                alone.
         """
         if self.site is not None:
             tap = _Keep()
@@ -82,7 +87,9 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class LastBlock:
-    """The last block of a model and the norm behind it: what one position of it says is nothing to another one's answer."""
+    """The last block of a model and the norm behind it:
+    what one position of it says is nothing to another one's answer.
+    """
 
     block: nn.Module
     norm: nn.Module | None
@@ -90,7 +97,9 @@ class LastBlock:
 
     @contextlib.contextmanager
     def only(self, reads: Sequence[Sequence[int]]) -> Iterator[None]:
-        """While this lasts, the block's output projection and MLP run at these positions, unless somebody looks at others."""
+        """While this lasts, the block's output projection and MLP run at these positions,
+        unless somebody looks at others.
+        """
         watched = (module for module in (self.block, self.norm) if module is not None)
         if all(is_free(module, self.parts) for module in watched):
             with only_positions(self.parts, padded(reads)):
@@ -100,7 +109,9 @@ class LastBlock:
 
 
 def last_block(subject: Subject) -> LastBlock | None:
-    """The last block of a model, where leaving out all but one position is measured to keep that one's state."""
+    """The last block of a model,
+    where leaving out all but one position is measured to keep that one's state.
+    """
     try:
         places_of_model = anatomy(subject.model)
     except UnknownArchitecture:
@@ -139,8 +150,9 @@ def language_end(subject: Subject) -> Endpoint:
         return whole_end(subject)
     if not subject.gives_tokens:
         raise AttributionError(
-            f"{subject.name} ({type(subject.model).__name__}) has no head that predicts tokens or classes: expected a language "
-            "model, a classifier (...ForSequenceClassification), or --probe FILE, a probe of this model"
+            f"{subject.name} ({type(subject.model).__name__}) has no head that predicts "
+            "tokens or classes: expected a language model, a classifier "
+            "(...ForSequenceClassification), or --probe FILE, a probe of this model"
         )
     model = subject.model
     if model not in _ENDS:
@@ -153,7 +165,8 @@ def language_end(subject: Subject) -> Endpoint:
 
 def _measured_head(subject: Subject) -> Callable[[Tensor], Tensor] | None:
     """The head, if with the body's output it gives the model's logits of a short text."""
-    # Not by name: some models scale or cap what the head gives, so that body and head alone are not the model.
+    # Not by name: some models scale or cap what the head gives, so that body and head alone are not
+    # the model.
     head = language_head(subject.model)
     if head is None:
         return None
@@ -175,7 +188,9 @@ def class_end(subject: Subject) -> Endpoint:
 
 
 def probe_end(subject: Subject, probe: LogisticProbe, site: Site) -> Endpoint:
-    """A linear probe of the mean of the states that are read: with the model, one module from text to classes."""
+    """A linear probe of the mean of the states that are read: with the model,
+    one module from text to classes.
+    """
     coef, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
 
     def of(hidden: Tensor, present: Tensor) -> Tensor:

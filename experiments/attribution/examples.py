@@ -1,4 +1,6 @@
-"""Explanations by example: the fewest words whose change makes the model say something else, and known texts like this one."""
+"""Explanations by example: the fewest words whose change makes the model say something else,
+and known texts like this one.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,12 @@ class Flip:
 
 
 def flip(scorer: Scorer, most: int = 3) -> Flip:
-    """Greedy word flips: of all replacements that the gradient proposes, the one that costs the answer's lead most.
+    """Greedy word flips: of all replacements that the gradient proposes, the one that costs the
+    answer's lead most.
 
-    Units of one token are changed for other tokens of the vocabulary. Without a wrong answer the runner-up is what the
-    answer is compared with. Source: Ebrahimi et al. 2018 (HotFlip), with the change measured, not estimated.
+    Units of one token are changed for other tokens of the vocabulary. Without a wrong answer the
+    runner-up is what the answer is compared with. Source: Ebrahimi et al. 2018 (HotFlip), with the
+    change measured, not estimated.
 
     Args:
         most: how many words may change.
@@ -65,7 +69,8 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
     values = [float(scorer([Row(part.ids, part.reads)], part)[0])]
     changes: list[tuple[int, str, str]] = []
     while values[-1] >= 0 and len(changes) < most and free:
-        # The gradient only proposes; each proposal is run: a word is too large a step for a straight line.
+        # The gradient only proposes; each proposal is run: a word is too large a step for a
+        # straight line.
         candidates = _candidates(scorer, part, list(free), table, ordinary)
         rows = [Row(_with_token(part.ids, at, token), part.reads) for at, token in candidates]
         measured = scorer(rows, part)
@@ -97,7 +102,9 @@ def _candidates(
     table: Float[Tensor, "tokens d"],
     tokens: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """At each position the tokens whose embedding promises to lower the value most, to first order."""
+    """At each position the tokens whose embedding promises to lower the value most,
+    to first order.
+    """
     slope = Slope(scorer, part, Site(EMBED))
     x = slope.clean()
     gradient = slope.at(x[None])[1][0].float()
@@ -143,7 +150,8 @@ class Neighbour:
 def nearest(
     subject: Subject, text: str, known: Sequence[tuple[str, str | None]], site: str, n: int = 5
 ) -> list[Neighbour]:
-    """The known texts, with their labels, whose mean activation at a site is most like this text's, centred on them all.
+    """The known texts, with their labels, whose mean activation at a site is most like this text's,
+    centred on them all.
 
     Args:
         known: texts and labels, such as the training set of a probe.

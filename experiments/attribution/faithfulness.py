@@ -1,16 +1,21 @@
-"""Is an attribution any good: what happens to the value when the units that it names leave, or stay alone.
+"""Is an attribution any good: what happens to the value when the units that it names leave, or stay
+alone.
 
-    comprehensiveness  mean over shares k of v(all) - v(all without the top k)     (DeYoung et al. 2020; large is good)
+    comprehensiveness  mean over shares k of v(all) - v(all without the top k)
+                       (DeYoung et al. 2020; large is good)
     sufficiency        mean over shares k of v(all) - v(the top k alone)           (small is good)
     deletion           mean of v along the curve as units leave, the highest first (small is good)
     insertion          mean of v along the curve as units come, the highest first  (large is good)
-    infidelity         E (b I.phi - (v(all) - v(all without I)))^2 / E (v(all) - v(all without I))^2, I random units, b the
-                       best scale (Yeh et al. 2019; from 0, every change foretold, to 1)
-    sensitivity        largest |phi(x + r) - phi(x)| / |phi(x)| over small noise r on the embedding (small is good)
+    infidelity         E (b I.phi - (v(all) - v(all without I)))^2 / E (v(all) - v(all without
+                       I))^2, I random units, b the best scale (Yeh et al. 2019; from 0, every
+                       change foretold, to 1)
+    sensitivity        largest |phi(x + r) - phi(x)| / |phi(x)| over small noise r on the embedding
+                       (small is good)
 
-The shares are 1, 5, 10, 20 and 50% of the units, at least one. All are in the value's unit: on a log-probability 2^v is what
-ERASER uses. A number means something only beside that of a random attribution, which is measured with it. They also measure
-how the model takes texts with holes: compare them within one removal only.
+The shares are 1, 5, 10, 20 and 50% of the units, at least one. All are in the value's unit: on a
+log-probability 2^v is what ERASER uses. A number means something only beside that of a random
+attribution, which is measured with it. They also measure how the model takes texts with holes:
+compare them within one removal only.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""A text with some of its units absent: the game whose players are the units, v(kept) = the question's value.
+"""A text with some of its units absent: the game whose players are the units, v(kept) = the
+question's value.
 
     delete    the tokens are taken out, and what follows moves up
     mask, pad each token becomes the tokenizer's mask, or the padding
     word:W    the unit becomes the word W
     zero, mean        each token's embedding becomes 0, or the mean of the vocabulary's
-    random, noise     ... a vector drawn like the vocabulary's, or the token's own with noise of three standard deviations
+    random, noise     ... a vector drawn like the vocabulary's, or the token's own with noise of
+                      three standard deviations
     resample          each token becomes one drawn from the vocabulary
-    propose           each token becomes one drawn from what the masked model itself proposes there; with ``proposals``,
-                      each word one that this other masked model proposes
+    propose           each token becomes one drawn from what the masked model itself proposes there;
+                      with ``proposals``, each word one that this other masked model proposes
 
 The last four are drawn; a value is then the mean over ``draws``.
 """
@@ -63,10 +65,11 @@ class Game:
     """Values of a question's text with any of its units absent.
 
     Args:
-        removal: what absent means; by default a mask where the model has one, else deletion where something stays, else
-            the mean embedding.
+        removal: what absent means; by default a mask where the model has one, else deletion where
+            something stays, else the mean embedding.
         draws: how many times what is drawn is drawn.
-        proposals: the masked model of the removal ``propose``, which then is the default; else the model itself.
+        proposals: the masked model of the removal ``propose``, which then is the default; else the
+            model itself.
     """
 
     def __init__(
@@ -116,7 +119,9 @@ class Game:
         return out
 
     def fills(self, part: Part) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Where each unit's tokens begin and what takes their places, one for one, in the first draw."""
+        """Where each unit's tokens begin and what takes their places, one for one,
+        in the first draw.
+        """
         runs, fills = self._plans[self.question.parts.index(part)]
         for run in runs:
             if run.unit is not None and len(fills[0][run.start]) == len(run.ids):
@@ -143,7 +148,8 @@ class Game:
         has_source = not self.question.subject.has_decoder or not in_target(ids[0])
         if not ids or telling < 0 or not has_source:
             raise AttributionError(
-                f"removal {self.removal!r} leaves nothing that can be read: choose mask, pad or mean, or a BOS (--bos)"
+                f"removal {self.removal!r} leaves nothing that can be read: choose mask, "
+                "pad or mean, or a BOS (--bos)"
             )
         return Row(tuple(ids), reads)
 
@@ -206,7 +212,8 @@ class Game:
             token = getattr(subject.tokenizer, "mask_token_id", None)
         elif subject.causal and subject.classes:
             raise AttributionError(
-                f"removal 'pad': {type(subject.model).__name__} reads the last token that is no pad: choose delete, zero or mean"
+                f"removal 'pad': {type(subject.model).__name__} reads the last token that "
+                "is no pad: choose delete, zero or mean"
             )
         else:
             token = subject.pad_id
@@ -295,7 +302,8 @@ def default_removal(scorer: Scorer) -> str:
 def embedding(
     subject: Any, ids: Tensor | None = None, in_target: bool = False
 ) -> Float[Tensor, "*ids d_model"]:
-    """The word embeddings of some ids, by default of the vocabulary, as the layer gives them (Gemma 3's scales).
+    """The word embeddings of some ids, by default of the vocabulary, as the layer gives them (Gemma
+    3's scales).
 
     Args:
         in_target: those of the decoder, in an encoder-decoder.

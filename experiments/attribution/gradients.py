@@ -2,13 +2,17 @@
 
     saliency    sum_d |dF/dx_d|                       (Simonyan et al. 2014; without a sign)
     grad-input  sum_d x_d dF/dx_d
-    ig          sum_d (x_d - x'_d) int_0^1 dF/dx_d(x' + a (x - x')) da   (Sundararajan et al. 2017, equation 1)
-    smoothgrad  sum_d x_d E dF/dx_d(x + noise)        (Smilkov et al. 2017, times the input, so that it has a sign)
-    conductance sum_k dF/dy (y(x_k+1) - y(x_k)) for a site y along the same path, the slope the mean of both ends'
+    ig          sum_d (x_d - x'_d) int_0^1 dF/dx_d(x' + a (x - x')) da
+                (Sundararajan et al. 2017, equation 1)
+    smoothgrad  sum_d x_d E dF/dx_d(x + noise)
+                (Smilkov et al. 2017, times the input, so that it has a sign)
+    conductance sum_k dF/dy (y(x_k+1) - y(x_k)) for a site y along the same path, the slope the mean
+    of both ends'
                 (Dhamdhere et al. 2019)
 
-Integrated gradients sum to F(x) - F(x'). The gap is measured, and steps are added where it is largest until it is below 1%
-(`paths`). At the embedding, only the units' own tokens leave for the baseline: specials and a continuation stay.
+Integrated gradients sum to F(x) - F(x'). The gap is measured, and steps are added where it is
+largest until it is below 1% (`paths`). At the embedding, only the units' own tokens leave for the
+baseline: specials and a continuation stay.
 """
 
 from __future__ import annotations
@@ -64,12 +68,16 @@ class Slope:
 
     @property
     def halves(self) -> tuple[Site, ...]:
-        """The site; of an encoder-decoder's embedding those of source and target, whose values follow one another."""
+        """The site; of an encoder-decoder's embedding those of source and target,
+        whose values follow one another.
+        """
         is_row = self.site.name == EMBED and self.n_source < len(self.part.ids)
         return (self.site, Site(TARGET_EMBED)) if is_row else (self.site,)
 
     def places(self, tokens: Sequence[int]) -> list[int]:
-        """Where the site has the values of some positions of the row: a stack's site has those of its own text."""
+        """Where the site has the values of some positions of the row:
+        a stack's site has those of its own text.
+        """
         if self.site.name == EMBED or self.n_source == len(self.part.ids):
             return list(tokens)
         if self.site.name.startswith("decoder_"):
@@ -97,8 +105,9 @@ class Slope:
                     (slope,) = torch.autograd.grad(value.sum(), leaf)
                 except RuntimeError as error:
                     raise AttributionError(
-                        f"no gradient from the value of {self.question.subject.name} to {self.site}: a quantised or in-place "
-                        f"model, or a site behind the one that is read; use leave-one-out or kernel-shap ({error})"
+                        f"no gradient from the value of {self.question.subject.name} to "
+                        f"{self.site}: a quantised or in-place model, or a site behind the "
+                        f"one that is read; use leave-one-out or kernel-shap ({error})"
                     ) from None
             values.append(value.detach())
             slopes.append(slope)
@@ -210,7 +219,10 @@ def with_figures(
     all_figures: dict[str, Any] = {**figures}
     if options.site is not None:
         all_figures["site"] = str(options.site)
-        text = f"{figures['outside']:+.3g} of the value is attributed to positions outside all units (special tokens, BOS)"
+        text = (
+            f"{figures['outside']:+.3g} of the value is attributed to positions outside all "
+            "units (special tokens, BOS)"
+        )
         notes = (*notes, Note(kind="info", text=text))
     return Found(
         scored.scores,
@@ -247,7 +259,9 @@ def grad_input(scorer: Scorer, options: Options) -> Found:
 
 
 def smoothgrad(scorer: Scorer, options: Options) -> Found:
-    """The mean of gradients around the text, times it; the noise is a share of the vectors' range."""
+    """The mean of gradients around the text, times it;
+    the noise is a share of the vectors' range.
+    """
     samples = options.samples or SAMPLES
     if samples < 2:
         raise AttributionError(f"smoothgrad: expected at least 2 samples, got {samples}")
@@ -300,7 +314,8 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
         cut = (slope.n_source, len(x) - slope.n_source)
         sides = zip(x.split(cut), (False, True), strict=True)
         start = torch.cat([_starts(slope, half, options, side) for half, side in sides], dim=1)
-    # At the embedding special tokens and an answer's own stay as they are: the path goes through the units alone.
+    # At the embedding special tokens and an answer's own stay as they are: the path goes through
+    # the units alone.
     return torch.where(_own_positions(slope, x).bool(), start, x)
 
 
@@ -331,7 +346,9 @@ def _starts(
 
 
 def integrated(scorer: Scorer, options: Options) -> Found:
-    """Integrated gradients by Gauss-Legendre, with steps where the gradient moves, until the completeness gap is below 1%."""
+    """Integrated gradients by Gauss-Legendre, with steps where the gradient moves,
+    until the completeness gap is below 1%.
+    """
     used: list[int] = []
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -368,7 +385,8 @@ def integrated(scorer: Scorer, options: Options) -> Found:
 def complete(
     scored: Found, figures: Mapping[str, Any], options: Options, way: str, advice: str
 ) -> Found:
-    """What a path's scores miss of the change from its baseline: a note, and a warning where it is much.
+    """What a path's scores miss of the change from its baseline: a note, and a warning where it is
+    much.
 
     Args:
         figures: ``gap``, ``change`` and ``baseline`` among others.

@@ -1,14 +1,17 @@
 """Ablation by word: what the value loses where a site's values at a unit's tokens are replaced.
 
-    hidden-out   score(i) = v(all) - v(the site's values at i's tokens replaced); at several sites (a glob) in all of them
+    hidden-out   score(i) = v(all) - v(the site's values at i's tokens replaced); at several sites
+                 (a glob) in all of them
     inner(i, k)  the same of one head or neuron of the site, or of one of several sites
     whole(k)     the same at every unit at once: the head, the neuron, the whole hidden layer
 
 The replacements, as ``value`` says (the words are those of an ablation):
 
     zero      0
-    mean      the site's mean over the reference texts' tokens but their first, or over the tokens of the text's own units
-    shuffle   what the site holds at another unit's token, drawn: one cycle through all of them (the mean over ``draws``)
+    mean      the site's mean over the reference texts' tokens but their first, or over the tokens
+              of the text's own units
+    shuffle   what the site holds at another unit's token, drawn: one cycle through all of them (the
+              mean over ``draws``)
     layer:N   what the same part of block N holds in the unchanged text
 """
 
@@ -40,14 +43,19 @@ from .units import AttributionError
 
 VALUES = ("zero", "mean", "shuffle", "layer:N")
 MOST = 64
-"""Heads or neurons of a site that are put out one by one; of more, those that the site selects: ``hook_post[5,17]``."""
+"""Heads or neurons of a site that are put out one by one; of more, those that the site selects:
+``hook_post[5,17]``.
+"""
 
 
 def hidden_out(scorer: Scorer, options: Options) -> Found:
-    """The value that is lost without a site's values at each unit, without each of its parts, and without the whole."""
+    """The value that is lost without a site's values at each unit, without each of its parts,
+    and without the whole.
+    """
     if options.site is None:
         raise AttributionError(
-            "hidden-out is of a site: give one, such as blocks.3.hook_resid_post, or several, blocks.*.hook_mlp_out (--site)"
+            "hidden-out is of a site: give one, such as blocks.3.hook_resid_post, "
+            "or several, blocks.*.hook_mlp_out (--site)"
         )
     question, model = scorer.question, scorer.subject.model
     sites = sites_of(question, options.site)
@@ -88,7 +96,10 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
         "columns": labels,
         "whole": whole,
     }
-    note = f"replacing {options.site} at all units at once ({options.value}) removes {whole['all']:+.4g} of the value"
+    note = (
+        f"replacing {options.site} at all units at once ({options.value}) "
+        f"removes {whole['all']:+.4g} of the value"
+    )
     return Found(
         mean[:n_units, 0],
         value,
@@ -148,7 +159,9 @@ def _clean(scorer: Scorer, part: Part, sites: Sequence[Site]) -> dict[Site, Tens
 
 
 def _labels(sites: Sequence[Site], clean: dict[Site, Tensor]) -> list[str]:
-    """What is put out by itself: each of several sites, else each head or neuron of the one, unless they are many."""
+    """What is put out by itself: each of several sites, else each head or neuron of the one,
+    unless they are many.
+    """
     if len(sites) > 1:
         return [str(site) for site in sites]
     site, value = sites[0], clean[sites[0]]
@@ -204,7 +217,9 @@ def _values(
     rows: np.ndarray,
     parts: int,
 ) -> np.ndarray:
-    """The part's value for each (unit, column): where that column of that unit's tokens is replaced; -1 is all columns."""
+    """The part's value for each (unit, column):
+    where that column of that unit's tokens is replaced; -1 is all columns.
+    """
     n_units, length = len(part.tokens), len(part.ids)
     # The last row is all units at once.
     tokens = torch.zeros(n_units + 1, length, dtype=torch.bool)

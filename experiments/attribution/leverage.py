@@ -1,13 +1,16 @@
-"""Shapley values to a stated error: paired leverage-score sampling, adjusted by a surrogate of all evaluations so far.
+"""Shapley values to a stated error: paired leverage-score sampling, adjusted by a surrogate of all
+evaluations so far.
 
     phi(v) = phi(f) + phi(v - f)
 
-f is a Gaussian process over sets (`set_process`), whose Shapley values are exact; those of what it misses come from the
-weighted regression that defines them, on sets drawn by their leverage: every size as often, a set with its complement, none
-twice. Each size is a stratum of known weight. What f misses of a set is what the other evaluations miss of it, so that f
-cannot hide its errors by passing through the points. Rounds go on until the standard error is small enough.
+f is a Gaussian process over sets (`set_process`), whose Shapley values are exact; those of what it
+misses come from the weighted regression that defines them, on sets drawn by their leverage: every
+size as often, a set with its complement, none twice. Each size is a stratum of known weight. What f
+misses of a set is what the other evaluations miss of it, so that f cannot hide its errors by
+passing through the points. Rounds go on until the standard error is small enough.
 
-Source: Musco and Witter 2025, algorithm 1 (leverage scores, without replacement); Witter et al. 2025 (regression adjustment).
+Source: Musco and Witter 2025, algorithm 1 (leverage scores, without replacement); Witter et al.
+2025 (regression adjustment).
 """
 
 from __future__ import annotations
@@ -88,7 +91,8 @@ class Estimate:
     Args:
         scores: one for each unit.
         errors: their standard errors.
-        explained: the share of the values' variance that the surrogate predicts of evaluations it has not seen.
+        explained: the share of the values' variance that the surrogate predicts of evaluations it
+            has not seen.
     """
 
     scores: Float[np.ndarray, " units"]
@@ -112,7 +116,9 @@ class Sample:
         self.stratum_of = np.zeros(0, dtype=int)  # of each pair
 
     def grow(self, pairs: int) -> Masks:
-        """So many more pairs, or all that are left: a set and its complement in neighbouring rows."""
+        """So many more pairs, or all that are left:
+        a set and its complement in neighbouring rows.
+        """
         new: list[np.ndarray] = []
         numbers: list[int] = []
         targets = self._targets(len(self.stratum_of) + pairs)
@@ -126,7 +132,9 @@ class Sample:
         return added
 
     def _targets(self, pairs: int) -> list[int]:
-        """Pairs of each size: the leverage of a size is the number of sizes it stands for, 2, or 1 in the middle."""
+        """Pairs of each size: the leverage of a size is the number of sizes it stands for, 2,
+        or 1 in the middle.
+        """
         targets = [0] * len(self.strata)
         open_sizes = list(range(len(self.strata)))
         left = pairs
@@ -165,7 +173,8 @@ class Sample:
     def regression(
         self, values: Float[np.ndarray, " pairs"], total: float
     ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
-        """The weighted regression of an odd game on which units are there, under sum(phi) = total; its standard errors.
+        """The weighted regression of an odd game on which units are there, under sum(phi) = total;
+        its standard errors.
 
         min_phi sum_p w_p (h_p - z_p.phi / 2)^2
         """
@@ -176,11 +185,13 @@ class Sample:
         solved = np.linalg.pinv(weighted.T @ X) @ weighted.T
         beta = solved @ y
         scores = np.append(beta, total - beta.sum())
-        # What each pair pulls, as if it had not been there (the jackknife, HC3): few pairs fit their own line too well.
+        # What each pair pulls, as if it had not been there (the jackknife, HC3): few pairs fit
+        # their own line too well.
         pulled = (X * solved.T).sum(1)
         residuals = (y - X @ beta) / np.maximum(1 - pulled, MOST_PULLED)
         parts = np.vstack([solved, -solved.sum(0)]) * residuals
-        # Each size by itself, without replacement: a size of which every set is there adds no error.
+        # Each size by itself, without replacement: a size of which every set is there adds no
+        # error.
         variance = np.zeros(self.units)
         for number, stratum in enumerate(self.strata):
             of_size = parts[:, self.stratum_of == number]
@@ -198,7 +209,9 @@ def estimated(
     full: float,
     start: Kernel | None = None,
 ) -> tuple[Estimate, Kernel | None]:
-    """Shapley values of all evaluations so far, with the surrogate where it lowers the error, and the surrogate's kernel."""
+    """Shapley values of all evaluations so far, with the surrogate where it lowers the error,
+    and the surrogate's kernel.
+    """
     odd = (values[0::2] - values[1::2]) / 2
     plain = Estimate(*sample.regression(odd, full - empty), explained=0.0)
     spread = float((odd**2).mean())
@@ -215,7 +228,9 @@ def estimated(
 
 
 def leverage(game: Game, options: Options) -> Found:
-    """Shapley values with a standard error below a share of the largest score, or as many samples as are allowed."""
+    """Shapley values with a standard error below a share of the largest score,
+    or as many samples as are allowed.
+    """
     value, empties = game.value, game.each(np.zeros((1, game.n), dtype=bool))[:, 0]
     empty = float(empties.mean())
     if game.n == 1:
@@ -225,7 +240,8 @@ def leverage(game: Game, options: Options) -> Found:
     most = (MOST_SAMPLES if options.samples is None else options.samples) // 2
     if most < game.n:
         raise AttributionError(
-            f"leverage-shap: expected at least {2 * game.n} samples for {game.n} units, got {2 * most}"
+            f"leverage-shap: expected at least {2 * game.n} samples for {game.n} units, "
+            f"got {2 * most}"
         )
     sample = Sample(game.n, options.seed)
     each = np.zeros((game.draws, 0))
@@ -246,7 +262,8 @@ def leverage(game: Game, options: Options) -> Found:
         for values, of_empty in zip(each, empties.tolist(), strict=True):
             odd = (values[0::2] - values[1::2]) / 2
             of_draws.append(sample.regression(odd, value - of_empty)[0])
-        # Two independent errors: of the sets that were drawn, and of what took the removed units' place.
+        # Two independent errors: of the sets that were drawn, and of what took the removed units'
+        # place.
         errors = np.hypot(errors, over_draws(np.stack(of_draws))[1])
     figures = {
         "removal": game.removal,
@@ -257,11 +274,15 @@ def leverage(game: Game, options: Options) -> Found:
         "asked_error": wanted,
     }
     text = (
-        f"with {len(sample.masks)} changed texts, the largest standard error is {estimate.share:.1%} of the largest score; a "
-        f"surrogate predicts {estimate.explained:.0%} of the variance of unseen texts"
+        f"with {len(sample.masks)} changed texts, the largest standard error is "
+        f"{estimate.share:.1%} of the largest score; a surrogate predicts "
+        f"{estimate.explained:.0%} of the variance of unseen texts"
     )
     notes = [Note(kind="info", text=text)]
     if wanted and estimate.share > wanted:
-        short = f"the requested standard error of {wanted:.1%} was not reached with {len(sample.masks)} texts: give more --samples"
+        short = (
+            f"the requested standard error of {wanted:.1%} was not reached with "
+            f"{len(sample.masks)} texts: give more --samples"
+        )
         notes.append(Note(kind="warning", text=short))
     return Found(scores, value, errors, empty, notes=tuple(notes), more=figures)

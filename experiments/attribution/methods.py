@@ -1,4 +1,5 @@
-"""The attribution methods: a row each, from which the command line's help, the docs and the dispatch are made.
+"""The attribution methods: a row each, from which the command line's help, the docs and the
+dispatch are made.
 
 Nothing heavy is imported before a method is called.
 """
@@ -23,11 +24,13 @@ class Method:
     """One method.
 
     Args:
-        family: what it works on: texts with units removed, gradients, relevance, or values inside the model.
+        family: what it works on: texts with units removed, gradients, relevance, or values inside
+            the model.
         about: what its scores are, in a line.
         module: the module of this package that holds it, and ``function`` there.
         draws: whether its scores depend on the seed whatever its settings.
-        on_game: whether it is a function of a text with units absent (`Game`) and not of a `Scorer`.
+        on_game: whether it is a function of a text with units absent (`Game`) and not of a
+            `Scorer`.
         settings: what tells it from another method of the same function.
     """
 
@@ -56,8 +59,8 @@ class Method:
 
             able = ", ".join(name for name, method in METHODS.items() if not method.of_one_stack)
             raise AttributionError(
-                f"method {self.name} follows one stack of blocks, {scorer.subject.name} is an encoder-decoder: expected one of "
-                f"{able}"
+                f"method {self.name} follows one stack of blocks, "
+                f"{scorer.subject.name} is an encoder-decoder: expected one of {able}"
             )
         if scorer.question.picture is not None and not self.on_game:
             from . import picture_gradients

@@ -22,19 +22,24 @@ class Options:
     Args:
         removal: what an absent unit is (`experiments.attribution.game`).
         draws: how often a removal that is drawn is drawn.
-        proposals: another masked model, whose words the removal ``propose`` draws (and which makes it the default).
+        proposals: another masked model, whose words the removal ``propose`` draws (and which makes
+            it the default).
         window: units that `windows` takes out together.
-        samples: changed texts of the tree (5,000) and KernelSHAP (2 M + 2,048); pairs of permutations (10); noisy copies of
-            SmoothGrad (50). Of LIME (5,000) and leverage-shap (4,096) the most, where an error is asked for.
-        error: LIME and leverage-shap stop once the largest standard error is this share of the largest score: 0.05 by default,
-            or never where samples are given.
-        verify: leave-one-out is exact for so many units, those of largest estimate, and for a few drawn ones; the rest is estimated
-            from one gradient. By default all are exact.
+        samples: changed texts of the tree (5,000) and KernelSHAP (2 M + 2,048); pairs of
+            permutations (10); noisy copies of SmoothGrad (50). Of LIME (5,000) and leverage-shap
+            (4,096) the most, where an error is asked for.
+        error: LIME and leverage-shap stop once the largest standard error is this share of the
+            largest score: 0.05 by default, or never where samples are given.
+        verify: leave-one-out is exact for so many units, those of largest estimate, and for a few
+            drawn ones; the rest is estimated from one gradient. By default all are exact.
         features: LIME keeps so many units, as published; 0 keeps all.
-        steps: gradients along the path of conductance and dig (50); of integrated gradients those of the first round (10).
-        baseline: where gradients are integrated from: zero, pad, mask, mean, sampled; by default the mean, at a site zero.
+        steps: gradients along the path of conductance and dig (50); of integrated gradients those
+            of the first round (10).
+        baseline: where gradients are integrated from: zero, pad, mask, mean, sampled; by default
+            the mean, at a site zero.
         noise: SmoothGrad's standard deviation, as a share of the input's range.
-        site: where gradients are taken; by default the embedding. For hidden-out what is put out, one or several.
+        site: where gradients are taken; by default the embedding. For hidden-out what is put out,
+            one or several.
         value: what hidden-out puts in a site's place: zero, mean, shuffle, layer:N.
         reference: texts whose values give the mean; by default the words of the text itself.
         rule: of relevance propagation, at linear layers: 0, epsilon, gamma or zplus.
@@ -73,7 +78,9 @@ class Options:
 
     @property
     def asked_error(self) -> float:
-        """The share of the largest score at which drawing stops; 0 where a number of samples was asked for instead."""
+        """The share of the largest score at which drawing stops;
+        0 where a number of samples was asked for instead.
+        """
         return self.error or (ERROR if self.samples is None else 0.0)
 
     @property

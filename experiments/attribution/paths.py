@@ -2,9 +2,10 @@
 
     F(x) - F(x') = int_0^1 dF/dx(x' + a (x - x')).(x - x') da
 
-The path is cut into panels of a few Gauss-Legendre points. The equation holds on each panel by itself, so that the values at
-its ends give the exact error of its sum. Panels with the largest errors are halved until what all miss together is small: a
-smooth path takes a few gradients, and one with a sharp bend takes more only at the bend.
+The path is cut into panels of a few Gauss-Legendre points. The equation holds on each panel by
+itself, so that the values at its ends give the exact error of its sum. Panels with the largest
+errors are halved until what all miss together is small: a smooth path takes a few gradients, and
+one with a sharp bend takes more only at the bend.
 """
 
 from __future__ import annotations

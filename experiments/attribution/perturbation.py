@@ -1,8 +1,10 @@
-"""Units taken out one at a time, in windows, or one after the other until the model changes its mind.
+"""Units taken out one at a time, in windows, or one after the other until the model changes its
+mind.
 
 leave-one-out    score(i) = v(all) - v(all without i)
 windows          score(i) = mean over the windows W that hold i of v(all) - v(all without W)
-input-reduction  units leave in the order in which the value suffers least (Feng et al. 2018); score = when a unit left
+input-reduction  units leave in the order in which the value suffers least (Feng et al. 2018); score
+                 = when a unit left
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from .verified import DRAWN, largest_left_out
 
 
 def leave_one_out(game: Game, options: Options) -> Found:
-    """The value that is lost without each unit; with ``verify`` exact for the largest and estimated for the rest."""
+    """The value that is lost without each unit;
+    with ``verify`` exact for the largest and estimated for the rest.
+    """
     if options.verify is not None and options.verify + DRAWN < game.n:
         return largest_left_out(game, options, options.verify)
     all_but_one = ~np.eye(game.n, dtype=bool)
@@ -45,10 +49,12 @@ def windows(game: Game, options: Options) -> Found:
 
 
 def input_reduction(game: Game, options: Options) -> Found:
-    """Units taken out one after the other, the least missed first; the curve shows how sure the model stays.
+    """Units taken out one after the other, the least missed first; the curve shows how sure the
+    model stays.
 
-    Where the value stays high while next to nothing is left, it is sure of what no person would be. Source: Feng et al.
-    2018, section 3, with the value itself in place of its gradient to choose by.
+    Where the value stays high while next to nothing is left, it is sure of what no person would be.
+    Source: Feng et al. 2018, section 3, with the value itself in place of its gradient to choose
+    by.
     """
     is_left = np.ones(game.n, dtype=bool)
     order: list[int] = []
@@ -68,6 +74,9 @@ def input_reduction(game: Game, options: Options) -> Found:
     order.append(last)
     scores = np.zeros(game.n)
     scores[order] = np.arange(1, game.n + 1) / game.n
-    text = "input reduction's scores are the order in which units left (1 stayed longest), not shares of the value"
+    text = (
+        "input reduction's scores are the order in which units left (1 stayed longest), "
+        "not shares of the value"
+    )
     more = {"removal": game.removal, "order": order, "curve": curve}
     return Found(scores, game.value, notes=(Note(kind="info", text=text),), more=more)

@@ -1,13 +1,16 @@
-"""Gradients of an answer about a picture: of its processed pixels, for each cell of the grid, and of the words' embeddings.
+"""Gradients of an answer about a picture: of its processed pixels, for each cell of the grid, and
+of the words' embeddings.
 
 With x the processed pixels and x_k those of the picture whose cell k is grey:
 
     grad-input  cell: <dF/dx, x - x_k>      word: <dF/de, e>
     saliency    cell: sum |dF/dx| over the numbers that change with the cell      word: sum |dF/de|
-    ig          the same products with the gradient's mean along the line from a grey picture and the mean embedding
+    ig          the same products with the gradient's mean along the line from a grey picture and
+                the mean embedding
 
-A cell's way is measured by processing the picture without it, so that resizing, crops, tiles and flattened patches need not be
-known. Where cells do not meet in the processed pixels, their ways sum to the whole one, and integrated gradients to the change.
+A cell's way is measured by processing the picture without it, so that resizing, crops, tiles and
+flattened patches need not be known. Where cells do not meet in the processed pixels, their ways sum
+to the whole one, and integrated gradients to the change.
 """
 
 from __future__ import annotations
@@ -93,7 +96,10 @@ def _found_of_path(
 ) -> Found:
     """Integrated gradients with what they miss of the change."""
     share = abs(gap) / max(abs(value - baseline), 1e-12)
-    text = f"integrated from a grey picture and the mean embedding in {steps} steps; the completeness gap is {share:.2%} of the change"
+    text = (
+        f"integrated from a grey picture and the mean embedding in {steps} steps; "
+        f"the completeness gap is {share:.2%} of the change"
+    )
     notes = [Note(kind="info", text=text)]
     if share > GAP:
         why = "cells that meet in the processed pixels, or too few steps"
@@ -156,8 +162,9 @@ def _slopes(scorer: Scorer, part: Part, at: _Inputs) -> _Inputs:
             pixels, embeds = torch.autograd.grad(value, (leaf.pixels, leaf.embeds))
         except RuntimeError as error:
             raise AttributionError(
-                f"no gradient from the answer of {scorer.question.subject.name} to its picture: use leave-one-out or "
-                f"kernel-shap ({str(error).splitlines()[0][:100]})"
+                f"no gradient from the answer of {scorer.question.subject.name} to its "
+                "picture: use leave-one-out or kernel-shap "
+                f"({str(error).splitlines()[0][:100]})"
             ) from None
     scorer.cost += Cost(1, 1, 1, len(part.ids))
     return _Inputs(pixels, embeds)
@@ -166,7 +173,9 @@ def _slopes(scorer: Scorer, part: Part, at: _Inputs) -> _Inputs:
 def _integrated(
     scorer: Scorer, part: Part, start: _Inputs, end: _Inputs, change: float, steps: int
 ) -> tuple[_Inputs, int]:
-    """The mean gradient along the line, by Gauss-Legendre, the steps doubled until complete; and the steps."""
+    """The mean gradient along the line, by Gauss-Legendre, the steps doubled until complete;
+    and the steps.
+    """
     while True:
         points, weights = np.polynomial.legendre.leggauss(steps)
         pixels, embeds = torch.zeros_like(end.pixels), torch.zeros_like(end.embeds)

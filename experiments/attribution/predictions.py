@@ -1,4 +1,6 @@
-"""What a model answers for a text, before anything is explained: its likeliest classes, labels or tokens."""
+"""What a model answers for a text, before anything is explained: its likeliest classes,
+labels or tokens.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Prediction:
 
 
 def predictions(question: Question, most: int = MOST) -> list[Prediction]:
-    """The likeliest answers to a question about the whole text, the likeliest first; of a continuation the first token.
+    """The likeliest answers to a question about the whole text, the likeliest first; of a
+    continuation the first token.
 
     A model that gives one number has no probabilities, and none are returned.
     """

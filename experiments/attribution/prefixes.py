@@ -1,8 +1,9 @@
 """Rows of token ids that begin alike, run through a causal model with each beginning computed once.
 
-Sorted, the rows are cut at a few positions; between two cuts every distinct beginning is one row of a batch, continued from
-the keys and values of the beginning that it shares. The cuts are those of least work. What a causal model says of a position
-does not depend on what comes behind it, so this is exact; that this model's cache keeps to it is measured by the caller.
+Sorted, the rows are cut at a few positions; between two cuts every distinct beginning is one row of
+a batch, continued from the keys and values of the beginning that it shares. The cuts are those of
+least work. What a causal model says of a position does not depend on what comes behind it, so this
+is exact; that this model's cache keeps to it is measured by the caller.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ CALL = 32
 HELD = 512_000_000
 """Most bytes of keys and values in memory at a time."""
 
-# (ids, first position, cache, positions that are read of each) -> hidden states of those tokens, right at least where they
-# are read; the cache then holds them too.
+# (ids, first position, cache, positions that are read of each) -> hidden states of those tokens,
+# right at least where they are read; the cache then holds them too.
 Forward = Callable[[Sequence[Ids], int, Any, Sequence[Sequence[int]]], Float[Tensor, "rows pos d"]]
 
 
 def cuts(rows: Sequence[Ids]) -> tuple[list[int], int]:
-    """Positions at which to cut sorted, distinct rows, with the last one's end, and the tokens that are then computed.
+    """Positions at which to cut sorted, distinct rows, with the last one's end, and the tokens that
+    are then computed.
 
     >>> cuts([(1, 2, 3, 4), (1, 2, 3, 5)])[0]  # a call costs more than these three tokens
     [4]
@@ -40,13 +42,15 @@ def cuts(rows: Sequence[Ids]) -> tuple[list[int], int]:
     # In sorted rows each shares most with its neighbour.
     shared = np.array([0] + [_shared(a, b) for a, b in pairwise(rows)])
     lengths = np.array([len(row) for row in rows])
-    # The least cost of everything in front of each position, the tokens of that way, and its last cut: a shortest path.
+    # The least cost of everything in front of each position, the tokens of that way, and its last
+    # cut: a shortest path.
     cost = [0.0] + [float("inf")] * longest
     tokens, last_cut = [0] * (longest + 1), [0] * (longest + 1)
     for start in range(longest):
         reaching = shared[lengths > start]
         for stop in range(start + 1, longest + 1):
-            # A row that shares less than ``stop`` tokens with the one before begins a beginning of its own.
+            # A row that shares less than ``stop`` tokens with the one before begins a beginning of
+            # its own.
             computed = max(1, int((reaching < stop).sum())) * (stop - start)
             total = cost[start] + computed + CALL
             if total < cost[stop]:
@@ -93,7 +97,9 @@ def _chunk(
     new_cache: Callable[[], Any],
     batch_tokens: int,
 ) -> list[Tensor]:
-    """The states of as many rows as fit in memory: from cut to cut, each distinct beginning once."""
+    """The states of as many rows as fit in memory: from cut to cut,
+    each distinct beginning once.
+    """
     states: list[dict[int, Tensor]] = [{} for _ in rows]
     cache: Any = None
     parents = [0] * len(rows)  # which row of the cache holds each row's beginning
@@ -127,7 +133,8 @@ def _stacked(states: dict[int, Tensor], reads: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Level:
-    """What is computed between two cuts: a node for each distinct beginning of the rows that reach beyond the first cut.
+    """What is computed between two cuts: a node for each distinct beginning of the rows that reach
+    beyond the first cut.
 
     Args:
         start, stop: the cuts.

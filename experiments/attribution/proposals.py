@@ -1,8 +1,9 @@
-"""What else could stand there: a masked language model's own proposals, so that a changed text stays a likely one.
+"""What else could stand there: a masked language model's own proposals, so that a changed text
+stays a likely one.
 
-A masked model proposes tokens in its own text. For a causal model, a classifier or a probed model another masked model
-proposes words: each word of a unit becomes that model's mask, and what it finds likeliest there is spelled in the model's
-own tokens.
+A masked model proposes tokens in its own text. For a causal model, a classifier or a probed model
+another masked model proposes words: each word of a unit becomes that model's mask, and what it
+finds likeliest there is spelled in the model's own tokens.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ def can_propose(subject: Subject) -> bool:
 
 
 def own_tokens(scorer: Scorer, part: Part) -> dict[int, Tensor]:
-    """For each of the units' positions, the tokens that the masked model finds likeliest beside the text's own."""
+    """For each of the units' positions,
+    the tokens that the masked model finds likeliest beside the text's own.
+    """
     subject = scorer.subject
     if not can_propose(subject):
         raise AttributionError(
-            f"removal 'propose' needs a masked language model, got {type(subject.model).__name__}: name one (--proposals MODEL)"
+            "removal 'propose' needs a masked language model, "
+            f"got {type(subject.model).__name__}: name one (--proposals MODEL)"
         )
     positions = [at for places in part.tokens for at in places]
     mask, end = int(subject.tokenizer.mask_token_id), language_end(subject)
@@ -57,7 +61,9 @@ def own_tokens(scorer: Scorer, part: Part) -> dict[int, Tensor]:
 
 
 def spelled(subject: Subject, text: str, before: str = "a ") -> tuple[int, ...]:
-    """A text's tokens as they stand behind another one; where they join with it, as they are by themselves."""
+    """A text's tokens as they stand behind another one; where they join with it,
+    as they are by themselves.
+    """
     (encoded,) = subject.encode([before + text])
     tokens, starts = [], []
     for token, (start, end), special in zip(
@@ -88,7 +94,8 @@ class Proposer:
     def __init__(self, masked: Subject, subject: Subject, text: str, units: Units) -> None:
         if not can_propose(masked):
             raise AttributionError(
-                f"proposals: expected a masked language model with its mask token, got {masked.name} ({type(masked.model).__name__})"
+                "proposals: expected a masked language model with its mask token, "
+                f"got {masked.name} ({type(masked.model).__name__})"
             )
         if units.level == "token":
             raise AttributionError(
@@ -155,7 +162,9 @@ class Proposer:
         return words
 
     def _is_word(self, word: str, token: int) -> bool:
-        """Whether a token by itself is a word: encoded behind a space it is that token, and no special one."""
+        """Whether a token by itself is a word: encoded behind a space it is that token,
+        and no special one.
+        """
         if token in self._masked.tokenizer.all_special_ids or split_words(word) != [(0, len(word))]:
             return False
         # Behind another word, since tokenizers mark a word's beginning by the space before it.

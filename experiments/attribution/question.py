@@ -1,12 +1,16 @@
-"""What is explained: one number that a model gives for a text, and everything needed to ask for it again of a changed text.
+"""What is explained: one number that a model gives for a text, and everything needed to ask for it
+again of a changed text.
 
-    log-probability  log2 p(answer | text), summed over the answer's tokens, in bits; with a wrong answer the difference
+    log-probability  log2 p(answer | text), summed over the answer's tokens, in bits; with a wrong
+                     answer the difference
     logit            l(answer), in nats; with a wrong answer l(answer) - l(wrong)
 
-Where the labels of a classifier do not exclude each other, p is the sigmoid of the label's own logit.
+Where the labels of a classifier do not exclude each other, p is the sigmoid of the label's own
+logit.
 
-Of a language model the answer is a continuation (in a masked model, what its mask stands for), of a classifier a class, of
-a probe one of its labels. Without an answer it is what the model says of the whole text.
+Of a language model the answer is a continuation (in a masked model, what its mask stands for), of a
+classifier a class, of a probe one of its labels. Without an answer it is what the model says of the
+whole text.
 """
 
 from __future__ import annotations
@@ -38,13 +42,16 @@ class Target:
     """What is asked of the model.
 
     Args:
-        answer: a continuation (with its space), a class, or a label of the probe; by default what the model says.
+        answer: a continuation (with its space), a class, or a label of the probe; by default what
+            the model says.
         wrong: another answer, which the first is compared with.
-        measure: ``log-probability`` or ``logit``; by default a logit where a class, a label or two single tokens are
-            compared, else a log-probability.
+        measure: ``log-probability`` or ``logit``; by default a logit where a class, a label or two
+            single tokens are compared, else a log-probability.
         probe: a saved probe (of a probing run) or its file; the answer is then one of its labels.
-        prefix: of an encoder-decoder, what its decoder has written before the answer; its words are units too.
-        word: with a probe, the number of the word that it reads, from 0; by default it reads the mean of all words.
+        prefix: of an encoder-decoder, what its decoder has written before the answer; its words are
+            units too.
+        word: with a probe, the number of the word that it reads, from 0; by default it reads the
+            mean of all words.
     """
 
     answer: str | None = None
@@ -64,7 +71,8 @@ def as_encoded(ids: Sequence[int]) -> Encoded:
 class Part:
     """One row of token ids, and what is read of it.
 
-    A read stands before an anchor, in a causal model, or at it: when tokens before it are deleted it moves with them.
+    A read stands before an anchor, in a causal model, or at it: when tokens before it are deleted
+    it moves with them.
 
     Args:
         ids: token ids of the text and of what is fixed around it.
@@ -101,7 +109,8 @@ class Question:
         name: what is explained, in words.
         measure: log-probability or logit.
         labels: the answers of a classifier or a probe; empty for a language model.
-        separator: of a pair of texts, the token behind the first one, where the model tells the two by token types.
+        separator: of a pair of texts, the token behind the first one, where the model tells the two
+            by token types.
         picture: that the text is about; its cells are the first units.
     """
 
@@ -141,8 +150,8 @@ class Question:
     def read_at(self, batch: Batch, reads: Sequence[Sequence[int]]) -> Int[Tensor, "rows reads"]:
         """Where the states of a batch hold each row's reads; -1 for one that was deleted.
 
-        The states of an encoder-decoder are the target's alone, and a row begins with its source; before a text stand the
-        cells of its picture.
+        The states of an encoder-decoder are the target's alone, and a row begins with its source;
+        before a text stand the cells of its picture.
         """
         at = torch.tensor([list(of_row) or [0] for of_row in reads])
         before = torch.tensor(batch.n_before)[:, None]
@@ -165,7 +174,9 @@ class Question:
 
 
 def spelled_token(subject: Subject, token: int) -> str:
-    """A token as it stands in a text, or, where it is part of a character, as the tokenizer spells it."""
+    """A token as it stands in a text, or, where it is part of a character,
+    as the tokenizer spells it.
+    """
     text = subject.tokenizer.decode([token], clean_up_tokenization_spaces=False)
     return subject.token(token) if "\ufffd" in text or not text.strip() else text
 
@@ -205,6 +216,7 @@ def clean_logits(question: Question, part: Part) -> Float[Tensor, "slots classes
 def no_number(question: Question) -> str:
     """What to say of a model that answers with NaN or infinity."""
     return (
-        f"{question.subject.name} gives NaN or infinity for {question.text[:40]!r} or a changed version of it: its weights, "
-        "or an embedding of one of the tokens, are not finite numbers"
+        f"{question.subject.name} gives NaN or infinity for {question.text[:40]!r} or a "
+        "changed version of it: its weights, or an embedding of one of the tokens, "
+        "are not finite numbers"
     )

@@ -1,21 +1,31 @@
-"""Layer-wise relevance propagation: the value handed back layer by layer, none of it lost but to biases.
+"""Layer-wise relevance propagation: the value handed back layer by layer, none of it lost but to
+biases.
 
-Every rule is a change of the backward pass under which relevance is R = x * grad; the forward stays what it is:
+Every rule is a change of the backward pass under which relevance is R = x * grad; the forward stays
+what it is:
 
-    linear      0: R_i = sum_j x_i w_ij / z_j R_j     epsilon: z_j + e sign(z_j)     gamma: w + g max(w, 0) for w
-                zplus: R_i = sum_j (x_i w_ij)+ / sum_i (x_i w_ij)+ R_j, deep Taylor's rule between ReLUs (alpha 1, beta 0)
+    linear      0: R_i = sum_j x_i w_ij / z_j R_j     epsilon: z_j + e sign(z_j)
+                gamma: w + g max(w, 0) for w
+                zplus: R_i = sum_j (x_i w_ij)+ / sum_i (x_i w_ij)+ R_j, deep Taylor's rule between
+                    ReLUs (alpha 1, beta 0)
     input       of a linear layer that reads the input itself (Montavon et al. 2017, table 1)
                 w2:  w_ij^2 / sum_i w_ij^2, an input of any size
-                box: (x_i w_ij - l w+_ij - h w-_ij) / sum_i (the same), an input between l and h (z-B)
+                box: (x_i w_ij - l w+_ij - h w-_ij) / sum_i (the same), an input between l and h
+                    (z-B)
     norm        the standard deviation is a constant                        (Ali et al. 2022)
-    nonlinear   identity: R_in = R_out, grad = f(x) / x                     (Achtibat et al. 2024, section 3.2.2)
-    softmax     R_i = x_i (R_i - s_i sum_j R_j), which the gradient is      (the same, proposition 3.1)
-    product     both factors take half: attention x values, queries x keys, gate x up  (the same, proposition 3.3)
-    cp-lrp      the attention weights are constants: all goes through the values       (Ali et al. 2022)
+    nonlinear   identity: R_in = R_out, grad = f(x) / x
+                (Achtibat et al. 2024, section 3.2.2)
+    softmax     R_i = x_i (R_i - s_i sum_j R_j), which the gradient is
+                (the same, proposition 3.1)
+    product     both factors take half: attention x values, queries x keys, gate x up
+                (the same, proposition 3.3)
+    cp-lrp      the attention weights are constants: all goes through the values
+                (Ali et al. 2022)
 
-``chefer``: rollout = product over layers of I + E_h (grad A * R_A)^+, the row that is read (Chefer et al. 2021, equation 13).
-The sum at each block's input is in ``conservation``. AttnLRP's softmax rule is a Taylor expansion: its constant term takes a
-part of the relevance, as biases do; with constant attention weights (``cp-lrp``) nothing but biases does.
+``chefer``: rollout = product over layers of I + E_h (grad A * R_A)^+, the row that is read (Chefer
+et al. 2021, equation 13). The sum at each block's input is in ``conservation``. AttnLRP's softmax
+rule is a Taylor expansion: its constant term takes a part of the relevance, as biases do; with
+constant attention weights (``cp-lrp``) nothing but biases does.
 """
 
 from __future__ import annotations
@@ -66,8 +76,9 @@ def propagating(
     Args:
         rule: at linear layers: 0, epsilon, gamma or zplus.
         attention: ``attnlrp``, ``cp-lrp``, or ``none`` for a model without any.
-        first: another rule for the linear layers that read the input itself (a leaf): ``w2`` or ``box``. An input that is
-            exactly 0 has a relevance of 0 by either, since it is read as gradient times input.
+        first: another rule for the linear layers that read the input itself (a leaf): ``w2`` or
+            ``box``. An input that is exactly 0 has a relevance of 0 by either, since it is read as
+            gradient times input.
         bounds: of the input, for ``box``.
         end: the site at which forwards end, if before the model's own end.
     """
@@ -100,8 +111,8 @@ def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict
         # CP-LRP: the pattern is a constant, and all relevance goes through the values.
         wanted = {"attn.hook_pattern": edits.function(Tensor.detach, "constant")}
     else:
-        # AttnLRP: a product of two inputs would hand its relevance to both in full, and so count it twice; each gets
-        # half.
+        # AttnLRP: a product of two inputs would hand its relevance to both in full, and so count it
+        # twice; each gets half.
         wanted = dict.fromkeys(_ATTENTION, edits.function(half, "half"))
     of_sites = {}
     for name in known:
@@ -110,7 +121,8 @@ def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict
                 of_sites[name] = edit
     if not of_sites:
         raise AttributionError(
-            f"relevance needs a model whose attention is known, {type(model).__name__} has no pattern"
+            "relevance needs a model whose attention is known, "
+            f"{type(model).__name__} has no pattern"
         )
     before_end = {name: edit for name, edit in of_sites.items() if _runs(name, end)}
     if not before_end:
@@ -141,14 +153,15 @@ def _rule_of(
 ) -> Hook | None:
     """What a module's output becomes, or None where its own gradient is right."""
     kind = type(module).__name__
-    # First of all what divides by a statistic of its input: its own gradient is orthogonal to the input, and would
-    # pass nothing on.
+    # First of all what divides by a statistic of its input: its own gradient is orthogonal to the
+    # input, and would pass nothing on.
     if kind.endswith(("RMSNorm", "T5LayerNorm")):
         return _proportional
     if isinstance(module, nn.LayerNorm) or kind.endswith("LayerNorm"):
         return _layer_norm
     if _is_activation(module):
-        # In a gated MLP the activation is one factor of a product, the projection beside it the other.
+        # In a gated MLP the activation is one factor of a product, the projection beside it the
+        # other.
         is_gate = _beside(model, name, "up_proj")
         return partial(_gated, _proportional) if is_gate else _proportional
     if not isinstance(module, nn.Linear) and kind != "Conv1D":
@@ -182,12 +195,16 @@ def _plain(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
 
 
 def _gated(of_layer: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    """One factor of a gate, or where one layer makes both, both: each hands all of the product's relevance to it."""
+    """One factor of a gate, or where one layer makes both, both:
+    each hands all of the product's relevance to it.
+    """
     return half(of_layer(module, args, out))
 
 
 def _proportional(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    """y = x (y / x), the quotient a constant: the identity rule, and an RMS norm of constant size."""
+    """y = x (y / x), the quotient a constant: the identity rule,
+    and an RMS norm of constant size.
+    """
     (x,) = args
     return x * (out / torch.where(x == 0, 1, x)).detach()
 
@@ -247,7 +264,9 @@ def _ones(x: Tensor) -> Tensor:
 
 
 def _through(terms: Tensor, out: Tensor) -> Tensor:
-    """The value ``out``, whose relevance is handed on in the proportions of the terms that ``terms`` sums."""
+    """The value ``out``, whose relevance is handed on in the proportions
+    of the terms that ``terms`` sums.
+    """
     shared = terms * (out / _away_from_0(terms)).detach()
     return shared + (out - shared).detach()
 
@@ -268,7 +287,9 @@ _LINEAR_RULES = {"0": _plain, "epsilon": _epsilon, "gamma": _gamma, "zplus": _zp
 def lrp(
     scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str | None = None
 ) -> Found:
-    """Relevance of each unit, at the input of the first block (or at a site); it sums to the logit but for biases."""
+    """Relevance of each unit, at the input of the first block (or at a site);
+    it sums to the logit but for biases.
+    """
     question, rule = scorer.question, rule or options.rule
     if question.measure != "logit":
         raise AttributionError(
@@ -331,7 +352,10 @@ def _conservation_note(value: float, sums: dict[str, float], takers: list[str]) 
     text = f"relevance at the input sums to {total:+.4g} of {value:+.4g}; {share:.1%} "
     is_lost = share > LOST and not takers
     if is_lost:
-        text = f"NOT CONSERVED: {text}is lost without biases to absorb it, so the model has a layer that no rule covers"
+        text = (
+            f"NOT CONSERVED: {text}is lost without biases to absorb it, "
+            "so the model has a layer that no rule covers"
+        )
     else:
         text += f"is absorbed by {' and '.join(takers) or 'rounding and soft caps'}"
     by_block = ", ".join(f"{block:+.4g}" for block in of_blocks)
@@ -345,7 +369,9 @@ def _layer(name: str) -> int:
 
 
 def chefer(scorer: Scorer, options: Options) -> Found:
-    """Attention rolled out, each layer's weighted by its gradient and its relevance; without a sign."""
+    """Attention rolled out, each layer's weighted by its gradient and its relevance;
+    without a sign.
+    """
     question = scorer.question
     model, scores, value = question.subject.model, np.zeros(len(question.units)), 0.0
     end = question.endpoint.site
@@ -373,5 +399,8 @@ def chefer(scorer: Scorer, options: Options) -> Found:
         answer_at = len(part.ids) - 1 if question.subject.causal else 0
         row = rollout[list(part.reads) or [answer_at]].sum(0)
         scores += [float(row[list(places)].sum()) for places in part.tokens]
-    text = "chefer scores have no sign: they measure how much is read from each unit, not its direction"
+    text = (
+        "chefer scores have no sign: they measure how much is read from each unit, "
+        "not its direction"
+    )
     return Found(scores, value, notes=(Note(kind="info", text=text),))

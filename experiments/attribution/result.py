@@ -1,4 +1,6 @@
-"""An attribution: a signed number for each unit of a text, with its error, its cost, and what must be known of it."""
+"""An attribution: a signed number for each unit of a text, with its error, its cost,
+and what must be known of it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Found:
         errors: standard errors, where the method draws.
         value: the explained number for the whole text.
         baseline: the same where every unit is absent, where the method has such a state.
-        inner: a number for each unit and each head, neuron or other part of a site, where one was asked for.
+        inner: a number for each unit and each head, neuron or other part of a site, where one was
+            asked for.
         more: what else the method has to show.
     """
 
@@ -57,14 +60,16 @@ class Attribution:
         units: the words, tokens or spans.
         spans: each one's start and end in characters.
         scores: how much each one adds to the number, signed.
-        errors: standard errors of the scores, where the method draws; 0 where nothing was left to chance.
+        errors: standard errors of the scores, where the method draws; 0 where nothing was left to
+            chance.
         target: what is explained, in words.
         unit: the number's unit (bits or nats).
         value: the number for the whole text.
         baseline: the number with every unit absent, where the method has such a state.
         cost: forwards, backwards and changed texts asked for.
         notes: what was joined, left out, approximated or did not converge.
-        inner: a number for each unit and each part of a site (heads, neurons), where one was asked for.
+        inner: a number for each unit and each part of a site (heads, neurons), where one was asked
+            for.
         more: what else the method has to show: rules, curves, settings.
     """
 

@@ -1,4 +1,6 @@
-"""One scorer of changed rows: each distinct row once, shared beginnings once, logits only where they are read."""
+"""One scorer of changed rows: each distinct row once, shared beginnings once,
+logits only where they are read.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ ROUNDING, HALF_ROUNDING = 1e-3, 5e-2
 
 @dataclass(frozen=True)
 class Row:
-    """A changed row: token ids, or -1 - k for the scorer's k-th vector; its reads, -1 for one that was deleted."""
+    """A changed row: token ids, or -1 - k for the scorer's k-th vector; its reads,
+    -1 for one that was deleted.
+    """
 
     ids: tuple[int, ...]
     reads: tuple[int, ...]
@@ -189,7 +193,9 @@ class Scorer:
 
     @contextlib.contextmanager
     def _embedded(self, ids: Tensor, site: str = EMBED) -> Iterator[Tensor]:
-        """The ids that the model can be given, the scorer's own vectors taking their places in the embedding."""
+        """The ids that the model can be given,
+        the scorer's own vectors taking their places in the embedding.
+        """
         is_vector = ids < 0
         if not bool(is_vector.any()):
             yield ids
@@ -236,7 +242,10 @@ class Scorer:
         values = self._of(torch.stack(states), present, part)
         if not self._checked and not self._agrees(rows, values, part):
             self._share = False
-            text = "this model's outputs change when its cache is used, so shared beginnings are computed again"
+            text = (
+                "this model's outputs change when its cache is used, "
+                "so shared beginnings are computed again"
+            )
             self.notes.append(Note(kind="info", text=text))
             return None
         self._checked = True
@@ -261,7 +270,8 @@ class Scorer:
     ) -> Float[Tensor, "rows pos d"]:
         """Hidden states, at the reads, of rows whose beginning a cache holds."""
         length = max(map(len, rows))
-        # Padded on the right, where a causal model's earlier positions do not see it: no mask is needed.
+        # Padded on the right, where a causal model's earlier positions do not see it: no mask is
+        # needed.
         ids = torch.tensor([[*row, *[self.subject.pad_id] * (length - len(row))] for row in rows])
         body, device = self.subject.body, self.subject.device
         arguments: dict[str, Any] = {}
@@ -288,9 +298,11 @@ class Scorer:
 
 @contextlib.contextmanager
 def grouped_keys(device: torch.device) -> Iterator[None]:
-    """While this lasts, heads that share keys read them where they are, in fused attention with a mask on a CPU.
+    """While this lasts, heads that share keys read them where they are, in fused attention with a
+    mask on a CPU.
 
-    transformers copies the keys for each head there, which took a tenth of the time; the numbers are the same.
+    transformers copies the keys for each head there, which took a tenth of the time; the numbers
+    are the same.
     """
     name = "TRANSFORMERS_SDPA_FORCE_GQA"
     before = os.environ.get(name)
@@ -305,7 +317,9 @@ def grouped_keys(device: torch.device) -> Iterator[None]:
 
 
 def _cache_bytes(subject: Subject) -> int:
-    """Bytes of one token's keys and values, where the configuration says less than that of heads that share nothing."""
+    """Bytes of one token's keys and values,
+    where the configuration says less than that of heads that share nothing.
+    """
     heads, shared = head_counts(subject.config)
     size = subject.dtype.itemsize
     return max(1, 2 * subject.n_layers * subject.d_model * size * shared // heads)
@@ -320,7 +334,9 @@ def row_batch(question: Question, part: Part, rows: int) -> Batch:
 def part_values(
     question: Question, part: Part, batch: Batch, grad: bool = False, few: bool = False
 ) -> Float[Tensor, " rows"]:
-    """The part's value on each copy of its row, in their graph if ``grad``; ``few`` leaves out what nobody reads."""
+    """The part's value on each copy of its row, in their graph if ``grad``;
+    ``few`` leaves out what nobody reads.
+    """
     end, reads = question.endpoint, list(part.reads) or [0]
     # Picking positions costs a little: it is worth it where half of them or more are not read.
     is_worth_it = few and 2 * len(reads) <= len(part.ids)

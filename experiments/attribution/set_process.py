@@ -1,16 +1,19 @@
-"""A Gaussian process over sets of units: what a game's value is expected to be where it was not evaluated.
+"""A Gaussian process over sets of units: what a game's value is expected to be where it was not
+evaluated.
 
-Shapley values are those of a game's odd part alone, h(S) = (v(S) - v(all without S)) / 2, so that is what is modelled. With
-z_i = 1 for a unit that is there and -1 for one that is absent:
+Shapley values are those of a game's odd part alone, h(S) = (v(S) - v(all without S)) / 2, so that
+is what is modelled. With z_i = 1 for a unit that is there and -1 for one that is absent:
 
-    h ~ GP(0, k - k(not .)),  k(S, T) = s^2 / 2 exp(-sum over units i in exactly one of S and T of theta_i) + l^2 z_S.z_T / M
+    h ~ GP(0, k - k(not .)),  k(S, T) = s^2 / 2 exp(-sum over units i in exactly one of S and T of
+        theta_i) + l^2 z_S.z_T / M
 
 The exponential is a product over units, so that its Shapley values are a one-dimensional integral:
 
     phi_i(k(., T)) = (g_i(1) - g_i(0)) int_0^1 prod over j /= i of [t g_j(1) + (1 - t) g_j(0)] dt
 
-with g_j(1) the factor of unit j where it is there, and g_j(0) where it is absent. The integrand is a polynomial of degree
-M - 1 in t: Gauss-Legendre gives it exactly. A large theta lets a unit matter, alone and together with other such units.
+with g_j(1) the factor of unit j where it is there, and g_j(0) where it is absent. The integrand is
+a polynomial of degree M - 1 in t: Gauss-Legendre gives it exactly. A large theta lets a unit
+matter, alone and together with other such units.
 """
 
 from __future__ import annotations
@@ -26,9 +29,13 @@ from scipy.optimize import minimize
 FIRST_DECAY = 0.5
 """Where every theta starts, over the square root of the units."""
 PRIOR_SPREAD = 1.0
-"""Standard deviation of log theta around that start: few evaluations then cannot make one unit everything."""
+"""Standard deviation of log theta around that start:
+few evaluations then cannot make one unit everything.
+"""
 FIRST_SCALE, FIRST_LINE, FIRST_NOISE = 1.0, 1.0, 0.1
-"""Where the variances of the process, of its line and of the noise start, in variances of the values."""
+"""Where the variances of the process, of its line and of the noise start,
+in variances of the values.
+"""
 LEARN_FROM = 256
 """Pairs that the kernel's parameters are learnt from, at most: the time grows with their cube."""
 ITERATIONS = 25
@@ -50,7 +57,8 @@ class Kernel:
 
     Args:
         log_decays: of theta, for each unit.
-        log_variances: of the process (s^2), its line (l^2) and the noise, in variances of the values.
+        log_variances: of the process (s^2), its line (l^2) and the noise, in variances of the
+            values.
     """
 
     log_decays: Float[np.ndarray, " units"]
@@ -74,7 +82,8 @@ class Kernel:
         decays = np.exp(self.log_decays)
         z, w = signs(a), signs(b)
         scale, line, _ = np.exp(self.log_variances)
-        # The distance to a set is (sum of theta - z.theta.w) / 2, that to its complement the rest of the sum.
+        # The distance to a set is (sum of theta - z.theta.w) / 2, that to its complement the rest
+        # of the sum.
         agreement = (z * decays) @ w.T / 2
         half = decays.sum() / 2
         return scale / 2 * (np.exp(agreement - half) - np.exp(-agreement - half)) + (
@@ -92,12 +101,15 @@ class Kernel:
         for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
             factors = point * there + (1 - point) * absent
             integral += weight * factors.prod(1, keepdims=True) / factors
-        # A game and its odd part have the same Shapley values: half of k(., T) less half of k(., not T) gives them all.
+        # A game and its odd part have the same Shapley values: half of k(., T) less half of k(.,
+        # not T) gives them all.
         return scale * (there - absent) * integral + 2 * line / units * signs(masks)
 
 
 def learnt(masks: Masks, values: Float[np.ndarray, " pairs"], start: Kernel) -> Kernel:
-    """The kernel of largest marginal likelihood, with a prior on the thetas, from another one; values are standardised."""
+    """The kernel of largest marginal likelihood, with a prior on the thetas, from another one;
+    values are standardised.
+    """
     pairs, units = masks.shape
     z = signs(masks)
     products = (z[:, None] * z[None]).reshape(pairs * pairs, units)

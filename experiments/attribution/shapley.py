@@ -2,7 +2,8 @@
 
     phi_i = sum over S without i of |S|! (M - |S| - 1)! / M! [v(S + i) - v(S)]
 
-They sum to v(all) - v(nothing). Every estimate carries the standard error of its draw, and of the removal's.
+They sum to v(all) - v(nothing). Every estimate carries the standard error of its draw, and of the
+removal's.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def exact(game: Game, options: Options) -> Found:
     """All 2^M sets of units, each once."""
     if game.n > MOST_EXACT:
         raise AttributionError(
-            f"exact Shapley values of {game.n} units would take {2**game.n:,} texts: expected at most {MOST_EXACT} units; "
-            "use kernel-shap or permutation-shap"
+            f"exact Shapley values of {game.n} units would take {2**game.n:,} texts: "
+            f"expected at most {MOST_EXACT} units; use kernel-shap or permutation-shap"
         )
     # Bit i of a set's number says whether unit i is in it.
     sets, bits = np.arange(2**game.n)[:, None], np.arange(game.n)
@@ -45,7 +46,9 @@ def exact(game: Game, options: Options) -> Found:
 def over_draws(
     each: Float[np.ndarray, "draws units"],
 ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
-    """The mean over draws of the removal, and its standard error: 0 of a removal that is not drawn."""
+    """The mean over draws of the removal, and its standard error:
+    0 of a removal that is not drawn.
+    """
     n_draws, n_units = each.shape
     errors = np.zeros(n_units)
     if n_draws > 1:
@@ -69,12 +72,16 @@ def shapley_values(values: Float[np.ndarray, " sets"]) -> Float[np.ndarray, " un
 
 
 def kernel_weight(units: int, size: int) -> float:
-    """(M - 1) / (C(M, s) s (M - s)): the weight of one set of s of M units (Lundberg and Lee 2017, theorem 2)."""
+    """(M - 1) / (C(M, s) s (M - s)): the weight of one set of s of M units (Lundberg and Lee 2017,
+    theorem 2).
+    """
     return (units - 1) / (math.comb(units, size) * size * (units - size))
 
 
 def kernel(game: Game, options: Options) -> Found:
-    """Weighted regression on sets: whole sizes while the budget lasts, then drawn ones, each with its complement."""
+    """Weighted regression on sets: whole sizes while the budget lasts, then drawn ones,
+    each with its complement.
+    """
     value, empties = game.value, game.each(np.zeros((1, game.n), dtype=bool))[:, 0]
     empty = float(empties.mean())
     if game.n == 1:
@@ -94,7 +101,8 @@ def kernel(game: Game, options: Options) -> Found:
             of_draw, _ = kernel_solve(masks, values, weights, value, empty_value)
             of_draws.append(of_draw)
         _, removal_errors = over_draws(np.stack(of_draws))
-        # Two independent errors: of the coalitions that were sampled, and of what took the removed words' place.
+        # Two independent errors: of the coalitions that were sampled, and of what took the removed
+        # words' place.
         errors = np.hypot(errors, removal_errors)
     n_drawn = int((pairs >= 0).sum())
     figures = {"removal": game.removal, "samples": len(masks), "drawn": n_drawn}
@@ -107,12 +115,15 @@ _ROUNDING = 1e-8
 def kernel_sample(
     units: int, budget: int, rng: np.random.Generator
 ) -> tuple[Masks, Float[np.ndarray, " rows"], np.ndarray]:
-    """Sets, their weights, and which pair each drawn one belongs to (-1 for a size of which all sets are there)."""
+    """Sets, their weights, and which pair each drawn one belongs to (-1
+    for a size of which all sets are there).
+    """
     masks: list[np.ndarray] = []
     weights: list[float] = []
     left = {size: kernel_weight(units, size) * math.comb(units, size) for size in range(1, units)}
     room = budget
-    # Whole sizes first, the heaviest (smallest and largest) in front, while they deserve all of their sets.
+    # Whole sizes first, the heaviest (smallest and largest) in front, while they deserve all of
+    # their sets.
     for size in range(1, units // 2 + 1):
         both = sorted({size, units - size})
         n_sets = sum(math.comb(units, s) for s in both)
@@ -158,13 +169,14 @@ def kernel_solve(
     empty: float,
     pairs: np.ndarray | None = None,
 ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
-    """The weighted regression under sum(phi) = v(all) - v(nothing), and the standard errors of what was drawn.
+    """The weighted regression under sum(phi) = v(all) - v(nothing), and the standard errors of what
+    was drawn.
 
     min_phi sum_s w_s (v(s) - v(nothing) - s.phi)^2; the errors are the sandwich over pairs.
     """
     total = full - empty
-    # The last unit's share is what the others leave of the total: put in, the constraint is gone and a plain
-    # regression is left.
+    # The last unit's share is what the others leave of the total: put in, the constraint is gone
+    # and a plain regression is left.
     X = masks[:, :-1].astype(float) - masks[:, -1:]
     y = values - empty - masks[:, -1] * total
     # The sandwich (bread, meat, bread) holds whatever the variance of a coalition's value is.
@@ -189,7 +201,8 @@ def kernel_solve(
 
 
 def permutations(game: Game, options: Options) -> Found:
-    """Units put back one by one in random orders, each order also backwards; exact where units meet only in pairs.
+    """Units put back one by one in random orders, each order also backwards; exact where units meet
+    only in pairs.
 
     Source: Castro et al. 2009; antithetic pairs: Mitchell et al. 2022, section 4.
     """
@@ -199,8 +212,8 @@ def permutations(game: Game, options: Options) -> Found:
             f"permutation-shap: expected at least 2 pairs of permutations, got {pairs}"
         )
     rng = np.random.default_rng(options.seed)
-    # An order and its reverse err in opposite directions: what a unit gains by coming early in the one it loses in
-    # the other.
+    # An order and its reverse err in opposite directions: what a unit gains by coming early in the
+    # one it loses in the other.
     orders = [rng.permutation(game.n) for _ in range(pairs)]
     reversed_orders = [order[::-1] for order in orders]
     forwards = marginals(game.each, orders)

@@ -36,19 +36,24 @@ def attribute(
     """The contribution of each word, token or span of a text to the model's answer.
 
     Args:
-        subject: a causal or masked language model, a classifier of texts, or any model whose saved probe the target names.
-        target: a continuation, a class, a label, or a `Target`; by default what the model itself says.
+        subject: a causal or masked language model, a classifier of texts, or any model whose saved
+            probe the target names.
+        target: a continuation, a class, a label, or a `Target`; by default what the model itself
+            says.
         method: a name of `METHODS`.
         level: word, token or span.
         seed: everything drawn comes from it.
-        spans: (start, end) in characters of each unit, for the level ``span``; by default the clauses.
+        spans: (start, end) in characters of each unit, for the level ``span``; by default the
+            clauses.
         pair: the second text of a classifier of pairs.
-        picture: that a vision-language model is shown with the text; its patches are the first units.
+        picture: that a vision-language model is shown with the text; its patches are the first
+            units.
         batch_tokens: tokens of the changed texts that share a batch.
         settings: fields of `Options`.
 
     Raises:
-        AttributionError: an unknown method or setting, an empty text, one too long, a target that cannot be asked for.
+        AttributionError: an unknown method or setting, an empty text, one too long, a target that
+            cannot be asked for.
         MetricError: an answer whose tokens join the text's.
     """
     question = ask(subject, text, target, level, spans, pair, picture)
@@ -56,7 +61,8 @@ def attribute(
 
 
 def explain(scorer: Scorer, method: str = "leave-one-out", **settings: Any) -> Attribution:
-    """One method on a question; methods that share a scorer share what it has computed, which the cost then does not count.
+    """One method on a question; methods that share a scorer share what it has computed, which the
+    cost then does not count.
 
     Args:
         settings: fields of `Options`.

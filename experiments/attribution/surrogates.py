@@ -1,4 +1,6 @@
-"""Models that a person can read, fitted to the model's answers around one text: LIME's line and a small tree."""
+"""Models that a person can read, fitted to the model's answers around one text:
+LIME's line and a small tree.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ def ridge(
     weights: Float[np.ndarray, " rows"],
     penalty: float,
 ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"], float]:
-    """Weighted ridge regression with a free intercept: coefficients, their standard errors, weighted R^2.
+    """Weighted ridge regression with a free intercept: coefficients, their standard errors,
+    weighted R^2.
 
         coef = (x'Wx + penalty I)^-1 x'Wz,    x and z less their weighted means
 
@@ -83,14 +86,17 @@ def ridge(
 
 
 def lime(game: Game, options: Options) -> Found:
-    """LIME for text with the published defaults: a weighted ridge regression (penalty 1) on which units are there.
+    """LIME for text with the published defaults: a weighted ridge regression (penalty 1) on which
+    units are there.
 
-    Features: forward selection up to 6, else those with the largest weights of a first regression (penalty 0.01).
-    Source: Ribeiro et al. 2016, section 3.4, and the defaults of the authors' LimeTextExplainer.
+    Features: forward selection up to 6, else those with the largest weights of a first regression
+    (penalty 0.01). Source: Ribeiro et al. 2016, section 3.4, and the defaults of the authors'
+    LimeTextExplainer.
     """
     masks = _masks(game, options)
     asked, wanted = options.asked_error, options.features or game.n
-    # The same texts in the same order whatever the error: a smaller one goes on where a larger one stopped.
+    # The same texts in the same order whatever the error: a smaller one goes on where a larger one
+    # stopped.
     n = min(len(masks), max(FIRST_ROUND, 2 * game.n)) if asked else len(masks)
     values = game(masks[:n])
     while True:
@@ -105,14 +111,19 @@ def lime(game: Game, options: Options) -> Found:
     ]
     if len(chosen) < game.n:
         texts.append(
-            f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)"
+            f"LIME keeps {len(chosen)} of {game.n} units; "
+            "the others have score 0 (features=0 keeps all)"
         )
     texts.append(
-        f"with {n} changed texts, the largest standard error is {line.share:.1%} of the largest score"
+        f"with {n} changed texts, the largest standard error is {line.share:.1%} of the "
+        "largest score"
     )
     notes = [Note(kind="info", text=text) for text in texts]
     if line.share > asked > 0:
-        short = f"the requested standard error of {asked:.1%} was not reached with {n} texts: give more --samples"
+        short = (
+            f"the requested standard error of {asked:.1%} was not reached with {n} texts: "
+            "give more --samples"
+        )
         notes.append(Note(kind="warning", text=short))
     figures = {"removal": game.removal, "samples": n, "r2": r2, "error": line.share}
     return Found(scores, game.value, spread, notes=tuple(notes), more=figures)
@@ -143,7 +154,8 @@ def _line(
 ) -> _Line:
     """The line's units and their weights; the others have score 0."""
     X, weights = masks.astype(float), lime_weights(masks)
-    # The published penalties are of 5,000 texts: of fewer a share, or the line would be flatter the sooner it is ready.
+    # The published penalties are of 5,000 texts: of fewer a share, or the line would be flatter the
+    # sooner it is ready.
     share = len(masks) / SAMPLES
     chosen = _chosen(X, values, weights, wanted, CHOOSING_PENALTY * share)
     coef, coef_errors, r2 = ridge(X[:, chosen], values, weights, PENALTY * share)
@@ -169,10 +181,12 @@ def _chosen(
 
 
 def tree(game: Game, options: Options) -> Found:
-    """A regression tree of depth 3 on LIME's samples, in words; it can show that two units matter only together.
+    """A regression tree of depth 3 on LIME's samples, in words; it can show that two units matter
+    only together.
 
-    score(i) = sum over the splits by i of their share of the tree's gain, with the sign of what the split adds; its
-    standard error is the spread over trees of texts drawn again from these (the bootstrap).
+    score(i) = sum over the splits by i of their share of the tree's gain, with the sign of what the
+    split adds; its standard error is the spread over trees of texts drawn again from these (the
+    bootstrap).
     """
     from sklearn.tree import DecisionTreeRegressor, export_text
 
@@ -185,7 +199,8 @@ def tree(game: Game, options: Options) -> Found:
 
     n = len(masks)
     of_all = fitted(np.arange(n))
-    # A tree's splits jump from one unit to another with few samples changed: the spread is part of the answer.
+    # A tree's splits jump from one unit to another with few samples changed: the spread is part of
+    # the answer.
     rng = np.random.default_rng(options.seed)
     refits = []
     for _ in range(REFITS):

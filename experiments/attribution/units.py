@@ -1,8 +1,8 @@
 """What gets a score: the tokens, words or spans of a text, each with the tokens that carry it.
 
-A word is a run of letters and digits (with the hyphens and apostrophes inside it), a run of other signs, or one character of
-a script that is written without spaces (Chinese, Japanese, Thai, ...). Units that share a token are one unit: a token cannot
-be half there.
+A word is a run of letters and digits (with the hyphens and apostrophes inside it), a run of other
+signs, or one character of a script that is written without spaces (Chinese, Japanese, Thai, ...).
+Units that share a token are one unit: a token cannot be half there.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ from ..subject.word_spans import Encoded, trimmed, word_spans
 LEVELS = ("word", "token", "span")
 
 # Kana, Han (with its extensions), Thai, Lao, Khmer, Myanmar: no spaces between words.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
+)
 # A combining mark (an Indic vowel sign, an accent by itself) belongs to what it stands on.
 _LETTERS = rf"[[\w\p{{N}}]--[{_UNSPACED}]]+"
 _WORD = regex.compile(
-    rf"(?V1)[{_UNSPACED}]\p{{M}}*|{_LETTERS}(?:['’\-]{_LETTERS})*|(?:[^\w\p{{N}}\s][\p{{M}}\u200c\u200d]*)+"
+    rf"(?V1)[{_UNSPACED}]\p{{M}}*|{_LETTERS}(?:['’\-]{_LETTERS})*"
+    rf"|(?:[^\w\p{{N}}\s][\p{{M}}\u200c\u200d]*)+"
 )
 _CLAUSE = regex.compile(r"[^.,;:!?\n。，、；：！？]*[.,;:!?\n。，、；：！？]*")
 
@@ -99,7 +103,8 @@ def find_units(
         raise AttributionError(f"spans belong to level 'span', got level {level!r}")
     if encoded.cut is not None:
         raise AttributionError(
-            f"the text is longer than the model's {subject.max_length} tokens (it ends at character {encoded.cut})"
+            f"the text is longer than the model's {subject.max_length} tokens (it ends at "
+            f"character {encoded.cut})"
         )
     text = encoded.text
     # Special tokens are part of how the model reads any text, not of this one.

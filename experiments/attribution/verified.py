@@ -1,10 +1,12 @@
-"""Leave-one-out of long texts: estimated from one gradient for every unit, measured for the largest.
+"""Leave-one-out of long texts: estimated from one gradient for every unit, measured for the
+largest.
 
     estimate(i) = sum over the unit's tokens of (x - absent) . dv/dx,    at the unchanged text
 
-which is what the value loses without the unit, to first order. One forward and one backward give it for all units. The units
-with the largest estimates and a random sample of the others are then left out exactly, and the certificate says how far the
-estimates of the rest can be trusted: between a word and its absence a model is seldom linear.
+which is what the value loses without the unit, to first order. One forward and one backward give it
+for all units. The units with the largest estimates and a random sample of the others are then left
+out exactly, and the certificate says how far the estimates of the rest can be trusted: between a
+word and its absence a model is seldom linear.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ def first_order(game: Game) -> Float[np.ndarray, " units"]:
 
 
 def _absent(game: Game, part: Part, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
-    """The embeddings of the text with every unit absent; the mean one where the removal leaves a position without."""
+    """The embeddings of the text with every unit absent;
+    the mean one where the removal leaves a position without.
+    """
     table = embedding(game.question.subject).float()
     vectors = table.mean(0).to(x).expand_as(x).clone()
     for start, tokens in game.fills(part):

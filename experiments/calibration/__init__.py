@@ -1,1 +1,3 @@
-"""Does the model know what it knows: calibration of predictions, questions asked, and its own explanations."""
+"""Does the model know what it knows: calibration of predictions, questions asked,
+and its own explanations.
+"""

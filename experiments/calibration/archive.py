@@ -1,4 +1,6 @@
-"""Arrays of an npz file of unknown origin: judged by what the file says of itself before anything is unpacked."""
+"""Arrays of an npz file of unknown origin:
+judged by what the file says of itself before anything is unpacked.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an npz file, by name.
 
     Raises:
-        ArchiveError: no npz file, objects that would have to be unpickled, more than the file can honestly hold.
+        ArchiveError: no npz file, objects that would have to be unpickled, more than the file can
+            honestly hold.
     """
     try:
         _check(path)
@@ -50,7 +53,8 @@ def _check(path: Path) -> None:
     """Refuse an archive by what it says of itself, before anything is unpacked.
 
     Raises:
-        ArchiveError: arrays that are far larger than the file, or than what is packed of them; a member that is no array.
+        ArchiveError: arrays that are far larger than the file, or than what is packed of them; a
+            member that is no array.
     """
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
@@ -58,7 +62,8 @@ def _check(path: Path) -> None:
         unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > max(UNPACKED, PACKED * size):
             raise ArchiveError(
-                f"{path}: expected arrays, got {size / 1e6:.1f} MB that unpack to {unpacked / 1e9:.1f} GB: refused"
+                f"{path}: expected arrays, got {size / 1e6:.1f} MB that unpack to "
+                f"{unpacked / 1e9:.1f} GB: refused"
             )
         for member in archive.infolist():
             with archive.open(member) as file:
@@ -69,7 +74,8 @@ def _check(path: Path) -> None:
                     else np.lib.format.read_array_header_2_0
                 )
                 shape, _, kind = read(file)
-            # The header of an array is believed when memory is asked for; it must not ask for more than there is.
+            # The header of an array is believed when memory is asked for; it must not ask for more
+            # than there is.
             if math.prod(shape) * kind.itemsize > member.file_size:
                 name = member.filename.removesuffix(".npy")
                 raise ArchiveError(f"{path}: array {name!r} says {shape} of {kind}, and holds less")

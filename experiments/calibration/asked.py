@@ -1,13 +1,15 @@
 r"""A model is asked how sure it is of its own answer, in three ways, all about the same answers.
 
-    p_true       p(A) / (p(A) + p(B)) behind "Is the proposed answer true or false?  A. True  B. False"
+    p_true       p(A) / (p(A) + p(B)) behind "Is the proposed answer true or false?  A. True
+                 B. False"
     verbalised   the number that the model writes when it is asked for the probability of its answer
     sampled      the share of sampled answers, at temperature 1, that choose its answer
 
-Refusals and texts without a number, or without a choice, are counted by reason and have no confidence.
+Refusals and texts without a number, or without a choice, are counted by reason and have no
+confidence.
 
-Source: Kadavath et al. 2022, section 3 (P(True)); Tian et al. 2023 (verbalised); Wang et al. 2023, section 3 (agreement of
-samples).
+Source: Kadavath et al. 2022, section 3 (P(True)); Tian et al. 2023 (verbalised); Wang et al. 2023,
+section 3 (agreement of samples).
 """
 
 from __future__ import annotations
@@ -32,19 +34,23 @@ from .questions import Question, Templates
 LENGTH = 24
 """Most tokens of a written answer."""
 REFUSAL = re.compile(
-    r"\b(i (can ?not|can't|am unable|'m unable|am not able|don't know|do not know|am sorry|'m sorry)|sorry|as an ai"
+    r"\b(i (can ?not|can't|am unable|'m unable|am not able|don't know|do not know|"
+    r"am sorry|'m sorry)|sorry|as an ai"
     r"|not (possible|able) to|unable to|cannot (be determined|determine|provide|answer))",
     re.IGNORECASE,
 )
 NUMBER = re.compile(
-    r"(?<![\w.,])([-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?)(?!\w|[.,]\d)\s*(%|percent|/\s*\d+|out of \d+)?",
+    r"(?<![\w.,])([-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?)(?!\w|[.,]\d)"
+    r"\s*(%|percent|/\s*\d+|out of \d+)?",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was made of one answer about an answer: a confidence, or the reason why there is none, and the words."""
+    """What was made of one answer about an answer: a confidence, or the reason why there is none,
+    and the words.
+    """
 
     confidence: float | None
     reason: str = ""
@@ -56,7 +62,8 @@ class Asking:
     """Who is asked, and how.
 
     Args:
-        questions, answers: what was asked and the place of the choice that the model gives as its answer.
+        questions, answers: what was asked and the place of the choice that the model gives as its
+            answer.
         samples: for ``sampled``.
     """
 
@@ -75,7 +82,8 @@ class Asking:
 
 
 def parse_probability(text: str) -> Answer:
-    """The probability that a text gives: its first 0.8, .8, 80%, 8/10 or 8 out of 10, or else its first whole number, 0 or 1.
+    """The probability that a text gives: its first 0.8, .8, 80%, 8/10 or 8 out of 10, or else its
+    first whole number, 0 or 1.
 
     A refusal is distinguished from nonsense.
 
@@ -83,10 +91,13 @@ def parse_probability(text: str) -> Answer:
     (0.85, 0.7)
     >>> parse_probability("Sorry, I cannot answer").reason, parse_probability("very").reason
     ('refused', 'unparsable')
-    >>> parse_probability("Of the 12 facts, 0.8").confidence, parse_probability("from 0 to 10: 8/10").confidence
+    >>> answers = "Of the 12 facts, 0.8", "from 0 to 10: 8/10"
+    >>> tuple(parse_probability(answer).confidence for answer in answers)
     (0.8, 0.8)
-    >>> parse_probability("120%").reason, parse_probability("0,8").reason, parse_probability("1e-3").confidence
-    ('unparsable', 'unparsable', 0.001)
+    >>> parse_probability("120%").reason, parse_probability("0,8").reason
+    ('unparsable', 'unparsable')
+    >>> parse_probability("1e-3").confidence
+    0.001
     """
     numbers = list(NUMBER.finditer(text))
     # A number with a unit or a point says more than a whole one, which may count something else.
@@ -105,7 +116,8 @@ def parse_probability(text: str) -> Answer:
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | str:
-    """The place of the choice that a text gives, by its letter or its words; or the reason why there is none.
+    """The place of the choice that a text gives, by its letter or its words; or the reason why
+    there is none.
 
     >>> parse_choice("B. Paris", ["Rome", "Paris"]), parse_choice("It is Paris.", ["Rome", "Paris"])
     (1, 1)
@@ -139,7 +151,9 @@ def _words(text: str) -> list[str]:
 
 
 def p_true(asking: Asking, *_: object) -> list[Answer]:
-    """P(True) of every answer; ``text`` is the probability that went to the two letters together."""
+    """P(True) of every answer;
+    ``text`` is the probability that went to the two letters together.
+    """
     prompts = []
     for i in range(len(asking.questions)):
         text = asking.templates.ask("p_true", **asking.shown(i))
@@ -163,7 +177,9 @@ def verbalised(asking: Asking, name: str, folder: RunFolder) -> list[Answer]:
 
 
 def sampled(asking: Asking, name: str, folder: RunFolder) -> list[Answer]:
-    """The share of samples that choose the answer; without one that chooses there is no confidence."""
+    """The share of samples that choose the answer;
+    without one that chooses there is no confidence.
+    """
 
     def one(i: int) -> Answer:
         q = asking.questions[i]

@@ -1,9 +1,10 @@
 """A confidence measured against correctness: what ``calibrate`` and ``ask --confidence`` do.
 
-Predictions come from a file, or are made here: a language model's own token probabilities on questions with choices, on
-prompts with a right and a wrong answer, on minimal pairs, or of the next token of prompts or plain texts. With validation rows each
-scaling of `probes.scaling` is fitted on them, and judged on the others. With ``--confidence`` the model also says how sure
-it is of the same answers.
+Predictions come from a file, or are made here: a language model's own token probabilities on
+questions with choices, on prompts with a right and a wrong answer, on minimal pairs, or of the next
+token of prompts or plain texts. With validation rows each scaling of `probes.scaling` is fitted on
+them, and judged on the others. With ``--confidence`` the model also says how sure it is of the same
+answers.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
         QuestionError: options that do not fit together, fewer rows than bins.
         PredictionError, PromptError: a file that cannot be read.
     """
-    # The options first, then the files, then the model: a mistake costs no time that was not needed to find it.
+    # The options first, then the files, then the model: a mistake costs no time that was not needed
+    # to find it.
     source = _checked(options)
     paths = [] if source == "text" else [options.source]
     if options.validation:
@@ -150,7 +152,8 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     elif source != "text":
         for path, left_out in zip(paths, unusable, strict=True):
             questions.append(_read(options, source, path, left_out))
-    # A file of which too much is left out is refused before the model is loaded, and again with what it cannot read.
+    # A file of which too much is left out is refused before the model is loaded, and again with
+    # what it cannot read.
     for rows, left_out in zip(predictions or labelled or questions, unusable, strict=True):
         check_share(left_out, len(rows) + len(left_out), options.skip)
     subject = None
@@ -197,16 +200,20 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     # Each bin of equal mass takes a row at least.
     if n_measured < options.bins:
         raise QuestionError(
-            f"expected at least as many rows as bins, got {n_measured} and {options.bins}: give --bins"
+            f"expected at least as many rows as bins, got {n_measured} and "
+            f"{options.bins}: give --bins"
         )
     return inputs
 
 
 def _check_model(subject: Subject, source: str) -> None:
-    """Refuse a classifier that is asked questions, and a language model that is given labelled texts."""
+    """Refuse a classifier that is asked questions,
+    and a language model that is given labelled texts.
+    """
     if source != "labelled" and subject.classes:
         raise QuestionError(
-            f"--{source}: expected a language model, {subject.name} classifies texts: give --labelled FILE"
+            f"--{source}: expected a language model, {subject.name} classifies texts: "
+            "give --labelled FILE"
         )
 
 
@@ -217,7 +224,9 @@ def _measurable(
     options: ConfidenceOptions,
     unusable: list[Unusable],
 ) -> list[Question]:
-    """The questions that the model can be asked; those that are too long for it, or whose choices join them, are left out."""
+    """The questions that the model can be asked; those that are too long for it,
+    or whose choices join them, are left out.
+    """
 
     def read(some: Sequence[Question]) -> None:
         if some[0].is_open:
@@ -239,7 +248,8 @@ def cost(inputs: ConfidenceInputs) -> Cost:
     if inputs.texts:
         n_tokens = sum(len(followed(text)) for text in inputs.texts)
         return Cost(
-            f"{n_tokens:,} tokens of {len(inputs.texts):,} texts; confidence: the most probable next token"
+            f"{n_tokens:,} tokens of {len(inputs.texts):,} texts; confidence: "
+            "the most probable next token"
         )
     ways = ", ".join(("token probabilities", *inputs.options.confidence))
     return Cost(f"{n:,} rows; confidences: {ways}")
@@ -247,7 +257,8 @@ def cost(inputs: ConfidenceInputs) -> Cost:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a run gives: every confidence, the first one's wrong answers, and what was skipped or dropped.
+    """What a run gives: every confidence, the first one's wrong answers, and what was skipped or
+    dropped.
 
     Args:
         test: the rows that are measured, where they have whole distributions.
@@ -276,7 +287,8 @@ class Measurement:
 def measure(inputs: ConfidenceInputs, run: Run) -> dict[str, Any]:
     """Every confidence of the same answers, judged: the fields of the results.
 
-    Writes ``predictions.npz`` and the scalings that were fitted, ``scalings/NAME.safetensors``, to the run's folder.
+    Writes ``predictions.npz`` and the scalings that were fitted, ``scalings/NAME.safetensors``, to
+    the run's folder.
     """
     options = inputs.options
     if inputs.texts:
@@ -338,7 +350,8 @@ def _checked(options: ConfidenceOptions) -> str:
     """Which of the sources is given, with what it needs.
 
     Raises:
-        QuestionError: none or several, a model missing or too much, an option that has nothing to act on.
+        QuestionError: none or several, a model missing or too much, an option that has nothing to
+            act on.
     """
     sources = [name for name in SOURCES if hasattr(options, name)]
     given = [name for name in sources if getattr(options, name) not in (None, ())]
@@ -352,14 +365,15 @@ def _checked(options: ConfidenceOptions) -> str:
         raise QuestionError("--confidence: expected a model to ask, not predictions from a file")
     if is_of_file != (options.model is None):
         raise QuestionError(
-            "expected --model for labelled texts, texts, questions, prompts and pairs, and none for --predictions"
+            "expected --model for labelled texts, texts, questions, prompts and pairs, "
+            "and none for --predictions"
         )
     if options.confidence and source == "labelled":
         raise QuestionError("--confidence: expected a language model to ask, not a classifier")
     if source == "text" and (options.confidence or options.validation or options.split):
         raise QuestionError(
-            "--confidence, --validation and --split need answers to choose from: expected --questions, --prompts or --pairs in "
-            "place of --text"
+            "--confidence, --validation and --split need answers to choose from: "
+            "expected --questions, --prompts or --pairs in place of --text"
         )
     # The options of `ask --confidence` know neither of these two.
     by, positive = getattr(options, "group_by", ()), getattr(options, "positive", None)
@@ -394,7 +408,8 @@ def _read(
         return of_prompts(prompts, templates, options.seed, unusable)
     if options.confidence or options.validation or options.split:
         raise QuestionError(
-            "--confidence, --validation and --split need prompts with a 'wrong' answer to choose from"
+            "--confidence, --validation and --split need prompts with a "
+            "'wrong' answer to choose from"
         )
     return [Question(p.prompt, (p.answer,), 0, p.group, p.prompt, line=p.line) for p in prompts]
 
@@ -436,7 +451,9 @@ def _class_predictions(
 def _token_predictions(
     inputs: ConfidenceInputs, run: Run, questions: Sequence[Question], cell: str
 ) -> Predictions:
-    """The model's own probabilities; questions with fewer choices than others have 0 for what they lack."""
+    """The model's own probabilities;
+    questions with fewer choices than others have 0 for what they lack.
+    """
     subject, options = inputs.subject, inputs.options
     letters = options.choices == "letter"
 
@@ -462,7 +479,9 @@ def _token_predictions(
 
 
 def _next_token(inputs: ConfidenceInputs) -> Measurement:
-    """The most probable of all tokens after each prompt: its probability, and whether it is the answer's."""
+    """The most probable of all tokens after each prompt: its probability,
+    and whether it is the answer's.
+    """
     subject, questions = inputs.subject, inputs.questions[0]
     texts, answers = [q.question for q in questions], [q.choices[0] for q in questions]
     prompts = [_open_prompt(question) for question in questions]
@@ -477,7 +496,9 @@ def _next_token(inputs: ConfidenceInputs) -> Measurement:
 
 
 def _of_texts(inputs: ConfidenceInputs) -> Measurement:
-    """The most probable token at every position of plain texts, and whether it is the one that follows."""
+    """The most probable token at every position of plain texts,
+    and whether it is the one that follows.
+    """
     rows = next_tokens(inputs.subject, inputs.texts, inputs.options.batch_tokens)
     note = Note(kind="info", text="a row is a token of the texts that has another in front of it")
     names = (rows.fronts, rows.predicted, rows.following)
@@ -526,12 +547,18 @@ def _answer_notes(name: str, answers: Sequence[Answer]) -> list[Note]:
     if name == "p_true":
         n_few = sum(float(answer.text) < FEW_MASS for answer in answers)
         if n_few:
-            text = f"p_true: A and B together have less than half of the probability in {n_few} of {len(answers)} questions"
+            text = (
+                f"p_true: A and B together have less than half of the probability in {n_few} of "
+                f"{len(answers)} questions"
+            )
             notes.append(Note(kind="warning", text=text))
     for reason in ("refused", "unparsable"):
         texts = [answer.text for answer in answers if answer.reason == reason]
         if texts:
-            text = f"{name}: {len(texts)} of {len(answers)} answers {reason}, such as {texts[0][:60]!r}"
+            text = (
+                f"{name}: {len(texts)} of {len(answers)} answers {reason}, "
+                f"such as {texts[0][:60]!r}"
+            )
             notes.append(Note(kind="dropped", text=text))
     return notes
 
@@ -556,7 +583,10 @@ def _notes(records: Sequence[JudgedRecord]) -> list[Note]:
             continue
         assert record.commonest_share is not None
         if record.commonest_share > COARSE and record.n_answered > 1:
-            text = f"{record.method}: {record.commonest_share:.0%} of the confidences are {record.commonest:.3g}"
+            text = (
+                f"{record.method}: {record.commonest_share:.0%} of the confidences are "
+                f"{record.commonest:.3g}"
+            )
             notes.append(Note(kind="warning", text=text))
         if record.n_impossible:
             rows = f"{record.n_impossible} rows give their label zero probability"

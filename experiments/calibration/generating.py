@@ -1,4 +1,6 @@
-"""A model continues a text: greedily or by sampling, several copies at a time, with a generator of its own."""
+"""A model continues a text: greedily or by sampling, several copies at a time,
+with a generator of its own.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,12 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[str]:
-    """Continuations of a text, each up to its first line break, an end-of-text token, or ``length`` tokens.
+    """Continuations of a text, each up to its first line break, an end-of-text token, or ``length``
+    tokens.
 
     Args:
-        temperature: 0 takes the most probable token; else tokens are drawn from softmax(logits / temperature).
+        temperature: 0 takes the most probable token; else tokens are drawn from softmax(logits /
+            temperature).
 
     Raises:
         QuestionError: a model that cannot continue a text, or a text that leaves no room.

@@ -1,4 +1,5 @@
-"""A classifier's answers compared between groups of rows: accuracy, confidence, and errors of each kind.
+"""A classifier's answers compared between groups of rows: accuracy, confidence, and errors of each
+kind.
 
     accuracy         share of the rows that are right
     overconfidence   mean confidence less accuracy
@@ -6,8 +7,9 @@
     false positives  share of the other classes' rows that are predicted to be the class
     false negatives  share of the class's rows that are predicted to be another
 
-Of two classes the last three are of the positive one, else of each. Groups are compared in pairs, of more than `MOST_PAIRED` each
-with all others; p is corrected over all comparisons of a column (Holm).
+Of two classes the last three are of the positive one, else of each. Groups are compared in pairs,
+of more than `MOST_PAIRED` each with all others; p is corrected over all comparisons of a column
+(Holm).
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class _Measure:
 
 
 def positive_class(predictions: Predictions, positive: str | None) -> str | None:
-    """Which of two classes errors are counted of: the one that is named, or the second; None for more classes.
+    """Which of two classes errors are counted of: the one that is named, or the second; None for
+    more classes.
 
     Raises:
         PredictionError: no such class.
@@ -84,7 +87,8 @@ def compare_groups(
         groups = sorted(set(values))
         if not 1 < len(groups) <= MOST_GROUPS:
             raise PredictionError(
-                f"--group-by {column}: expected 2 to {MOST_GROUPS} groups of rows, got {len(groups)} ({', '.join(groups[:3])})"
+                f"--group-by {column}: expected 2 to {MOST_GROUPS} groups of rows, "
+                f"got {len(groups)} ({', '.join(groups[:3])})"
             )
         for group in groups:
             rows = of_row == group
@@ -141,7 +145,9 @@ def _ece(
     bins: int,
     seed: int,
 ) -> list[GroupRecord]:
-    """The calibration error of one group, with what chance alone gives; none of fewer rows than bins."""
+    """The calibration error of one group, with what chance alone gives;
+    none of fewer rows than bins.
+    """
     if rows.sum() < bins:
         return []
     clusters = np.unique(predictions.clusters[rows], return_inverse=True)[1]

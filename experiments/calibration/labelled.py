@@ -1,7 +1,9 @@
-"""Labelled texts that a classifier is asked about: its probabilities, as `predictions` of any classifier.
+"""Labelled texts that a classifier is asked about: its probabilities, as `predictions` of any
+classifier.
 
-A record has ``text`` (or ``sentence``) and ``label``; perhaps ``text_pair``, ``group`` (rows that are resampled together), ``split``
-(``validation`` for rows that scalings are fitted on), and any column that rows are compared by.
+A record has ``text`` (or ``sentence``) and ``label``; perhaps ``text_pair``, ``group`` (rows that
+are resampled together), ``split`` (``validation`` for rows that scalings are fitted on), and any
+column that rows are compared by.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from .predictions import PredictionError, Predictions, column_of
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """The texts of a file, which of them are validation rows, and the columns that they are compared by."""
+    """The texts of a file, which of them are validation rows,
+    and the columns that they are compared by.
+    """
 
     texts: list[Prompt]
     validation: list[bool]
@@ -54,7 +58,8 @@ def read_labelled_texts(
     """Read a file of labelled texts.
 
     Args:
-        unusable: is given the lines without text, label or one of the columns; without it, the first one is an error.
+        unusable: is given the lines without text, label or one of the columns; without it, the
+            first one is an error.
 
     Raises:
         PromptError: a file that cannot be read, no line that can be used.
@@ -137,7 +142,8 @@ def _of_pair(subject: Subject, text: Prompt) -> Float[np.ndarray, " c"]:
     encoded, types = subject.encode_pair(text.prompt, text.pair or "")
     if encoded.cut is not None:
         raise PredictionError(
-            f"a pair of texts is longer than the model's {subject.max_length} tokens: {text.prompt[:40]!r}"
+            f"a pair of texts is longer than the model's {subject.max_length} tokens: "
+            f"{text.prompt[:40]!r}"
         )
     (batch,) = subject.batches([encoded])
     more: dict[str, Any] = {}

@@ -1,4 +1,6 @@
-"""A language model's confidence in the next token of plain texts, at every position that a token follows."""
+"""A language model's confidence in the next token of plain texts,
+at every position that a token follows.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ class NextTokens:
     """One row for each token of the texts that has something in front of it.
 
     Args:
-        confidence: p of the most probable token there, ``is_right`` whether it is the one that follows.
+        confidence: p of the most probable token there, ``is_right`` whether it is the one that
+            follows.
         text: which text a row is of; rows of one text are resampled together.
-        fronts, predicted, following: what stands in front, the most probable token, and the one that follows.
+        fronts, predicted, following: what stands in front, the most probable token, and the one
+            that follows.
     """
 
     confidence: Float[np.ndarray, " n"]
@@ -45,11 +49,13 @@ def encoded_texts(subject: Subject, texts: Sequence[str]) -> list[Encoded]:
     """The texts as the model reads them.
 
     Raises:
-        QuestionError: a model that does not predict the next token, a text that is too long or has none to predict.
+        QuestionError: a model that does not predict the next token, a text that is too long or has
+            none to predict.
     """
     if not (subject.causal and subject.gives_tokens):
         raise QuestionError(
-            f"--text: expected a causal language model, which predicts the next token; {subject.name} is none"
+            "--text: expected a causal language model, which predicts the next token; "
+            f"{subject.name} is none"
         )
     encoded = subject.encode(texts)
     for text in encoded:
@@ -59,7 +65,8 @@ def encoded_texts(subject: Subject, texts: Sequence[str]) -> list[Encoded]:
             )
         if not followed(text):
             raise QuestionError(
-                f"--text {text.text[:40]!r}: expected at least 2 tokens, so that one can be predicted"
+                f"--text {text.text[:40]!r}: expected at least 2 tokens, "
+                "so that one can be predicted"
             )
     return encoded
 

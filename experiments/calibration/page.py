@@ -1,4 +1,6 @@
-"""The sections of a page about confidence: reliability diagrams, risk against coverage, every measure with its interval."""
+"""The sections of a page about confidence: reliability diagrams, risk against coverage,
+every measure with its interval.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,8 @@ def _measures(records: Sequence[JudgedRecord], comparisons: Sequence[ComparisonR
         Column("AUROC", hint="how often a right answer is more confident than a wrong one"),
         Column(
             "risk area",
-            hint="area under the risk-coverage curve; the best order of these answers in small print",
+            hint="area under the risk-coverage curve; the best order of these "
+            "answers in small print",
         ),
     ]
     caption = "Every measure, with 95% intervals in small print"
@@ -126,8 +129,8 @@ def _measures(records: Sequence[JudgedRecord], comparisons: Sequence[ComparisonR
     if comparisons:
         parts.append(_comparisons(comparisons))
     about = (
-        "An expected calibration error (ECE) is above 0 by chance alone, more so with fewer rows: compare it with that of a "
-        "perfectly calibrated model."
+        "An expected calibration error (ECE) is above 0 by chance alone, "
+        "more so with fewer rows: compare it with that of a perfectly calibrated model."
     )
     headline = in_short(measured[0]) if measured else ""
     return Section("measures-section", "All confidences", parts, about, headline=headline)
@@ -143,7 +146,9 @@ def _multiples(records: Sequence[JudgedRecord]) -> Multiples:
 
 
 def in_short(record: JudgedRecord) -> str:
-    """Confidence against accuracy in one sentence, which claims no more than the test and the interval support."""
+    """Confidence against accuracy in one sentence,
+    which claims no more than the test and the interval support.
+    """
     text = (
         f"On average {record.confidence:.0%} confident, and right {record.accuracy:.0%} of the time"
     )
@@ -232,7 +237,8 @@ def _comparisons(comparisons: Sequence[ComparisonRecord]) -> Table:
         ),
         Column(
             "p (Holm)",
-            hint="paired over groups: sign flips and studentised bootstrap; intervals are not corrected",
+            hint="paired over groups: sign flips and studentised bootstrap; "
+            "intervals are not corrected",
         ),
     ]
     rows = [
@@ -298,7 +304,8 @@ def _risk(records: Sequence[JudgedRecord], data: dict[str, Any]) -> Section:
         title="Risk against coverage",
         y_title="error rate",
         x_title="% of answers given, most confident first",
-        caption="A flat curve: confidence does not separate right from wrong answers. Best order: all right answers first.",
+        caption="A flat curve: confidence does not separate right from wrong answers. Best order: "
+        "all right answers first.",
         words="; ".join(f"{record.method}: area {number(record.aurc)}" for record, _ in curves),
     )
     about = "The error rate if only the most confident answers are given."

@@ -1,4 +1,6 @@
-"""The section of a page that compares groups of rows: every measure with its interval, and the differences."""
+"""The section of a page that compares groups of rows: every measure with its interval,
+and the differences.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,9 @@ def _section(
 ) -> Section:
     significant = [r for r in differences if r.p_holm is not None and r.p_holm < SIGNIFICANT]
     about = (
-        f"{len(significant)} of {len(differences)} differences are significant (Holm over this column). Intervals of shares are "
-        "Wilson's; the test permutes rows, or groups of rows, between the two groups."
+        f"{len(significant)} of {len(differences)} differences are significant (Holm over "
+        "this column). Intervals of shares are Wilson's; the test permutes rows, "
+        "or groups of rows, between the two groups."
     )
     tables = [_values(number, column, groups), _differences(number, differences)]
     return Section(f"groups-{number}", f"Groups by {column}", tables, about, study=True)

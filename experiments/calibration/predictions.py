@@ -1,11 +1,13 @@
-"""Predictions of any classifier from a file: probabilities, labels, and which rows are for fitting only.
+"""Predictions of any classifier from a file: probabilities, labels, and which rows are for fitting
+only.
 
-A record (`corpus.records`: JSON lines, a JSON array, CSV or TSV) has ``probabilities`` (a list, or an object from class to
-probability) or ``logits``, and ``label``; perhaps ``group`` (rows that are resampled together), ``split`` (``validation`` for
-rows that scalings are fitted on) and ``text``. In a table each class may be a column, ``p_NAME`` or ``logit_NAME``. A label
-is a class's name, ``3`` the class named "3"; it is a place from 0 where no class is named by a number. An npz file has
-``probabilities`` or ``logits`` [n c] and ``labels`` [n]; perhaps ``classes`` [c], ``groups`` [n] and ``validation`` [n], true
-or false.
+A record (`corpus.records`: JSON lines, a JSON array, CSV or TSV) has ``probabilities`` (a list, or
+an object from class to probability) or ``logits``, and ``label``; perhaps ``group`` (rows that are
+resampled together), ``split`` (``validation`` for rows that scalings are fitted on) and ``text``.
+In a table each class may be a column, ``p_NAME`` or ``logit_NAME``. A label is a class's name,
+``3`` the class named "3"; it is a place from 0 where no class is named by a number. An npz file has
+``probabilities`` or ``logits`` [n c] and ``labels`` [n]; perhaps ``classes`` [c], ``groups`` [n]
+and ``validation`` [n], true or false.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Predictions:
         validation: rows that scalings are fitted on, and nothing is measured on.
         texts: what each row is, for a reader; empty where that is not known.
         by_class: whether a class means the same in every row; the choices of questions do not.
-        same_width: whether all rows have as many choices; else the last columns of some are 0 for what they lack.
+        same_width: whether all rows have as many choices; else the last columns of some are 0 for
+            what they lack.
         by: columns that rows are compared by, with each row's value.
     """
 
@@ -81,7 +84,8 @@ class Predictions:
         """
         if other.classes != self.classes:
             raise PredictionError(
-                f"validation rows have the classes {', '.join(other.classes[:6])}, expected {', '.join(self.classes[:6])}"
+                f"validation rows have the classes {', '.join(other.classes[:6])}, "
+                f"expected {', '.join(self.classes[:6])}"
             )
         return Predictions(
             np.concatenate([self.probabilities, other.probabilities]),
@@ -151,12 +155,12 @@ def read_predictions(
 
     Args:
         by: columns that rows are compared by; of these ``group`` is then not resampled as one.
-        unusable: is given the records that are no distribution, or have a label that is no class; without it, and in npz, the
-            first one is an error.
+        unusable: is given the records that are no distribution, or have a label that is no class;
+            without it, and in npz, the first one is an error.
 
     Raises:
-        PredictionError: a file or a line that cannot be read, rows that are no distributions, labels out of range, a column
-            that is not there.
+        PredictionError: a file or a line that cannot be read, rows that are no distributions,
+            labels out of range, a column that is not there.
     """
     is_archive = path.suffix == ".npz"
     predictions = _read_npz(path, by) if is_archive else _read_records(path, by, unusable)
@@ -252,7 +256,8 @@ def column_of(record: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str | int | float) or value == "":
         fields = ", ".join(sorted(record))[:200]
         raise InputError(
-            f"--group-by {name}: expected a text or a number in this column, got {shown(value)}; the line has {fields}"
+            f"--group-by {name}: expected a text or a number in this column, "
+            f"got {shown(value)}; the line has {fields}"
         )
     return str(value)
 
@@ -321,7 +326,8 @@ class _RecordReader:
         is_like_first = field == self.field and sorted(classes) == sorted(self.classes)
         if not is_like_first:
             raise InputError(
-                f"expected {self.field} of {len(self.classes)} classes as in the first line, got {shown(row)}"
+                f"expected {self.field} of {len(self.classes)} classes as in the first "
+                f"line, got {shown(row)}"
             )
         values = [row[name] for name in self.classes] if isinstance(row, dict) else row
         if not all(map(_is_number, values)):
@@ -358,7 +364,9 @@ def _check_row(values: Sequence[float], field: str, label: int) -> None:
 
 
 def _joined(records: Iterator[Numbered]) -> Iterator[Numbered]:
-    """Records whose classes are columns of a table (``p_NAME``, ``logit_NAME``), with one field for all of them."""
+    """Records whose classes are columns of a table (``p_NAME``, ``logit_NAME``),
+    with one field for all of them.
+    """
     for number, record in records:
         joined: dict[str, dict[str, float]] = {}
         rest: dict[str, Any] = {}
@@ -411,7 +419,9 @@ def _predictions(
 
 
 def _label(label: Any, classes: Sequence[str]) -> int:
-    """The place of a class that is given by its name, or by its place where no class is named by a number."""
+    """The place of a class that is given by its name,
+    or by its place where no class is named by a number.
+    """
     place = place_of(label, classes) if isinstance(label, str | int | float) else None
     if place is not None:
         return place

@@ -1,14 +1,17 @@
-"""Questions with several choices, one of them right: from a file, from prompts with a wrong answer, from minimal pairs.
+"""Questions with several choices, one of them right: from a file, from prompts with a wrong answer,
+from minimal pairs.
 
-A record of a question file (`corpus.records`) has ``question``, ``choices`` (two or more texts) and ``answer`` (the right one,
-by its text, its letter or its place from 0), and perhaps ``group`` (questions that are resampled together); MMLU's and ARC's
-names are read too. Where every whole number of a file is the text of one of its row's choices, it is that choice. A model's own
-probability of a choice is that of its text after the question, or that of its letter after the question and all choices,
-divided by the sum over the choices:
+A record of a question file (`corpus.records`) has ``question``, ``choices`` (two or more texts) and
+``answer`` (the right one, by its text, its letter or its place from 0), and perhaps ``group``
+(questions that are resampled together); MMLU's and ARC's names are read too. Where every whole
+number of a file is the text of one of its row's choices, it is that choice. A model's own
+probability of a choice is that of its text after the question, or that of its letter after the
+question and all choices, divided by the sum over the choices:
 
     p(choice) = 2^(log2 p(text | question)) / sum over the choices
 
-The wording is in plain files, ``asking/*.txt``; another folder takes their place by ``--templates``.
+The wording is in plain files, ``asking/*.txt``; another folder takes their place by
+``--templates``.
 """
 
 from __future__ import annotations
@@ -86,7 +89,8 @@ class Templates:
         subject: with ``chat``, its tokenizer's chat template goes around each question.
 
     Raises:
-        QuestionError: a folder without any of the names, or ``chat`` for a tokenizer without a template.
+        QuestionError: a folder without any of the names, or ``chat`` for a tokenizer without a
+            template.
     """
 
     def __init__(
@@ -104,14 +108,17 @@ class Templates:
             self.replaced = [path for path in candidates if path.is_file()]
             if not self.replaced:
                 raise QuestionError(
-                    f"--templates {folder}: expected a file named {'.txt, '.join(names)}.txt, found none"
+                    f"--templates {folder}: expected a file named "
+                    f"{'.txt, '.join(names)}.txt, found none"
                 )
             self.texts |= {path.stem: _template(path) for path in self.replaced}
         if self._tokenizer is not None and not getattr(self._tokenizer, "chat_template", None):
             raise QuestionError("--chat: this tokenizer has no chat template")
 
     def fill(self, name: str, **fields: str) -> str:
-        """A template with its fields; a field in braces that is not known is an error that names it."""
+        """A template with its fields;
+        a field in braces that is not known is an error that names it.
+        """
         text = self.texts[name]
         expected = f"template {name}.txt: expected fields {', '.join(sorted(fields))}"
         try:
@@ -127,8 +134,8 @@ class Templates:
             ) from None
 
     def ask(self, name: str, **fields: str) -> str:
-        """The text that a model continues with its answer; in a chat the last line, such as ``Answer:``, is the answer's
-        beginning."""
+        """The text that a model continues with its answer; in a chat the last line, such as
+        ``Answer:``, is the answer's beginning."""
         text = self.fill(name, **fields)
         if self._tokenizer is None:
             return text
@@ -161,10 +168,12 @@ def read_questions(
     """Read a question file.
 
     Args:
-        unusable: is given the questions that cannot be asked; without it, the first one is an error.
+        unusable: is given the questions that cannot be asked; without it, the first one is an
+            error.
 
     Raises:
-        PromptError: another format, a field that is missing, an answer that is no choice, two equal choices, an empty file.
+        PromptError: another format, a field that is missing, an answer that is no choice, two equal
+            choices, an empty file.
     """
     rows = read_lines_as(path, limit, lambda record: record, headerless=(MMLU,), prepare=_numbered)
     refused: list[Unusable] = []
@@ -175,7 +184,8 @@ def read_questions(
         except InputError as error:
             refused.append(Unusable(row[_LINE], str(error)))
     whole = [draft for _, draft in drafts if isinstance(draft.answer, int)]
-    # In a file in which every whole number is one of its row's choices, a number is a choice and not a place.
+    # In a file in which every whole number is one of its row's choices, a number is a choice and
+    # not a place.
     by_name = all(str(draft.answer) in draft.choices for draft in whole)
     questions = []
     for line, draft in drafts:
@@ -229,13 +239,15 @@ class _Draft:
         if isinstance(answer, int) and 0 <= answer < len(self.choices):
             return Question(self.text, self.choices, answer, self.group)
         raise InputError(
-            f"expected 'answer' to be a choice, its letter, or its place from 0 to {len(self.choices) - 1}, "
-            f"got {shown(self.answer)}"
+            "expected 'answer' to be a choice, its letter, "
+            f"or its place from 0 to {len(self.choices) - 1}, got {shown(self.answer)}"
         )
 
 
 def _draft(record: Mapping[str, Any]) -> _Draft:
-    """A record by our names, MMLU's (letters as columns) or ARC's (texts and labels of choices, ``answerKey``)."""
+    """A record by our names, MMLU's (letters as columns) or ARC's (texts and labels of choices,
+    ``answerKey``).
+    """
     text, choices = record.get("question"), record.get("choices")
     answer = first_of(record, ("answer", "answerKey"))
     if isinstance(text, dict):  # ARC as it is published
@@ -255,7 +267,9 @@ def _draft(record: Mapping[str, Any]) -> _Draft:
 
 
 def _check_choices(texts: Sequence[Any], given: Any) -> None:
-    """Raise `InputError` unless these are two or more texts, as many as there are letters, and no two alike."""
+    """Raise `InputError` unless these are two or more texts, as many as there are letters,
+    and no two alike.
+    """
     are_texts = all(isinstance(choice, str) and choice.strip() for choice in texts)
     if len(texts) < 2 or not are_texts:
         raise InputError(f"expected 'choices' to be two or more texts, got {shown(given)}")
@@ -266,7 +280,9 @@ def _check_choices(texts: Sequence[Any], given: Any) -> None:
 
 
 def _answer(value: Any, names: Sequence[str]) -> str | int:
-    """The answer of a record: a choice, its letter or its place; a place in a cell of a table is text."""
+    """The answer of a record: a choice, its letter or its place;
+    a place in a cell of a table is text.
+    """
     if isinstance(value, str) and value not in names and value.strip().isdecimal():
         return int(value)
     if not isinstance(value, str | int) or isinstance(value, bool):
@@ -304,7 +320,8 @@ def _labels_of(labels: Any, count: int) -> list[str]:
 def of_prompts(
     prompts: Sequence[Prompt], templates: Templates, seed: int, unusable: list[Unusable]
 ) -> list[Question]:
-    """Prompts with a right and a wrong continuation as questions; which comes first is drawn with the seed.
+    """Prompts with a right and a wrong continuation as questions; which comes first is drawn with
+    the seed.
 
     Args:
         unusable: is given the prompts without a wrong one.
@@ -336,7 +353,9 @@ def of_pairs(pairs: Sequence[Pair], templates: Templates, seed: int) -> list[Que
 def asked_items(
     questions: Sequence[Question], templates: Templates, letters: bool
 ) -> tuple[str, list[Any]]:
-    """What is measured of questions: the name of the metric, and its items, in the order of questions and choices."""
+    """What is measured of questions: the name of the metric, and its items,
+    in the order of questions and choices.
+    """
     if questions[0].whole and not letters:
         return "pair_difference", [Pair(q.choices[0], q.choices[1]) for q in questions]
     prompts = []

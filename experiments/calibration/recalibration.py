@@ -22,7 +22,10 @@ def recalibrated(
     """
     validation = predictions.rows(predictions.validation)
     if not len(validation):
-        text = "scalings skipped: there are no validation rows to fit them on (--validation FILE, --split SHARE, or marked rows)"
+        text = (
+            "scalings skipped: there are no validation rows to fit them on (--validation FILE, "
+            "--split SHARE, or marked rows)"
+        )
         notes.append(Note(kind="skipped", text=text))
         return []
     if not test.same_width:
@@ -33,7 +36,8 @@ def recalibrated(
             )
         )
         return []
-    # Rows of one group are alike: a scaling that has seen the group looks better than it is on new ones.
+    # Rows of one group are alike: a scaling that has seen the group looks better than it is on new
+    # ones.
     if set(validation.clusters.tolist()) & set(test.clusters.tolist()):
         notes.append(
             Note(
@@ -43,8 +47,8 @@ def recalibrated(
     methods = []
     (out / "scalings").mkdir(exist_ok=True)
     for name, kind in SCALINGS.items():
-        # A vector or matrix scaling has parameters for each class; the first choice of two questions has nothing in
-        # common but its place.
+        # A vector or matrix scaling has parameters for each class; the first choice of two
+        # questions has nothing in common but its place.
         if name != "temperature" and not test.by_class:
             notes.append(Note(kind="info", text=f"{name} scaling skipped: choices are not classes"))
             continue
@@ -54,7 +58,10 @@ def recalibrated(
             text = f"{name} scaling did not converge: {str(fitted.describe())[:100]}"
             notes.append(Note(kind="warning", text=text))
         if isinstance(fitted, TemperatureScaling):
-            text = f"temperature {fitted.temperature_[0]:.4g}, fitted on {len(validation)} validation rows"
+            text = (
+                f"temperature {fitted.temperature_[0]:.4g}, fitted on {len(validation)} "
+                "validation rows"
+            )
             notes.append(Note(kind="info", text=text))
         methods.append(
             Judged.of(f"{name} scaling", test, fitted.predict_proba(as_logits(test.probabilities)))

@@ -1,7 +1,8 @@
-"""What is written of a confidence that was judged, in ``calibrate``, ``ask --confidence`` and ``probe --calibration``.
+"""What is written of a confidence that was judged, in ``calibrate``, ``ask --confidence`` and
+``probe --calibration``.
 
-A number that cannot be had is null: an AUROC where all answers are right, the ends of an interval where all rows are of one
-group. What needs whole distributions is left out where there are none.
+A number that cannot be had is null: an AUROC where all answers are right, the ends of an interval
+where all rows are of one group. What needs whole distributions is left out where there are none.
 """
 
 from __future__ import annotations
@@ -152,8 +153,8 @@ class ComparisonRecord:
     )
     difference_interval: Interval | None = entry("its 95% interval; null below 6 groups")
     p: float | None = entry(
-        "of no difference, paired over groups: sign flips and studentised bootstrap, below 0.05 where the interval leaves 0 out; "
-        "null below 6 groups"
+        "of no difference, paired over groups: sign flips and studentised bootstrap, "
+        "below 0.05 where the interval leaves 0 out; null below 6 groups"
     )
     p_holm: float | None = entry("Holm-corrected over all comparisons")
 
@@ -185,7 +186,8 @@ class GroupDifferenceRecord:
     difference: float = entry("value of b minus that of a")
     difference_interval: Interval | None = entry("its 95% interval")
     p: float | None = entry(
-        "permutation test of no difference, below 0.05 where the interval leaves 0 out; null where it cannot be"
+        "permutation test of no difference, below 0.05 where the interval leaves 0 out; "
+        "null where it cannot be"
     )
     p_holm: float | None = entry("Holm-corrected over all comparisons of the column")
 

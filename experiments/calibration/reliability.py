@@ -1,8 +1,10 @@
-"""One set of confidences judged: every measure of calibration with its interval, the diagram's bins, the risk at each coverage.
+"""One set of confidences judged: every measure of calibration with its interval, the diagram's
+bins, the risk at each coverage.
 
-What it judges is a `Judged`: a confidence and whether it was right, row by row, and where they are known the whole
-distributions. A row without a confidence (a refusal, an answer that cannot be parsed) is NaN: it is counted, it is left
-out of measures of the confidence itself, and in ``squared_error_all`` it stands at 1/2, so that silence does not pay.
+What it judges is a `Judged`: a confidence and whether it was right, row by row, and where they are
+known the whole distributions. A row without a confidence (a refusal, an answer that cannot be
+parsed) is NaN: it is counted, it is left out of measures of the confidence itself, and in
+``squared_error_all`` it stands at 1/2, so that silence does not pay.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from .records import (
 )
 
 REPLICATES, WEIGHTS = 2000, 20_000_000
-"""Resamples, and the most weights of clusters that are held: many rows have fewer resamples, at least 200."""
+"""Resamples, and the most weights of clusters that are held: many rows have fewer resamples,
+at least 200.
+"""
 COVERAGES = tuple(round(k / 20, 2) for k in range(1, 21))
 N_ERRORS = 30
 """Mistakes that are kept."""
@@ -43,7 +47,8 @@ class Judged:
     Args:
         method: its name.
         confidence: NaN where there is none.
-        probabilities, labels, classes: the whole distributions, where the confidence is their largest.
+        probabilities, labels, classes: the whole distributions, where the confidence is their
+            largest.
         counts: rows without a confidence, by reason.
     """
 
@@ -60,7 +65,9 @@ class Judged:
     def of(
         cls, method: str, predictions: Predictions, probabilities: np.ndarray | None = None
     ) -> Judged:
-        """The most probable class's probability as the confidence; ``probabilities`` in place of the rows' own."""
+        """The most probable class's probability as the confidence;
+        ``probabilities`` in place of the rows' own.
+        """
         P = predictions.probabilities if probabilities is None else probabilities
         confidence, correct = cal.top_label(P, predictions.labels)
         classes = predictions.classes if predictions.by_class else ()
@@ -92,7 +99,8 @@ SILENT = 0.5
 
 
 def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
-    """The record of one method, with ``bins``, ``coverage`` and ``classes`` of its pictures and tables.
+    """The record of one method, with ``bins``, ``coverage`` and ``classes`` of its pictures and
+    tables.
 
     Raises:
         CalibrationError: fewer rows than bins.
@@ -212,10 +220,12 @@ def spread(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> dict[str, Any]:
-    """A number and its interval; None for what is not finite, and for the interval where there is one group to resample.
+    """A number and its interval; None for what is not finite, and for the interval where there is
+    one group to resample.
 
     Args:
-        least: the smallest value that the quantity can have; an interval ends there, and covers as much.
+        least: the smallest value that the quantity can have; an interval ends there, and covers as
+            much.
         most: the largest.
     """
     fields = estimated(name, estimate)
@@ -290,8 +300,8 @@ def judge_all(all_judged: Sequence[Judged], bins: int, seed: int) -> list[Judged
 
 
 def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
-    """Every method against the first on the rows that both answered: the difference of their squared errors
-    (confidence - correct)^2, paired, Holm-corrected; below 0 the other is better."""
+    """Every method against the first on the rows that both answered: the difference of their
+    squared errors (confidence - correct)^2, paired, Holm-corrected; below 0 the other is better."""
     first, rows, p = all_judged[0], [], []
     for other in all_judged[1:]:
         both = first.answered & other.answered
@@ -337,7 +347,10 @@ def finding(record: JudgedRecord) -> str:
     """One paragraph in words; it claims no more than the intervals and the test support."""
     name = record.method
     if not record.measured:
-        return f"{name}: only {record.n_answered} of {record.n} answers gave a confidence, too few to measure."
+        return (
+            f"{name}: only {record.n_answered} of {record.n} answers gave a confidence, "
+            "too few to measure."
+        )
     ends = [f"n = {record.n}"]
     if record.accuracy_interval is not None:
         ends.insert(0, f"95% CI {record.accuracy_interval.text()}")
@@ -346,9 +359,10 @@ def finding(record: JudgedRecord) -> str:
         error += f" ({record.ece_interval.text()})"
     tested = f" (p {p_text(record.ece_p_holm)})" if record.ece_p_holm is not None else ""
     text = (
-        f"{name}: {_verdict(record)}{tested}. The accuracy is {record.accuracy:.3f} ({', '.join(ends)}) and the mean confidence "
-        f"{record.confidence:.3f}. The ECE is {error}; a perfectly calibrated model with these confidences would have "
-        f"{record.ece_chance:.3f} by chance."
+        f"{name}: {_verdict(record)}{tested}. The accuracy is {record.accuracy:.3f} "
+        f"({', '.join(ends)}) and the mean confidence {record.confidence:.3f}. "
+        f"The ECE is {error}; a perfectly calibrated model with these confidences would "
+        f"have {record.ece_chance:.3f} by chance."
     )
     if record.auroc is not None:
         text += f" A right answer is more confident than a wrong one in {record.auroc:.3f} of pairs"
@@ -374,4 +388,7 @@ def _verdict(record: JudgedRecord) -> str:
         return f"significantly miscalibrated, overconfident by {record.overconfidence:.3f}"
     if ends is not None and ends.high < 0:
         return f"significantly miscalibrated, underconfident by {-record.overconfidence:.3f}"
-    return "significantly miscalibrated, but on average neither significantly overconfident nor underconfident"
+    return (
+        "significantly miscalibrated, but on average neither significantly overconfident nor "
+        "underconfident"
+    )

@@ -88,7 +88,8 @@ class Corpus:
 def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
     """Read a CoNLL-U or CoNLL-U Plus file, or its first `limit` sentences.
 
-    In a file without any head (``_`` throughout) all words are roots, so that nothing of a tree can be read from it.
+    In a file without any head (``_`` throughout) all words are roots, so that nothing of a tree can
+    be read from it.
 
     Args:
         path: the file.
@@ -147,7 +148,9 @@ class _SentenceReader:
                 yield sentence
 
     def _sentence(self, first_line: int, given_lines: list[str]) -> Sentence | None:
-        """The lines of one sentence; comments alone, such as a licence at the end of the file, are none."""
+        """The lines of one sentence; comments alone, such as a licence at the end of the file,
+        are none.
+        """
         fail = Failure(self.path, first_line)
         self.columns = global_columns(given_lines, self.columns, fail)
         lines = in_order(given_lines, self.columns, fail)
@@ -238,7 +241,8 @@ def _words(
 ) -> tuple[Word, ...]:
     """The syntactic words, with heads checked and spans inside multiword tokens dealt out."""
     rows = [(i, token) for i, token in enumerate(tokens) if isinstance(token["id"], int)]
-    # Words of "don't" or "zum" have no place of their own in the text; each gets a share of the token's characters.
+    # Words of "don't" or "zum" have no place of their own in the text; each gets a share of the
+    # token's characters.
     for index, first, last in surface_tokens(tokens):
         if last > first:
             parts = [token["form"] for _, token in rows[first - 1 : last]]
@@ -270,7 +274,9 @@ def _words(
 def _heads(
     rows: Sequence[tuple[int, Mapping[str, Any]]], lines: list[int], fail: Failure
 ) -> list[int]:
-    """The head of each word by its id (place 0 is the root's own); every chain of heads must end at 0."""
+    """The head of each word by its id (place 0 is the root's own);
+    every chain of heads must end at 0.
+    """
     heads = [0]
     is_without = all(token["head"] == "_" for _, token in rows)
     for index, token in rows:

@@ -13,8 +13,8 @@ class Word:
     ``text[start:end]`` is the form, except inside a multiword token whose surface is not the
     concatenation of its words (``du`` = ``de`` + ``le``): there it is the whole surface token.
     ``head`` is the 1-based id of the governor, 0 at the root. Absent columns stay ``"_"``.
-    ``feats`` is shared by all words with the same features: read it, do not change it. ``deps`` and ``misc`` are the last
-    two columns as they stand.
+    ``feats`` is shared by all words with the same features: read it, do not change it. ``deps`` and
+    ``misc`` are the last two columns as they stand.
     """
 
     id: int
@@ -35,8 +35,8 @@ class Word:
 class Sentence:
     """A sentence: its unique id, its text, its words in order, and the document it is from.
 
-    ``label`` is None in a sentence of a treebank; a rewritten one (property ``bigram_shift``) and one from a file of
-    labelled sentences have their class there.
+    ``label`` is None in a sentence of a treebank; a rewritten one (property ``bigram_shift``) and
+    one from a file of labelled sentences have their class there.
     """
 
     id: str

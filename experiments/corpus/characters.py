@@ -6,7 +6,8 @@ import unicodedata
 
 
 def is_letter(character: str) -> bool:
-    """A letter, or a mark that a letter carries: the vowel signs of Indic scripts are no letters of their own.
+    """A letter, or a mark that a letter carries: the vowel signs of Indic scripts are no letters of
+    their own.
 
     >>> [is_letter(c) for c in ("a", "\u0940", "1", "-")]
     [True, True, False, False]
@@ -26,7 +27,8 @@ def is_word(form: str) -> bool:
 
 
 def bare(text: str) -> str:
-    """A text without case, white space and punctuation: what is left when two sentences are nearly the same.
+    """A text without case, white space and punctuation: what is left when two sentences are nearly
+    the same.
 
     >>> bare("Don't panic!") == bare("dont PANIC")
     True

@@ -1,8 +1,10 @@
-"""The lines of a CoNLL-U file: checked, parsed by the ``conllu`` package, and aligned with their text.
+"""The lines of a CoNLL-U file: checked, parsed by the ``conllu`` package, and aligned with their
+text.
 
 The package accepts lines that the format forbids (nine columns, two spaces for a tab), so every
-line is checked first. In CoNLL-U Plus a line ``# global.columns = ID FORM ...`` names the columns of all lines after it; they
-are put into CoNLL-U's order, and a column that CoNLL-U does not have goes into the last one as ``NAME=value``.
+line is checked first. In CoNLL-U Plus a line ``# global.columns = ID FORM ...`` names the columns
+of all lines after it; they are put into CoNLL-U's order, and a column that CoNLL-U does not have
+goes into the last one as ``NAME=value``.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ _NOTHING = ("_", "*")
 
 
 class CorpusError(LayerscopeError, ValueError):
-    """A corpus that cannot be read; the message is one line ``path:line: expected ..., got ...``."""
+    """A corpus that cannot be read; the message is one line ``path:line: expected ...,
+    got ...``.
+    """
 
 
 class Failure:
@@ -47,7 +51,8 @@ class Failure:
 
 
 def lines_of(path: Path, file: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a UTF-8 file, read one at a time; a line feed ends a line, or a carriage return if there is none.
+    """The lines of a UTF-8 file, read one at a time; a line feed ends a line, or a carriage return
+    if there is none.
 
     Raises:
         CorpusError: a line that is no UTF-8.
@@ -110,7 +115,9 @@ _FIELD_PARSERS: dict[str, Callable[[list[str], int], Any]] = {
 
 
 def global_columns(lines: list[str], columns: tuple[str, ...], fail: Failure) -> tuple[str, ...]:
-    """The columns that hold from these lines on, in small letters: those that a line names, or those from before."""
+    """The columns that hold from these lines on, in small letters: those that a line names,
+    or those from before.
+    """
     for offset, line in enumerate(lines):
         match = _GLOBAL_COLUMNS.match(line)
         if match is None:
@@ -183,7 +190,9 @@ def _fail_blank(columns: list[str], offset: int, fail: Failure) -> NoReturn:
 
 
 class _Ids:
-    """The ids of a sentence's lines, checked one by one: words count from 1, multiword tokens stand before their words."""
+    """The ids of a sentence's lines, checked one by one: words count from 1,
+    multiword tokens stand before their words.
+    """
 
     def __init__(self, fail: Failure) -> None:
         self.fail = fail
@@ -295,7 +304,10 @@ def _instead(text: str, start: int, form: str) -> str:
     rest = text[start:]
     normal = unicodedata.normalize("NFC", form)
     if unicodedata.normalize("NFC", rest).startswith(normal):
-        return f"it in another Unicode form ({_unicode_form(rest)}, and {_unicode_form(form)} in column form)"
+        return (
+            f"it in another Unicode form ({_unicode_form(rest)}, "
+            f"and {_unicode_form(form)} in column form)"
+        )
     return repr(text[start : start + len(form) + 10])
 
 

@@ -1,4 +1,6 @@
-"""Text files that are hashed as they are read: a pipe can be read once only, and a file may change between two readings."""
+"""Text files that are hashed as they are read: a pipe can be read once only,
+and a file may change between two readings.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def opened_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def opened_text(path: Path) -> Iterator[io.TextIOBase]:
-    """A UTF-8 file, without its byte order mark; `parsed_sha256` knows its hash when the block ends."""
+    """A UTF-8 file, without its byte order mark;
+    `parsed_sha256` knows its hash when the block ends.
+    """
     with opened_bytes(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig")
         yield text
@@ -62,7 +66,9 @@ def encoding_of(error: UnicodeDecodeError) -> str:
 
 
 def parsed_sha256(path: Path) -> str:
-    """The hash of the bytes that were last read by `opened_text`; of the file as it is where it was read otherwise."""
+    """The hash of the bytes that were last read by `opened_text`;
+    of the file as it is where it was read otherwise.
+    """
     if str(path) in _HASHES:
         return _HASHES[str(path)]
     with path.open("rb") as file:

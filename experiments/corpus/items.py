@@ -4,10 +4,11 @@
     img/001.png,red,circle,train       clips/a.wav,0.00,0.35,aa
     img/002.png,blue,square,test       clips/a.wav,0.35,0.90,sh
 
-``file`` is read from the table's folder. ``split`` (train, dev, test) is optional. ``start`` and ``end``, in seconds, make
-each line a stretch of a sound; without them a line is the whole file. ``item`` is optional and names what a line shows, where
-several lines show the same thing (a speaker, an object): control tasks give all of them one label. Every other column is a
-property that probes can read.
+``file`` is read from the table's folder. ``split`` (train, dev, test) is optional. ``start`` and
+``end``, in seconds, make each line a stretch of a sound; without them a line is the whole file.
+``item`` is optional and names what a line shows, where several lines show the same thing (a
+speaker, an object): control tasks give all of them one label. Every other column is a property that
+probes can read.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def read_items(path: Path) -> Corpus | dict[Split, Corpus]:
 
 
 def all_items(path: Path) -> Items:
-    """The items of a table, whatever their splits and whether or not it has a column to read from them.
+    """The items of a table, whatever their splits and whether or not it has a column to read from
+    them.
 
     Files stand in the order in which the table first names them.
 

@@ -1,13 +1,15 @@
 """Prompts and minimal pairs: what a model is asked, and what it should and should not say.
 
-A record of a prompt file (`.records`: JSON lines, a JSON array, CSV or TSV) has ``prompt`` (or ``sentence``, or ``text``) and
-``answer`` and, where a metric needs them, ``wrong`` (what should be less likely), ``corrupted`` (the prompt that patching takes
-from), ``target_prefix`` (of an encoder-decoder: what its decoder has written before the answer) and ``group`` (prompts made
-from one template, resampled together); BLiMP's lines for the one-prefix method are prompts
-too. A record of a pair file has two sentences, by BLiMP's names (``sentence_good``, ``sentence_bad``), JBLiMP's
-(``good_sentence``), CrowS-Pairs' (``sent_more``, ``sent_less``) or as ``sentences: [good, bad]``, and perhaps a ``group``. In a
-file of CLAMS a line is ``True`` or ``False`` and a sentence; each false one is paired with the true one before it. A paradigm's
-name (``UID``) is no group: a file of one paradigm would be a single one.
+A record of a prompt file (`.records`: JSON lines, a JSON array, CSV or TSV) has ``prompt`` (or
+``sentence``, or ``text``) and ``answer`` and, where a metric needs them, ``wrong`` (what should be
+less likely), ``corrupted`` (the prompt that patching takes from), ``target_prefix`` (of an
+encoder-decoder: what its decoder has written before the answer) and ``group`` (prompts made from
+one template, resampled together); BLiMP's lines for the one-prefix method are prompts too. A record
+of a pair file has two sentences, by BLiMP's names (``sentence_good``, ``sentence_bad``), JBLiMP's
+(``good_sentence``), CrowS-Pairs' (``sent_more``, ``sent_less``) or as ``sentences: [good, bad]``,
+and perhaps a ``group``. In a file of CLAMS a line is ``True`` or ``False`` and a sentence; each
+false one is paired with the true one before it. A paradigm's name (``UID``) is no group: a file of
+one paradigm would be a single one.
 """
 
 from __future__ import annotations
@@ -73,8 +75,8 @@ class Prompt:
     Args:
         pair: the second text, for a classifier of pairs.
         label: the text's right class.
-        target_prefix: of an encoder-decoder, which reads the prompt as its source: the beginning of the target, behind which
-            the answer stands.
+        target_prefix: of an encoder-decoder, which reads the prompt as its source: the beginning of
+            the target, behind which the answer stands.
         image: of a vision-language model, the file of the picture that it is shown with the prompt.
         audio: of a model that writes what it hears, the file of the sound; ``prompt`` is its path.
         line: of the file, from 1.
@@ -118,7 +120,8 @@ def read_prompts(
         unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
-        PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
+        PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong
+            one, an empty file.
     """
     read = partial(_prompt, answers=answers, audio=audio)
     prompts = read_lines_as(Path(path), limit, read, unusable, (COLA,))
@@ -138,7 +141,8 @@ def _beside(file: Path, prompt: Prompt) -> Prompt:
 def read_labelled(
     path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None
 ) -> list[Prompt]:
-    """Read a file of texts with their labels: ``text`` (or ``sentence``, or ``prompt``) and ``label``.
+    """Read a file of texts with their labels: ``text`` (or ``sentence``, or ``prompt``) and
+    ``label``.
 
     Args:
         unusable: is given the lines that are of no use; without it, the first one is an error.
@@ -158,7 +162,8 @@ def read_pairs(
         unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
-        PromptError: no JSON, a sentence that is missing or no text, two equal sentences, an empty file.
+        PromptError: no JSON, a sentence that is missing or no text, two equal sentences, an empty
+            file.
     """
     return read_lines_as(Path(path), limit, _pair, unusable, (CLAMS,), _paired)
 
@@ -223,7 +228,9 @@ def _pair(record: Mapping[str, Any]) -> Pair:
 
 
 def _paired(records: Iterator[Numbered]) -> Iterator[Numbered]:
-    """CLAMS's lines as pairs: each false sentence with the true one before it; other records as they are."""
+    """CLAMS's lines as pairs: each false sentence with the true one before it;
+    other records as they are.
+    """
     good, group = "", 0
     for number, record in records:
         if set(record) != set(CLAMS.names):

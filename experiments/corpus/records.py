@@ -1,10 +1,11 @@
 """Records of a data file, under every reader of prompts, pairs, questions and predictions.
 
-A file holds JSON lines, a JSON array, CSV or TSV. The format is known by the file's first character (``{``: an object a line,
-``[``: an array), else by its name (``.csv``, ``.tsv``, or ``.txt`` with tabs). The columns of CSV are separated by commas, or by
-the semicolons or tabs that its first line has more of. An empty cell of a table is a field that is not there, and one in brackets
-or braces is read as JSON. A table without a line of names is read if its reader knows it (`Headerless`); a line of names that is
-repeated, as in joined files, is no record.
+A file holds JSON lines, a JSON array, CSV or TSV. The format is known by the file's first character
+(``{``: an object a line, ``[``: an array), else by its name (``.csv``, ``.tsv``, or ``.txt`` with
+tabs). The columns of CSV are separated by commas, or by the semicolons or tabs that its first line
+has more of. An empty cell of a table is a field that is not there, and one in brackets or braces is
+read as JSON. A table without a line of names is read if its reader knows it (`Headerless`); a line
+of names that is repeated, as in joined files, is no record.
 """
 
 from __future__ import annotations
@@ -93,12 +94,14 @@ def read_lines_as(
     An item that has a ``line`` is given its own.
 
     Args:
-        unusable: is given the records that ``make`` refuses by an `InputError`; without it, the first one is an error.
+        unusable: is given the records that ``make`` refuses by an `InputError`; without it, the
+            first one is an error.
         headerless: tables without a line of names that it may be.
         prepare: what is done to the records first, such as joining two of them.
 
     Raises:
-        PromptError: a file that cannot be read, another format, what ``make`` refuses, no record that can be used.
+        PromptError: a file that cannot be read, another format, what ``make`` refuses, no record
+            that can be used.
     """
     out: list[Line] = []
     at, refused = 0, "expected at least one line, got none"
@@ -132,7 +135,8 @@ def read_lines_as(
 
 
 def read_records(path: Path, headerless: Sequence[Headerless] = ()) -> Iterator[Numbered]:
-    """The records of a file with the numbers of their lines (of an array: their places), read as they are asked for.
+    """The records of a file with the numbers of their lines (of an array: their places), read as
+    they are asked for.
 
     Raises:
         PromptError: a file that cannot be read, is no UTF-8, or is of another format.
@@ -187,7 +191,8 @@ def parse_json(text: str) -> Any:
     """What a JSON text holds.
 
     Raises:
-        InputError: no JSON, nested too deeply, a whole number of too many digits, half a character (a lone surrogate).
+        InputError: no JSON, nested too deeply, a whole number of too many digits, half a character
+            (a lone surrogate).
     """
     try:
         value = json.loads(text, parse_int=_whole)
@@ -342,10 +347,13 @@ def first_of(record: Record, names: Iterable[str]) -> Any:
 
 
 def place_of(label: object, names: Sequence[str]) -> int | None:
-    """The place of a name that is given as a text or a number, or by its place where no name is a number.
+    """The place of a name that is given as a text or a number, or by its place where no name is a
+    number.
 
-    >>> place_of("kind", ("rude", "kind")), place_of(1, ("rude", "kind")), place_of("1", ("2", "1")), place_of("x", ("y",))
-    (1, 1, 1, None)
+    >>> place_of("kind", ("rude", "kind")), place_of(1, ("rude", "kind"))
+    (1, 1)
+    >>> place_of("1", ("2", "1")), place_of("x", ("y",))
+    (1, None)
     """
     spellings = [str(label)]
     if isinstance(label, bool):

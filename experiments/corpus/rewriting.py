@@ -1,6 +1,8 @@
-"""Sentences with a change that a reader would notice, in half of them: SentEval's tasks of odd sentences.
+"""Sentences with a change that a reader would notice, in half of them: SentEval's tasks of odd
+sentences.
 
-    Conneau et al. 2018, "What you can cram into a single vector", section 2.2 (BShift, SOMO, CoordInv)
+    Conneau et al. 2018, "What you can cram into a single vector", section 2.2 (BShift, SOMO,
+    CoordInv)
 
 A rewritten sentence carries its class in ``label``, and so does one that was left as it is.
 """
@@ -71,7 +73,9 @@ def _swappable(sentence: Sentence, i: int) -> bool:
 
 
 def replace_word(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -> Sentence | None:
-    """Put another noun or verb of the same form class in the place of one, in half of the sentences (SOMO)."""
+    """Put another noun or verb of the same form class in the place of one,
+    in half of the sentences (SOMO).
+    """
     places = []
     for i, word in enumerate(sentence.words):
         if word.upos in REPLACED and _alone(sentence, i):
@@ -142,7 +146,8 @@ def _by_class(corpus: Corpus) -> dict[FormClass, list[str]]:
 def swap_clauses(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -> Sentence | None:
     """Exchange two coordinated main clauses in half of the sentences (CoordInv).
 
-    The sentence must be clause, conjunction, clause, and perhaps a closing mark; both clauses have a subject.
+    The sentence must be clause, conjunction, clause, and perhaps a closing mark; both clauses have
+    a subject.
     """
     parts = _clauses(sentence)
     if parts is None:
@@ -164,7 +169,9 @@ def swap_clauses(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -
 
 
 def _clauses(sentence: Sentence) -> tuple[range, range, range, range, range] | None:
-    """First clause, comma, conjunction, second clause, closing mark, as places of words; None for another sentence."""
+    """First clause, comma, conjunction, second clause, closing mark, as places of words;
+    None for another sentence.
+    """
     root, words = root_of(sentence), sentence.words
     # Words of one contraction share their characters, and cannot be moved apart.
     is_overlapping = any(a.end > b.start for a, b in itertools.pairwise(words))
@@ -182,7 +189,9 @@ def _clauses(sentence: Sentence) -> tuple[range, range, range, range, range] | N
 def _clauses_around(
     words: Sequence[Word], verb: Word
 ) -> tuple[range, range, range, range, range] | None:
-    """The parts of a sentence whose second clause is the verb's; None where the verb's words are not one run of words."""
+    """The parts of a sentence whose second clause is the verb's;
+    None where the verb's words are not one run of words.
+    """
     under_verb = [i for i, word in enumerate(words) if verb.id in _ancestors(words, word)]
     conjunction = None
     for i in under_verb:
@@ -228,7 +237,9 @@ def _ancestors(words: Sequence[Word], word: Word) -> set[int]:
 
 
 def _assembled(sentence: Sentence, pieces: Sequence[tuple[range, str]]) -> Sentence:
-    """The sentence with its words in another order: runs of words, each after the given text; ids and heads are rebuilt."""
+    """The sentence with its words in another order: runs of words, each after the given text;
+    ids and heads are rebuilt.
+    """
     words, reordered = sentence.words, []
     text = sentence.text[: words[0].start]
     for indices, gap in pieces:

@@ -2,8 +2,9 @@
 
     Conneau et al. 2018, "What you can cram into a single vector", section 2.2
 
-A rewritten sentence carries its class in ``label``. In the look-alikes, ``senteval:...``, classes are equally frequent, those
-that length could tell within each band of lengths (`experiments.tasks.task`).
+A rewritten sentence carries its class in ``label``. In the look-alikes, ``senteval:...``, classes
+are equally frequent, those that length could tell within each band of lengths
+(`experiments.tasks.task`).
 """
 
 from __future__ import annotations

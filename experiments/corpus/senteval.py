@@ -1,7 +1,7 @@
 """SentEval's files of labelled sentences: ``tr|va|te <tab> label <tab> sentence``, tokens apart.
 
-The sentences are put together again as people write them, since a tokenizer that learned running text reads odd spacing as
-something else; the words keep their places in the text.
+The sentences are put together again as people write them, since a tokenizer that learned running
+text reads odd spacing as something else; the words keep their places in the text.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ _WRITTEN = {"``": '"', "''": '"', "-lrb-": "(", "-rrb-": ")", "-LRB-": "(", "-RR
 
 
 def read_senteval(path: str | Path) -> dict[Split, Corpus]:
-    """The three splits of a file; each sentence has its ``label``, and words without annotation, which are all roots.
+    """The three splits of a file; each sentence has its ``label``, and words without annotation,
+    which are all roots.
 
     Raises:
-        CorpusError: a file that is not there or no UTF-8, a line of another form, a split without sentences.
+        CorpusError: a file that is not there or no UTF-8, a line of another form, a split without
+            sentences.
     """
     path = Path(path)
     text, digest = read_text(path)
@@ -49,7 +51,8 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
             continue
         if not _is_labelled(fields):
             raise CorpusError(
-                f"{path}:{number}: expected tr, va or te, a label and a sentence, with tabs between, got {line[:60]!r}"
+                f"{path}:{number}: expected tr, va or te, a label and a sentence, "
+                f"with tabs between, got {line[:60]!r}"
             )
         part, label, tokens = fields
         sentence = _sentence(f"{path.stem}-{number}", label, tokens.split())

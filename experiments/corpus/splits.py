@@ -35,9 +35,10 @@ def read_splits(
     """Read or cut the three splits.
 
     A file may bring all three. Files that are not given are otherwise cut from the training
-    file, a tenth of its sentences each. A training sentence whose text is also in dev or test is left out of training (and
-    a dev sentence whose text is in test, of dev), so that nothing is tested on what was learned. `limit` then draws that
-    many training sentences with the seed; dev and test stay whole.
+    file, a tenth of its sentences each. A training sentence whose text is also in dev or test is
+    left out of training (and a dev sentence whose text is in test, of dev), so that nothing is
+    tested on what was learned. `limit` then draws that many training sentences with the seed; dev
+    and test stay whole.
 
     Returns:
         The corpora by split, and notes on what was cut, drawn and left out.
@@ -73,7 +74,9 @@ def read_splits(
 def _read_parts(
     corpus: Path, files: dict[Split, Path | None], seed: int, read: Reader
 ) -> tuple[Corpus, list[int], dict[Split, Corpus], list[dict[str, str]]]:
-    """The training file, places of its training sentences in random order, the other splits (read or cut from it), and notes."""
+    """The training file, places of its training sentences in random order,
+    the other splits (read or cut from it), and notes.
+    """
     whole = read(corpus)
     published = whole if isinstance(whole, dict) else {}
     train = whole["train"] if isinstance(whole, dict) else whole
@@ -96,7 +99,10 @@ def _read_parts(
             size = max(1, len(train) // CUT)
             parts[split] = train.select(shuffled[:size])
             shuffled = shuffled[size:]
-            text = f"{split}: {size} sentences drawn at random from {train.path.name}, because no file was given"
+            text = (
+                f"{split}: {size} sentences drawn at random from {train.path.name}, "
+                "because no file was given"
+            )
             notes.append({"kind": "info", "text": text})
     return train, shuffled, parts, notes
 
@@ -132,6 +138,9 @@ def _near_copies(splits: dict[Split, Corpus]) -> list[dict[str, str]]:
     for split, texts in held_out.items():
         alike = sum(text in trained for text in texts)
         if alike:
-            text = f"{alike} of {len(texts)} {split} sentences equal a training sentence except for case and punctuation"
+            text = (
+                f"{alike} of {len(texts)} {split} sentences equal a training sentence except "
+                "for case and punctuation"
+            )
             notes.append({"kind": "warning", "text": text})
     return notes

@@ -1,4 +1,6 @@
-"""Sentences in order, of which only so many are in memory: the others are in a temporary file and are read when asked for."""
+"""Sentences in order, of which only so many are in memory:
+the others are in a temporary file and are read when asked for.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from .annotation import Sentence, Word
 from .conllu_format import CorpusError
 
 WORDS_IN_MEMORY = 250_000
-"""Words of a file that stay in memory, about 40 MB; all of the English Web Treebank's 204,609 do."""
+"""Words of a file that stay in memory, about 40 MB;
+all of the English Web Treebank's 204,609 do.
+"""
 TEXTS_IN_MEMORY = 200_000
 """Different forms, lemmas and other columns that are one object wherever they occur."""
 PENDING = 1 << 20
@@ -27,7 +31,10 @@ _columns = attrgetter(
 
 
 class Repeated:
-    """Gives a text as the same object each time: most of a corpus is repeated. It remembers a bounded number of texts."""
+    """Gives a text as the same object each time: most of a corpus is repeated.
+
+    It remembers a bounded number of texts.
+    """
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
@@ -39,7 +46,8 @@ class Repeated:
 
 
 class Sentences(Sequence[Sentence]):
-    """Sentences of one file, all of them or a selection. An access may read from disk: go through them in one loop.
+    """Sentences of one file, all of them or a selection. An access may read from disk: go through
+    them in one loop.
 
     Args:
         places: of the file's sentences, those that are meant.
@@ -91,7 +99,9 @@ class Sentences(Sequence[Sentence]):
 
 
 class Spool:
-    """All sentences of a file: the first ones as objects, each other one as two lines of JSON in a file without a name."""
+    """All sentences of a file: the first ones as objects,
+    each other one as two lines of JSON in a file without a name.
+    """
 
     def __init__(self, once: Repeated | None = None) -> None:
         self.once = once or Repeated()
@@ -161,8 +171,8 @@ class Spool:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
             raise CorpusError(
-                f"{tempfile.gettempdir()}: expected room for the sentences of a large corpus, got {error.strerror} "
-                "(TMPDIR names another folder)"
+                f"{tempfile.gettempdir()}: expected room for the sentences of a large "
+                f"corpus, got {error.strerror} (TMPDIR names another folder)"
             ) from error
         self._pending = bytearray()
 

@@ -1,4 +1,7 @@
-"""The bench: one model, the texts that were read, and the runs that are kept. One thread at a time uses it."""
+"""The bench: one model, the texts that were read, and the runs that are kept.
+
+One thread at a time uses it.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,9 @@ class Bench:
 
     @property
     def kind(self) -> str:
-        """What it answers: causal and masked models with a token, a classifier with a class, an encoder with nothing."""
+        """What it answers: causal and masked models with a token, a classifier with a class,
+        an encoder with nothing.
+        """
         if self.subject.classes:
             return "classifier"
         if not self.subject.gives_tokens:
@@ -233,7 +238,9 @@ class Bench:
         return float(logits[answer] - logits[wrong])
 
     def effect(self, view: View, changes: Sequence[Change]) -> float:
-        """The difference under edits minus the difference without; one edit's is remembered as measured."""
+        """The difference under edits minus the difference without;
+        one edit's is remembered as measured.
+        """
         clean = self.read(view.text)
         effect = self.difference(view, self.run(view, changes)) - self.difference(view, clean.run)
         if len(changes) == 1 and changes[0].how != "patch":

@@ -1,4 +1,5 @@
-"""An edit as a person writes it: one line of text, in the address, on the command line and in a message.
+"""An edit as a person writes it: one line of text, in the address, on the command line and in a
+message.
 
 SITE=HOW[:VALUE][@POSITIONS]
 
@@ -57,7 +58,8 @@ class Change:
         found = _FORM.fullmatch(text) if len(text) <= LONGEST else None
         if found is None:
             raise InputError(
-                f"edit {text[:60]!r}: expected SITE=HOW[:VALUE][@POSITIONS], such as blocks.3.attn.hook_z[5]=zero"
+                f"edit {text[:60]!r}: expected SITE=HOW[:VALUE][@POSITIONS], "
+                "such as blocks.3.attn.hook_z[5]=zero"
             )
         site, how, value = str(Site.parse(found["site"])), found["how"], found["value"]
         positions = None

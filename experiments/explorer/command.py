@@ -44,7 +44,9 @@ def run_command(options: ExploreOptions) -> None:
 
 
 def run_demo(no_browser: bool = False, port: int = 0) -> None:
-    """``layerscope demo --explore``: the embedded model, with its minimal pairs to run ablations on."""
+    """``layerscope demo --explore``: the embedded model,
+    with its minimal pairs to run ablations on.
+    """
     paths = demo_paths()
     given = {"model": str(paths.model), "text": "The keys to the cabinet", "port": port}
     options = from_values(ExploreOptions, {**given, "no_browser": no_browser})
@@ -123,9 +125,11 @@ def explore(model: Any, tokenizer: Any = None, **options: Any) -> Any:
     """Open a model in the live bench: as a widget in a notebook, elsewhere in the browser.
 
     Args:
-        model: a transformers model in evaluation mode, a `Subject`, or what ``layerscope explore --model`` takes.
+        model: a transformers model in evaluation mode, a `Subject`, or what ``layerscope explore
+            --model`` takes.
         tokenizer: of a model in memory.
-        options: those of ``layerscope explore``: ``text``, ``other``, ``edit``, ``probe``, ``lens``, ``port``, ...
+        options: those of ``layerscope explore``: ``text``, ``other``, ``edit``, ``probe``,
+            ``lens``, ``port``, ...
 
     Returns:
         The widget, in a notebook; None elsewhere, after Ctrl-C.

@@ -1,4 +1,6 @@
-"""Heads, MLPs and neurons of a text: estimated and exact effects on the contrast, attention, sizes; and one head's pattern."""
+"""Heads, MLPs and neurons of a text: estimated and exact effects on the contrast, attention, sizes;
+and one head's pattern.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,9 @@ def heads(bench: Bench, view: View, by: str = "effect", token: int = 0) -> dict[
     """A number for every head (and MLP): what the grid is coloured by.
 
     Args:
-        by: ``effect`` of zeroing it on the unedited text, estimated; ``attention`` of the answer's position to ``token``;
-            ``sink``, the mean weight on the first token; ``norm`` of what it adds at the answer's position.
+        by: ``effect`` of zeroing it on the unedited text, estimated; ``attention`` of the answer's
+            position to ``token``; ``sink``, the mean weight on the first token; ``norm`` of what it
+            adds at the answer's position.
     """
     if by not in BY:
         raise InputError(f"grid {by!r}: expected {', '.join(BY)}")
@@ -60,7 +63,9 @@ def heads(bench: Bench, view: View, by: str = "effect", token: int = 0) -> dict[
 
 
 def effects(bench: Bench, view: View) -> dict[str, Any]:
-    """First-order effects of zeroing each head and MLP, those that were measured, and how the two agree."""
+    """First-order effects of zeroing each head and MLP, those that were measured,
+    and how the two agree.
+    """
     found = _estimated(bench, view)
     exact = measured(bench, view)
     rows: dict[int, list[float]] = {}
@@ -92,7 +97,8 @@ def _estimated(bench: Bench, view: View) -> dict[str, Any]:
         neurons = bench.parts("neurons")
         if not parts and not neurons:
             raise InputError(
-                f"effects: {bench.subject.name} has no heads or MLPs that are known; edit raw modules by name"
+                f"effects: {bench.subject.name} has no heads or MLPs that are known; "
+                "edit raw modules by name"
             )
         metric, chunk = bench.chunk(plain)
         every = [*parts, *neurons]
@@ -115,7 +121,9 @@ def _neuron(part: Component, effect: float) -> dict[str, Any]:
 
 
 def measured(bench: Bench, view: View) -> dict[str, float]:
-    """Exact effects of zeroing single parts, as far as they were clicked or asked for: site -> nats."""
+    """Exact effects of zeroing single parts, as far as they were clicked or asked for:
+    site -> nats.
+    """
     found: dict[str, float] = {}
     for text, effect in bench.read(view.text).exact.get(bench.contrast(view), {}).items():
         change = Change.parse(text)
@@ -135,7 +143,9 @@ def agreement(estimated: dict[str, float], exact: dict[str, float]) -> dict[str,
 
 
 def measure(bench: Bench, view: View) -> Iterator[dict[str, Any]]:
-    """Measure the parts with the largest estimates exactly, each zeroed by itself, and give the grid again."""
+    """Measure the parts with the largest estimates exactly, each zeroed by itself,
+    and give the grid again.
+    """
     found = _estimated(bench, view)
     known = measured(bench, view)
     parts = [(part, e) for part, e in found["parts"] if str(part.site) not in known]
@@ -237,7 +247,9 @@ def question_of(bench: Bench, view: View) -> Question:
 
 
 def attribution(bench: Bench, view: View, method: str = "grad-input") -> Iterator[dict[str, Any]]:
-    """What each word adds to the contrast: gradient times input at once, leave-one-out with its progress."""
+    """What each word adds to the contrast: gradient times input at once,
+    leave-one-out with its progress.
+    """
     if method not in ("grad-input", "leave-one-out"):
         raise InputError(f"attribution {method!r}: expected grad-input or leave-one-out")
     question = question_of(bench, view)

@@ -19,7 +19,8 @@ class ExploreOptions:
     text: str = option("text to start with", TEXT)
     other: str = option("second text, from which patches take their values", "")
     edit: tuple[str, ...] = option(
-        "an edit to start with, SITE=HOW[:VALUE][@POSITIONS], such as 'blocks.3.attn.hook_z[5]=zero' (repeatable)",
+        "an edit to start with, SITE=HOW[:VALUE][@POSITIONS], "
+        "such as 'blocks.3.attn.hook_z[5]=zero' (repeatable)",
         (),
         metavar="EDIT",
     )

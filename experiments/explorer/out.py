@@ -106,7 +106,9 @@ def _edit(change: Change, length: int) -> str:
 
 
 def as_commands(bench: Bench, view: View) -> str:
-    """This view again, and the studies of the same question over the same text, as command lines."""
+    """This view again, and the studies of the same question over the same text,
+    as command lines.
+    """
     model = ["--model", bench.subject.name]
     edits = [word for change in view.changes for word in ("--edit", str(change))]
     other = ["--other", view.other] if view.other else []
@@ -128,9 +130,21 @@ def as_commands(bench: Bench, view: View) -> str:
             f"printf '%s\\n' {written} > prompts.jsonl",
             shlex.join(["layerscope", "ablate", *model, "--prompts", "prompts.jsonl"]),
             "# the words' attributions, and the lens",
-            shlex.join(["layerscope", "attribute", *model, "--text", view.text, *words,
-                        "--method", "grad-input", "--method", "leave-one-out"]),
-        ]  # fmt: skip
+            shlex.join(
+                [
+                    "layerscope",
+                    "attribute",
+                    *model,
+                    "--text",
+                    view.text,
+                    *words,
+                    "--method",
+                    "grad-input",
+                    "--method",
+                    "leave-one-out",
+                ]
+            ),
+        ]
         if bench.kind == "causal":
             lens = ["layerscope", "lens", *model, "--text", view.text, *words]
             lines.append(shlex.join(lens))

@@ -1,4 +1,7 @@
-"""What a screen may ask for: a name and plain values in, plain values out. The same for the server and the notebook."""
+"""What a screen may ask for: a name and plain values in, plain values out.
+
+The same for the server and the notebook.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +52,16 @@ ASKS: Mapping[str, Callable[..., Message | Iterator[Message]]] = {
 }
 """Name -> function of the bench and the view, with further plain values by name."""
 VALUES: Mapping[str, type] = {
-    "kind": str, "by": str, "method": str, "token": int, "layer": int, "position": int, "head": int,
-    "first": int, "length": int,
-}  # fmt: skip
+    "kind": str,
+    "by": str,
+    "method": str,
+    "token": int,
+    "layer": int,
+    "position": int,
+    "head": int,
+    "first": int,
+    "length": int,
+}
 """Further values, and the type of each."""
 TAKES = {
     "lens": {"kind", "first"},
@@ -69,7 +79,8 @@ def answered(bench: Bench, given: Mapping[str, Any]) -> Iterable[Message]:
     """The messages that answer a request.
 
     Raises:
-        LayerscopeError: a request that is not understood, or that this model or text does not allow.
+        LayerscopeError: a request that is not understood, or that this model or text does not
+            allow.
     """
     name = given.get("do")
     if not isinstance(name, str) or name not in ASKS:

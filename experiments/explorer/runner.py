@@ -24,7 +24,8 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Runner:
-    """Starts studies with the command line, one process each; their folders and pages are known by a number.
+    """Starts studies with the command line, one process each; their folders and pages are known by
+    a number.
 
     Args:
         model: what ``--model`` is given; None where the model is in memory alone.

@@ -1,8 +1,10 @@
-"""One forward of a text under edits: what stands before the first edited block is not computed again.
+"""One forward of a text under edits: what stands before the first edited block is not computed
+again.
 
-The clean forward is kept in `hooks.Resume`. Edits from block L on continue from that block's recorded input, under
-`intervene` and `capture`; edits outside the blocks, and models whose end is not known, run whole. Either way it is the
-forward that ``with intervene(model, edits): model(**inputs)`` makes.
+The clean forward is kept in `hooks.Resume`. Edits from block L on continue from that block's
+recorded input, under `intervene` and `capture`; edits outside the blocks, and models whose end is
+not known, run whole. Either way it is the forward that ``with intervene(model, edits):
+model(**inputs)`` makes.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ class Run:
 
     Args:
         answer: logits where the answer is read, or of the classes; None of a model without a head.
-        streams: the residual stream in front of each block that ran under edits, and behind the last one (at
-            ``n_layers``); empty where the parts of the model are not known.
+        streams: the residual stream in front of each block that ran under edits, and behind the
+            last one (at ``n_layers``); empty where the parts of the model are not known.
         unchanged: edited sites whose values all stayed as they were.
         logits: of every position, where the last stream does not give them.
     """
@@ -82,7 +84,8 @@ class Clean:
     def logits(self, run: Run) -> Float[Tensor, "pos vocab"] | None:
         """Logits of every position of a run of this text; None where a model gives none.
 
-        They are not kept: of a long text and a large vocabulary they are the most that a run would hold.
+        They are not kept: of a long text and a large vocabulary they are the most that a run would
+        hold.
         """
         if run.logits is not None or self.resume is None or not run.streams:
             return run.logits
@@ -97,7 +100,8 @@ def record(subject: Subject, encoded: Encoded) -> Clean:
     position = answer_position(subject, encoded)
     resume = None
     with torch.no_grad():
-        # a classifier reads one position in a way of its own, and a body has no logits: both run whole
+        # a classifier reads one position in a way of its own, and a body has no logits: both run
+        # whole
         if subject.gives_tokens and not subject.classes:
             with contextlib.suppress(LookupError):
                 resume = Resume(subject.model, inputs, torch.tensor([position]))
@@ -125,7 +129,9 @@ def _whole(model: nn.Module, inputs: Mapping[str, Tensor], position: int) -> Run
 
 
 class Values:
-    """What edits put in: means over plain sentences, and what another text holds; each site is read once."""
+    """What edits put in: means over plain sentences, and what another text holds;
+    each site is read once.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -202,7 +208,9 @@ class Values:
 
 
 def grouped(changes: Sequence[Change]) -> list[list[Change]]:
-    """Changes that one `intervene` can take; one that meets another at its site comes in a later intervention."""
+    """Changes that one `intervene` can take;
+    one that meets another at its site comes in a later intervention.
+    """
     groups: list[list[Change]] = []
     for change in changes:
         if not groups or any(_meet(change.site, other.site) for other in groups[-1]):

@@ -1,7 +1,9 @@
-"""The web side: a page, a style sheet, a module and one WebSocket, for this machine and for who has the token.
+"""The web side: a page, a style sheet, a module and one WebSocket, for this machine and for who has
+the token.
 
-Every path begins with a random token. The Host header must be one of ours (a name that is made to point at this machine is
-refused), and so must be the Origin of a WebSocket. The page may load nothing but its own files.
+Every path begins with a random token. The Host header must be one of ours (a name that is made to
+point at this machine is refused), and so must be the Origin of a WebSocket. The page may load
+nothing but its own files.
 """
 
 from __future__ import annotations
@@ -157,8 +159,14 @@ class Site:
                 await socket.send_text(json.dumps(await out.get(), ensure_ascii=True))
 
         writer = asyncio.create_task(write())
-        send({"part": "hello", "about": self._about, "view": self.view.to_json(),
-              "runs": self.runner.model is not None})  # fmt: skip
+        send(
+            {
+                "part": "hello",
+                "about": self._about,
+                "view": self.view.to_json(),
+                "runs": self.runner.model is not None,
+            }
+        )
         try:
             while True:
                 self._hear(screen, await socket.receive_text(), send)
@@ -223,7 +231,8 @@ def bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise InputError(
-            f"--port {port}: cannot listen on {host} ({error.strerror}): choose another port, or 0 for any"
+            f"--port {port}: cannot listen on {host} ({error.strerror}): "
+            "choose another port, or 0 for any"
         ) from None
     return listener
 
@@ -250,8 +259,11 @@ def serve(
     listener = bound(host, port)
     site = Site(bench, runner, view, host, listener.getsockname()[1])
     if host not in LOOPBACK:
-        print(f"layerscope: {host} can be reached by others: the token in the address is all that keeps "
-              "them out, and nothing is encrypted", file=sys.stderr)  # fmt: skip
+        print(
+            f"layerscope: {host} can be reached by others: the token in the address is all that "
+            "keeps them out, and nothing is encrypted",
+            file=sys.stderr,
+        )
     print(f"layerscope explore: {site.address} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     if is_opened:
         webbrowser.open(site.address)

@@ -22,7 +22,8 @@ class View:
         text: what the model reads.
         other: a second text, which patches take values from.
         changes: the edits in force, in order.
-        answer: the token (or class) whose logit is followed; None for the likeliest of the unedited text.
+        answer: the token (or class) whose logit is followed; None for the likeliest of the unedited
+            text.
         wrong: the one it is compared with; None for the second likeliest.
     """
 

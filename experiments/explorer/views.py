@@ -82,7 +82,9 @@ def look(bench: Bench, view: View) -> Iterator[dict[str, Any]]:
 
 
 def answer(bench: Bench, view: View) -> dict[str, Any] | None:
-    """The likeliest tokens or classes, clean and edited, and the contrast; None of a model without a head."""
+    """The likeliest tokens or classes, clean and edited, and the contrast;
+    None of a model without a head.
+    """
     if bench.kind == "encoder":
         return None
     clean, run = bench.read(view.text), bench.run(view)
@@ -122,7 +124,9 @@ def name_of(bench: Bench, number: int) -> str:
 
 
 def surprise(bench: Bench, view: View) -> list[float | None]:
-    """-log2 p(token | those before it) under the edits, in bits; None of the first, which nothing stands before."""
+    """-log2 p(token | those before it) under the edits, in bits; None of the first,
+    which nothing stands before.
+    """
     clean = bench.read(view.text)
     logits = clean.logits(bench.run(view))
     assert logits is not None
@@ -153,7 +157,9 @@ def other_text(bench: Bench, view: View) -> dict[str, Any] | None:
 
 
 def edits_alone(bench: Bench, view: View) -> dict[str, Any]:
-    """The effect on the contrast of each edit by itself, of all together, and the sum of the single ones."""
+    """The effect on the contrast of each edit by itself, of all together,
+    and the sum of the single ones.
+    """
     alone = [bench.effect(view, [change]) for change in view.changes]
     return {
         "alone": [
@@ -171,7 +177,8 @@ def edits_alone(bench: Bench, view: View) -> dict[str, Any]:
 def lens(
     bench: Bench, view: View, kind: str = "logit", first: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The likeliest next token behind each position at each layer: the column of the answer first, then those before it.
+    """The likeliest next token behind each position at each layer: the column of the answer first,
+    then those before it.
 
     Args:
         kind: a lens of the bench.
@@ -184,19 +191,27 @@ def lens(
     for positions in ([end - 1], list(range(start, end - 1))):
         if positions:
             columns = _columns(bench, view, streams, positions, kind)
-            yield {"part": "lens", "kind": kind, "positions": positions, "start": start,
-                   "length": length, "columns": columns}  # fmt: skip
+            yield {
+                "part": "lens",
+                "kind": kind,
+                "positions": positions,
+                "start": start,
+                "length": length,
+                "columns": columns,
+            }
 
 
 def cell(
     bench: Bench, view: View, layer: int, position: int, kind: str = "logit"
 ) -> dict[str, Any]:
-    """The ten likeliest tokens behind one position at one layer; layer -1 is the embedding's stream."""
+    """The ten likeliest tokens behind one position at one layer;
+    layer -1 is the embedding's stream.
+    """
     streams = _streams(bench, view)
     if not (-1 <= layer < len(streams) - 1 and 0 <= position < len(streams[0])):
         raise InputError(
-            f"expected a layer from -1 to {len(streams) - 2} and a position below {len(streams[0])}, "
-            f"got {layer} and {position}"
+            f"expected a layer from -1 to {len(streams) - 2} and a position below "
+            f"{len(streams[0])}, got {layer} and {position}"
         )
     moved = bench.lens(kind)(layer + 1, streams[layer + 1][position : position + 1])
     logits = _ended(bench, view, moved)[0]
@@ -219,7 +234,8 @@ def _streams(bench: Bench, view: View) -> list[Float[Tensor, "pos d_model"]]:
     clean = bench.read(view.text)
     if bench.kind != "causal" or not clean.goes_on:
         raise InputError(
-            f"lens: expected a causal language model whose final norm and head are known, {bench.subject.name} is none"
+            "lens: expected a causal language model whose final norm and head are known, "
+            f"{bench.subject.name} is none"
         )
     streams = {**clean.run.streams, **bench.run(view).streams}
     return [streams[layer] for layer in sorted(streams)]
@@ -228,9 +244,11 @@ def _streams(bench: Bench, view: View) -> list[Float[Tensor, "pos d_model"]]:
 def _columns(
     bench: Bench, view: View, streams: Sequence[Tensor], positions: Sequence[int], kind: str
 ) -> list[list[dict[str, Any] | None]]:
-    """At each position every layer: the likeliest token, its probability, and that of the followed answer.
+    """At each position every layer: the likeliest token, its probability, and that of the followed
+    answer.
 
-    A stream in front of the first edit is the unedited one: it is read once for all edits. None where the lens has no matrix.
+    A stream in front of the first edit is the unedited one: it is read once for all edits. None
+    where the lens has no matrix.
     """
     lens = bench.lens(kind)
     followed = bench.contrast(view)[0]
@@ -259,7 +277,9 @@ def _columns(
 def _likeliest(
     bench: Bench, view: View, rows: Float[Tensor, "rows d_model"], followed: int
 ) -> list[dict[str, Any]]:
-    """Through the final norm and the head: the likeliest token of each row, and the followed one's probability."""
+    """Through the final norm and the head: the likeliest token of each row,
+    and the followed one's probability.
+    """
     logits = _ended(bench, view, rows)
     total = logits.logsumexp(-1)
     best, tokens = logits.max(-1)
@@ -282,7 +302,9 @@ def _ended(
 
 
 def probes(bench: Bench, view: View) -> dict[str, Any]:
-    """What each saved probe reads on each word: its likeliest label and that label's probability."""
+    """What each saved probe reads on each word:
+    its likeliest label and that label's probability.
+    """
     clean = bench.read(view.text)
     places = split_words(clean.encoded.text)
     spans = word_spans(clean.encoded, places)
@@ -301,8 +323,14 @@ def probes(bench: Bench, view: View) -> dict[str, Any]:
             {"label": str(probe.classes_[k]), "p": float(probabilities[i, k])}
             for i, k in enumerate(best)
         ]
-        rows.append({"property": probe.about_.get("property"), "site": name,
-                     "layer": Site.parse(name).layer, "cells": cells})  # fmt: skip
+        rows.append(
+            {
+                "property": probe.about_.get("property"),
+                "site": name,
+                "layer": Site.parse(name).layer,
+                "cells": cells,
+            }
+        )
     return {"part": "probes", "words": words, "rows": rows}
 
 
@@ -332,7 +360,9 @@ def values_under_edits(bench: Bench, view: View, names: Sequence[str]) -> dict[s
 
 
 def generate(bench: Bench, view: View, length: int = 40) -> Iterator[dict[str, Any]]:
-    """Greedy continuations, a token at a time: without edits and, where there are some, with them, in turns."""
+    """Greedy continuations, a token at a time: without edits and, where there are some, with them,
+    in turns.
+    """
     if bench.kind != "causal":
         raise InputError(
             f"generate: expected a causal language model, {bench.subject.name} is none"
@@ -340,7 +370,8 @@ def generate(bench: Bench, view: View, length: int = 40) -> Iterator[dict[str, A
     clean = bench.read(view.text)
     if not 1 <= length <= bench.subject.max_length - len(clean.encoded):
         raise InputError(
-            f"generate: expected 1 to {bench.subject.max_length - len(clean.encoded)} tokens, got {length}"
+            f"generate: expected 1 to {bench.subject.max_length - len(clean.encoded)} "
+            f"tokens, got {length}"
         )
     sides = {"clean": continued(bench, view, length, is_edited=False)}
     if view.changes:
@@ -350,8 +381,12 @@ def generate(bench: Bench, view: View, length: int = 40) -> Iterator[dict[str, A
         for side, token in zip(sides, step, strict=True):
             if token is not None:
                 ids[side].append(token)
-                yield {"part": "generated", "side": side, "ids": list(ids[side]),
-                       "text": decoded(bench, ids[side])}  # fmt: skip
+                yield {
+                    "part": "generated",
+                    "side": side,
+                    "ids": list(ids[side]),
+                    "text": decoded(bench, ids[side]),
+                }
 
 
 def decoded(bench: Bench, ids: Sequence[int]) -> str:
@@ -360,7 +395,9 @@ def decoded(bench: Bench, ids: Sequence[int]) -> str:
 
 
 def continued(bench: Bench, view: View, length: int, is_edited: bool) -> Iterator[int]:
-    """The tokens of a greedy continuation, up to an end-of-text token; edits hold only while the model runs."""
+    """The tokens of a greedy continuation, up to an end-of-text token;
+    edits hold only while the model runs.
+    """
     clean = bench.read(view.text)
     groups = bench.groups(view, generating=True) if is_edited else []
     ends = bench.end_tokens

@@ -1,4 +1,6 @@
-"""The bench in a notebook: the same front end, over the kernel's messages instead of a WebSocket."""
+"""The bench in a notebook: the same front end,
+over the kernel's messages instead of a WebSocket.
+"""
 
 from __future__ import annotations
 

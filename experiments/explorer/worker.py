@@ -1,4 +1,7 @@
-"""One thread that owns the model. The latest request of a screen wins; one that is given up leaves the model clean."""
+"""One thread that owns the model.
+
+The latest request of a screen wins; one that is given up leaves the model clean.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ from ..subject.batches import AnyBatch
 from ..subject.word_spans import Encoded, Pooling, is_unknown, word_spans
 
 WINDOW = 4096
-"""Texts that are tokenized and sorted by length together: enough for batches without padding, few enough to hold."""
+"""Texts that are tokenized and sorted by length together: enough for batches without padding,
+few enough to hold.
+"""
 
 
 class FeatureError(LayerscopeError, ValueError):
@@ -30,11 +32,12 @@ class FeatureError(LayerscopeError, ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which row of the features each word of each sentence has; None for a word that lost its tokens.
+    """Which row of the features each word of each sentence has; None for a word that lost its
+    tokens.
 
-    Rows are numbered sentence by sentence and word by word. Of tokens instead of words, each token has a row, special
-    ones too, and ``words`` says which word it is of. A word that is the tokenizer's unknown token and nothing else
-    has no vector, and counts in ``n_unknown``.
+    Rows are numbered sentence by sentence and word by word. Of tokens instead of words, each token
+    has a row, special ones too, and ``words`` says which word it is of. A word that is the
+    tokenizer's unknown token and nothing else has no vector, and counts in ``n_unknown``.
     """
 
     encoded: list[Encoded]
@@ -60,7 +63,9 @@ class Layout:
 
     @classmethod
     def of_sentences(cls, subject: Subject, sentences: Sequence[Sentence], last: bool) -> Layout:
-        """Tokenize the sentences; each has one row: its first token, such as CLS or BOS, or the last that is of a word."""
+        """Tokenize the sentences; each has one row: its first token, such as CLS or BOS,
+        or the last that is of a word.
+        """
         words = cls.of(subject, sentences)
         spans: list[list[slice | None]] = []
         for line in words.spans:
@@ -124,7 +129,8 @@ class Layout:
         return Layout([self.encoded[i] for i in texts], [self.spans[i] for i in texts], words)
 
     def index(self, texts: Sequence[int], row: int = 0, sentence: int = 0) -> Int[Tensor, "n 5"]:
-        """What a store keeps of the rows of some texts: row, sentence, word and tokens (``hooks.store.COLUMNS``).
+        """What a store keeps of the rows of some texts: row, sentence, word and tokens
+        (``hooks.store.COLUMNS``).
 
         Args:
             row, sentence: numbers of the layout's first ones in the store.
@@ -197,7 +203,8 @@ class Writer:
     """From pieces to shards; a piece whose shard is in the store already is not run again.
 
     Args:
-        at_once: a shard is on disk when its piece is done, as a worker's must be; else it is written while the next is made.
+        at_once: a shard is on disk when its piece is done, as a worker's must be; else it is
+            written while the next is made.
     """
 
     subject: Subject
@@ -242,8 +249,9 @@ def extract(
 ) -> End:
     """Run the model over the text and store each word's vector at each site.
 
-    Batches are of similar length; the forward runs the body only and stops at the last site, while the batch before is
-    being written. An interrupted run continues with the batch whose shard is missing.
+    Batches are of similar length; the forward runs the body only and stops at the last site, while
+    the batch before is being written. An interrupted run continues with the batch whose shard is
+    missing.
 
     Args:
         advance: called with the number of texts done, for a progress bar.
@@ -260,7 +268,9 @@ def sealed(
     written: Iterable[End],
     advance: Callable[[int], None] = lambda texts: None,
 ) -> End:
-    """Let all shards be written, by whoever writes them, and then say in the store how many there are."""
+    """Let all shards be written, by whoever writes them,
+    and then say in the store how many there are.
+    """
     end = End()
     with store:
         # One writer: another that began meanwhile is told so.
@@ -282,7 +292,8 @@ def windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def in_memory(
     subject: Subject, layout: Layout, batch: AnyBatch, places: Sequence[str], pooling: Pooling
 ) -> tuple[dict[str, Float[Tensor, "n ..."]], int]:
-    """`vectors` of a batch, or of its halves where memory does not suffice for the whole; and in how many parts.
+    """`vectors` of a batch, or of its halves where memory does not suffice for the whole; and in
+    how many parts.
 
     Raises:
         FeatureError: memory does not suffice for one text.

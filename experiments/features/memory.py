@@ -1,10 +1,12 @@
 """How much memory and disk a capture takes: said before the first batch, and kept to.
 
     memory  =  what is held already + texts of a window + tokens of a batch * bytes a token + SLACK
-    bytes a token  =  MARGIN * (captured and pooled vectors, images of the shards on their way to disk, one block's work)
+    bytes a token  =  MARGIN * (captured and pooled vectors, images of the shards on their way to
+                   disk, one block's work)
     disk    =  rows * (vectors + index)
 
-The batch is made as small as the memory asks for; a text that does not fit by itself, or a disk without room, is an error.
+The batch is made as small as the memory asks for; a text that does not fit by itself, or a disk
+without room, is an error.
 
 """
 
@@ -97,11 +99,13 @@ class Need:
         """From the sites' widths and the model's shapes."""
         weights = subject.dtype.itemsize
         values = sum(widths.values())
-        # What a block holds for a token while it runs: the stream and its copies, the MLP, a row of each head's scores.
+        # What a block holds for a token while it runs: the stream and its copies, the MLP, a row of
+        # each head's scores.
         heads, _ = head_counts(subject.config)
         scores = heads * min(subject.max_length, 512)
         block = 8 * subject.d_model + 3 * subject.d_inner + scores
-        # What is kept of it: the values as they are stored, in as many images as are written ahead, and its index.
+        # What is kept of it: the values as they are stored, in as many images as are written ahead,
+        # and its index.
         stored = values * store_as.itemsize + 8 * len(COLUMNS)
         pooled = 8 * max(widths.values(), default=0)
         each = 2 * values * weights + (AHEAD + 1) * stored + block * weights + pooled
@@ -121,12 +125,14 @@ class Need:
         if max_ram is None:
             return asked
         window = round(WINDOW * mean_length)
-        # Of a stream of unknown length the lengths of a whole window are sorted, which is in memory too.
+        # Of a stream of unknown length the lengths of a whole window are sorted, which is in memory
+        # too.
         fit = (max_ram - self.memory(0, window)) // self.token
         if fit < 16:
             raise RunError(
-                f"--max-ram {size(max_ram)}: expected at least {size(self.memory(16, window))}, of which the "
-                f"model and the program hold {size(self.held)}"
+                f"--max-ram {size(max_ram)}: expected at least "
+                f"{size(self.memory(16, window))}, of which the model and the program hold "
+                f"{size(self.held)}"
             )
         return min(asked, fit)
 
@@ -139,6 +145,7 @@ class Need:
         longest = max(layout.encoded, key=len)
         if max_ram is not None and self.memory(len(longest), layout.n_tokens) > max_ram:
             raise RunError(
-                f"--max-ram {size(max_ram)}: the text {longest.text[:40]!r} of {len(longest)} tokens needs "
+                f"--max-ram {size(max_ram)}: the text {longest.text[:40]!r} of "
+                f"{len(longest)} tokens needs "
                 f"{size(self.memory(len(longest), layout.n_tokens))}"
             )

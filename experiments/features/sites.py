@@ -17,7 +17,8 @@ _OUTSIDE_BLOCKS = ("blocks.", "module:", "ln_final", "hook_embed")
 
 
 def vector_sites(subject: Subject, patterns: Sequence[str]) -> list[str]:
-    """The sites that names, globs and a block's own names (``hook_resid_post``) mean, in the model's order.
+    """The sites that names, globs and a block's own names (``hook_resid_post``) mean, in the
+    model's order.
 
     Raises:
         FeatureError: a site that has one value a pair of positions.
@@ -38,7 +39,8 @@ def vector_sites(subject: Subject, patterns: Sequence[str]) -> list[str]:
     for name in names:
         if ".hook_pattern" in name or ".hook_attn_scores" in name:
             raise FeatureError(
-                f"--site {name}: expected a site with one vector a token, attention has one value a pair"
+                f"--site {name}: expected a site with one vector a token, "
+                "attention has one value a pair"
             )
     return names
 
@@ -49,11 +51,14 @@ def study_sites(subject: Subject, site: str) -> list[str]:
 
 
 def layer_of(site: str, place: int) -> int:
-    """The number of a site's layer, as names of sites count blocks: k for anything in block k, -1 for the embedding layer.
+    """The number of a site's layer, as names of sites count blocks: k for anything in block k, -1
+    for the embedding layer.
 
-    Raw modules, which are in no block, are counted in the order of the list, whose first place is the embedding layer's.
+    Raw modules, which are in no block, are counted in the order of the list, whose first place is
+    the embedding layer's.
 
-    >>> layer_of("blocks.0.hook_resid_pre", 0), layer_of("blocks.0.hook_resid_post", 1), layer_of("module:rnn:output", 2)
+    >>> sites = "blocks.0.hook_resid_pre", "blocks.0.hook_resid_post", "module:rnn:output"
+    >>> tuple(layer_of(site, place) for place, site in enumerate(sites))
     (-1, 0, 1)
     """
     layer = Site(site).layer

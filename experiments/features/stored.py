@@ -1,7 +1,8 @@
-"""Features that a study reads: from the store of an earlier capture, or from one that the model fills now. One code for both.
+"""Features that a study reads: from the store of an earlier capture, or from one that the model
+fills now. One code for both.
 
-A store serves a study if it was made by the same model, tokenizer, BOS, pooling and type of weights, and holds the
-study's sites and the sentences of its files, whatever else it holds.
+A store serves a study if it was made by the same model, tokenizer, BOS, pooling and type of
+weights, and holds the study's sites and the sentences of its files, whatever else it holds.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Features:
         return self.store.read(site, self.rows).float().flatten(1)
 
     def load(self, site: str, hold: int | None, folder: Path) -> Float[Tensor, "n d"] | OnDisk:
-        """The same in memory, or, with a number of bytes to hold, in a file without a name in ``folder``, by one pass over
-        the shards."""
+        """The same in memory, or, with a number of bytes to hold, in a file without a name in
+        ``folder``, by one pass over the shards."""
         if hold is None:
             return self.read(site)
         out = OnDisk((self.n_rows, self.store.width(site)), folder, hold)
@@ -107,7 +108,9 @@ def _moments(features: Features, site: str, labels: np.ndarray, number: int) -> 
 
 
 def made_from(subject: Subject, unit: str, pooling: str) -> dict[str, Any]:
-    """What decides the vectors of a text, in the order in which a study compares it with a store."""
+    """What decides the vectors of a text,
+    in the order in which a study compares it with a store.
+    """
     return {
         "model": subject.name,
         "weights": str(subject.dtype).removeprefix("torch."),
@@ -131,7 +134,8 @@ def read_or_run(
     pooling: Any,
     batch_tokens: int,
 ) -> Features:
-    """A study's vectors: those of the capture that it names, or else the model's, which are kept in ``store``.
+    """A study's vectors: those of the capture that it names, or else the model's, which are kept in
+    ``store``.
 
     Raises:
         FeatureError, StoreError: see `stored` and `extract`.
@@ -187,7 +191,8 @@ def stored(
     missing = int((keys[rows] != asked).sum())
     if missing:
         raise FeatureError(
-            f"--store {where}: {missing} of {len(asked)} words are not in it: capture with a larger --limit"
+            f"--store {where}: {missing} of {len(asked)} words are not in it: "
+            "capture with a larger --limit"
         )
     return Features(store, rows)
 
@@ -216,7 +221,8 @@ def open_store(where: str) -> ActivationStore:
         if store.sealed:
             return store
     raise FeatureError(
-        f"--store {where}: expected a folder that layerscope capture has finished, found no store.json"
+        f"--store {where}: expected a folder that layerscope capture has finished, "
+        "found no store.json"
     )
 
 

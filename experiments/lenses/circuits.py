@@ -1,21 +1,25 @@
 r"""OV and QK circuits of heads, from the weights alone (Elhage et al. 2021).
 
     W_OV = W_V W_O      what a head writes for what it reads:  x -> x W_OV
-    W_QK = W_Q W_K'     what it looks for:                     score(x, y) = x W_QK y' / sqrt(d_head)
+    W_QK = W_Q W_K'     what it looks for:
+                        score(x, y) = x W_QK y' / sqrt(d_head)
 
     of tokens           N(E) W_OV G U'          N(E) W_QK N(E)'
-    eigenvalue share    sum(lambda) / sum |lambda|, 1 where a token raises itself (copying score), -1 where it lowers itself
-    composition         ||W_OV R||_F / (||W_OV||_F ||R||_F),  R = W_QK (Q), W_QK' (K), W_OV (V) of a later head;
+    eigenvalue share    sum(lambda) / sum |lambda|, 1 where a token raises itself (copying score),
+                        -1 where it lowers itself
+    composition         ||W_OV R||_F / (||W_OV||_F ||R||_F),
+                        R = W_QK (Q), W_QK' (K), W_OV (V) of a later head;
                         unrelated matrices give about 1 / sqrt(d_model)
 
-What is not in a product of weights is treated so. Norms: gains are folded into the weights, and a layer norm's mean is
-taken out, scales are left out; an embedding E is put through the block's own
-norm N without its bias, G is the gain of the final norm.
-Biases are left out. Rotary positions: the circuit is that of equal positions, where the rotations cancel; ALiBi and
-learned positions are added to it and left out. Grouped heads: each query head has its group's key and value weights.
+What is not in a product of weights is treated so. Norms: gains are folded into the weights, and a
+layer norm's mean is taken out, scales are left out; an embedding E is put through the block's own
+norm N without its bias, G is the gain of the final norm. Biases are left out. Rotary positions: the
+circuit is that of equal positions, where the rotations cancel; ALiBi and learned positions are
+added to it and left out. Grouped heads: each query head has its group's key and value weights.
 
-A family is refused by name where a head is no such product: values or queries read from a latent and not from the
-stream, outputs that are gated or normed head by head; normed queries and keys have no QK circuit.
+A family is refused by name where a head is no such product: values or queries read from a latent
+and not from the stream, outputs that are gated or normed head by head; normed queries and keys have
+no QK circuit.
 """
 
 from __future__ import annotations
@@ -162,7 +166,9 @@ def _module(model: nn.Module, layer: int, part: str) -> nn.Module:
 def _reading_weights(
     subject: Subject, layer: int, part: str, tried: _Trial, n_heads: int
 ) -> Float[Tensor, "head d_model d_head"]:
-    """The weights of queries, keys or values by query head, proved on what the module took and gave."""
+    """The weights of queries, keys or values by query head,
+    proved on what the module took and gave.
+    """
     name = f"{subject.name}: block {layer}"
     place = anatomy(subject.model).places.get(f"blocks.{layer}.{part}")
     if place is None:
@@ -175,7 +181,8 @@ def _reading_weights(
     taken, given = tried.taken[module].float(), tried.given[module].float()
     if rows.shape[0] != subject.d_model:
         raise LensError(
-            f"{name}: {part} is read from {rows.shape[0]} numbers and not from the stream of {subject.d_model}: no circuits"
+            f"{name}: {part} is read from {rows.shape[0]} numbers and not from the stream "
+            f"of {subject.d_model}: no circuits"
         )
     bias = 0 if getattr(module, "bias", None) is None else module.bias.detach().float()
     error = float((taken @ rows + bias - given).abs().max())
@@ -186,7 +193,9 @@ def _reading_weights(
 
 
 def _require_values_are_written(name: str, layer: int, tried: _Trial, n_heads: int) -> None:
-    """The first token sees itself alone: what its heads write is its value, or less of it where there is a sink."""
+    """The first token sees itself alone: what its heads write is its value,
+    or less of it where there is a sink.
+    """
     z = tried.acts[f"blocks.{layer}.attn.hook_z"][0]
     values = tried.acts[f"blocks.{layer}.attn.hook_v"][0]
     value = values.repeat_interleave(n_heads // len(values), dim=0)
@@ -221,7 +230,9 @@ def _norm_in_front(name: str, block: nn.Module, tried: _Trial, taken: Tensor) ->
 def _norm_behind(
     name: str, layer: int, model: nn.Module, block: nn.Module, tried: _Trial
 ) -> LinearNorm | None:
-    """The norm between the output projection and the stream; None where there is none, or only a factor."""
+    """The norm between the output projection and the stream; None where there is none,
+    or only a factor.
+    """
     projection = _module(model, layer, "attn.hook_z")
     written, added = tried.given[projection][0].float(), tried.acts[f"blocks.{layer}.hook_attn_out"]
     factor = (written * added).sum() / (written * written).sum()
@@ -256,7 +267,8 @@ def _norms_of_queries(attention: nn.Module) -> list[str]:
 
 @dataclass(frozen=True)
 class TokenSides:
-    """What tokens are to heads: read through their norm without its gain, and written through the final one.
+    """What tokens are to heads: read through their norm without its gain, and written through the
+    final one.
 
     Args:
         crossed: unembedded' embedded.
@@ -301,7 +313,9 @@ def ov_factors(heads: Heads, head: int, tokens: TokenSides) -> tuple[Tensor, Ten
 
 
 def qk_factors(heads: Heads, head: int, tokens: TokenSides) -> tuple[Tensor, Tensor] | None:
-    """The same of the QK circuit, from query to key, over sqrt(d_head); None where there is none."""
+    """The same of the QK circuit, from query to key, over sqrt(d_head);
+    None where there is none.
+    """
     if heads.q is None or heads.k is None:
         return None
     q, k = heads.q[head], heads.k[head]
@@ -314,7 +328,9 @@ def ov_shares(heads: Heads, tokens: TokenSides) -> list[float]:
 
 
 def qk_shares(heads: Heads, tokens: TokenSides) -> list[float | None]:
-    """The same of the QK circuits: above 0 where tokens look for their like; None where there is none."""
+    """The same of the QK circuits: above 0 where tokens look for their like;
+    None where there is none.
+    """
     if heads.q is None or heads.k is None:
         return [None] * len(heads.v)
     return [*_shares(heads.k.transpose(1, 2) @ tokens.gram @ heads.q)]
@@ -331,7 +347,8 @@ def top_pairs(
 ) -> list[Pair]:
     """The largest entries of A B, exactly; blocks that cannot hold one are not multiplied.
 
-    No entry of row i is larger than ||a_i|| max ||b_j||, so rows are taken by falling norm until that is too small.
+    No entry of row i is larger than ||a_i|| max ||b_j||, so rows are taken by falling norm until
+    that is too small.
     """
     n_columns = b.shape[1]
     order = a.norm(dim=1).argsort(descending=True)
@@ -363,7 +380,8 @@ def composition_scores(
 ) -> Float[Tensor, "writer head reader head"]:
     """How much of what each head writes each head of a later block reads as Q, K or V; 0 elsewhere.
 
-    With Grams: ||V O X Y'||^2 = <V'V, (O X) (Y'Y) (O X)'>, so that nothing of d_model x d_model is made.
+    With Grams: ||V O X Y'||^2 = <V'V, (O X) (Y'Y) (O X)'>, so that nothing of d_model x d_model is
+    made.
 
     Raises:
         LensError: queries and keys that are normed, for Q and K.

@@ -1,12 +1,15 @@
-r"""Direct logit attribution: what each part adds to a logit through the final norm, held as it was on this text.
+r"""Direct logit attribution: what each part adds to a logit through the final norm, held as it was
+on this text.
 
     logit(t) - logit(w) = sum_c  c . M' (U_t - U_w)  +  (M beta + head bias terms)
 
-c runs over what is added to the residual stream at the read position: the embedding, each head, the attention's bias, each
-MLP (or each of its neurons). M is the final norm with its scale frozen: diag(g) / rms for an RMS norm, with the mean taken
-out first for a layer norm. The sum is exact; a soft cap of the logits comes after it and is left out.
+c runs over what is added to the residual stream at the read position: the embedding, each head, the
+attention's bias, each MLP (or each of its neurons). M is the final norm with its scale frozen:
+diag(g) / rms for an RMS norm, with the mean taken out first for a layer norm. The sum is exact; a
+soft cap of the logits comes after it and is left out.
 
-Direct is not total: a part also acts through later parts, so the exact ablation stands beside the largest contributions.
+Direct is not total: a part also acts through later parts, so the exact ablation stands beside the
+largest contributions.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ from .frozen_norm import linear_norm
 from .streams import LensError
 
 TOLERANCE = 1e-4
-"""Largest difference between the sum of the contributions and the logit, relative to the largest logit."""
+"""Largest difference between the sum of the contributions and the logit,
+relative to the largest logit.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Part:
     """One part of a prediction.
 
     Args:
-        component: embedding, head, attention bias, attention, mlp, neuron, position, norm and head bias.
+        component: embedding, head, attention bias, attention, mlp, neuron, position, norm and head
+            bias.
         layer: None outside the blocks.
         index: the head, neuron or position.
         site: where it can be edited; empty where it cannot.
@@ -87,8 +93,8 @@ def contributions(
     """The parts of the logit of ``target`` (less that of ``wrong``) behind a text.
 
     Args:
-        by: ``head`` (heads and MLPs), ``layer`` (attentions and MLPs), ``mlp``, ``neuron`` or ``position`` (of the token
-            that a head attends to).
+        by: ``head`` (heads and MLPs), ``layer`` (attentions and MLPs), ``mlp``, ``neuron`` or
+            ``position`` (of the token that a head attends to).
 
     Raises:
         LensError: a family whose parts do not sum to its logits, or that has no such sites.
@@ -115,7 +121,8 @@ def contributions(
         extra += [f"blocks.{n}.mlp.hook_post" for n in range(n_layers)]
     if missing := [name for name in (*names, *extra) if name not in known]:
         raise LensError(
-            f"{subject.name}: contributions by {by} need {missing[0]}, which cannot be read on this model"
+            f"{subject.name}: contributions by {by} need {missing[0]}, "
+            "which cannot be read on this model"
         )
     (batch,) = subject.batches([text])
     output: Any = None
@@ -150,8 +157,9 @@ def contributions(
     error = abs(total - end.logit) if by != "mlp" else 0.0
     if error > TOLERANCE * max(1.0, float(output.logits[0, -1].abs().max())):
         raise LensError(
-            f"{subject.name}: the parts sum to {total:.5g} and the logit is {end.logit:.5g}: what its blocks add is not "
-            "all known, and contributions would be wrong"
+            f"{subject.name}: the parts sum to {total:.5g} and the logit is "
+            f"{end.logit:.5g}: what its blocks add is not all known, "
+            "and contributions would be wrong"
         )
     return Contributions(parts, end.logit, error, end.bias)
 
@@ -163,7 +171,8 @@ def _heads(
     weights = output_weights(subject.model, layer)
     if weights is None:
         raise LensError(
-            f"{subject.name}: the output projection of block {layer} is no plain matrix: use --by layer"
+            f"{subject.name}: the output projection of block {layer} is no plain matrix: "
+            "use --by layer"
         )
     z = here[f"blocks.{layer}.attn.hook_z"][-1].float()
     outputs = torch.einsum("hd,hdm->hm", z, weights.float())
@@ -224,7 +233,8 @@ def frozen_end(
     """The read direction through the final norm as it was at one position.
 
     Raises:
-        LensError: a final norm that is neither a layer norm nor an RMS norm, or a head that is no plain matrix.
+        LensError: a final norm that is neither a layer norm nor an RMS norm, or a head that is no
+            plain matrix.
     """
     model: Any = subject.model
     place = anatomy(model).places.get("ln_final.hook_normalized")
@@ -263,9 +273,11 @@ def _scale_of(config: Any) -> float:
 def exact_effects(
     subject: Subject, text: Encoded, parts: Sequence[Part], target: int, wrong: int | None = None
 ) -> list[float | None]:
-    """The whole effect of each part: the logit with it minus the logit with zero in its place, at every position.
+    """The whole effect of each part: the logit with it minus the logit with zero in its place, at
+    every position.
 
-    A forward is continued from the block of the part, and only the last position is projected to the vocabulary.
+    A forward is continued from the block of the part, and only the last position is projected to
+    the vocabulary.
     """
     (batch,) = subject.batches([text])
     inputs = batch.inputs(subject.device)

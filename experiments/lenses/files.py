@@ -1,13 +1,16 @@
-"""Lenses on disk: our own safetensors file, and the published layouts of tuned-lens and of the Jacobian lens.
+"""Lenses on disk: our own safetensors file, and the published layouts of tuned-lens and of the
+Jacobian lens.
 
-    layerscope      one file; ``weight`` [layer, d, d] and ``bias`` [layer, d], the rest as JSON in the header
-    tuned-lens      a folder with ``config.json`` and ``params.safetensors``: ``N.weight``, ``N.bias``, added to the stream
+    layerscope      one file; ``weight`` [layer, d, d] and ``bias`` [layer, d], the rest as JSON in
+                    the header
+    tuned-lens      a folder with ``config.json`` and ``params.safetensors``: ``N.weight``,
+                    ``N.bias``, added to the stream
                     in front of block N:  h + W h + b
-    Jacobian lens   one file; ``J.N`` is the matrix of the stream behind block N, and the header has ``n_prompts``,
-                    ``d_model`` and ``source_layers``
+    Jacobian lens   one file; ``J.N`` is the matrix of the stream behind block N, and the header has
+                    ``n_prompts``, ``d_model`` and ``source_layers``
 
-Both projects write their tensors as pickles (``params.pt``, ``lens.pt``), which can run code when they are read: a pickle
-is refused, and the message says how its tensors become safetensors.
+Both projects write their tensors as pickles (``params.pt``, ``lens.pt``), which can run code when
+they are read: a pickle is refused, and the message says how its tensors become safetensors.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ def load_lens(path: Path, subject: Subject) -> Lens:
 
 
 def export_tuned(lens: Lens, folder: Path, subject: Subject) -> None:
-    """Write an affine lens in the layout of tuned-lens, whose translators add to the stream: W = A - I.
+    """Write an affine lens in the layout of tuned-lens, whose translators add to the stream: W = A
+    - I.
 
     Raises:
         LensError: a lens without matrices, or without one for some layer.
@@ -103,7 +107,8 @@ def export_tuned(lens: Lens, folder: Path, subject: Subject) -> None:
 
 
 def export_jacobian(lens: Lens, path: Path) -> None:
-    """Write a Jacobian lens by the names of its published files; they hold nothing for the embedding.
+    """Write a Jacobian lens by the names of its published files; they hold nothing for the
+    embedding.
 
     Raises:
         LensError: another kind of lens.
@@ -127,7 +132,9 @@ def export_jacobian(lens: Lens, path: Path) -> None:
 
 
 def unembedding_hash(subject: Subject) -> str | None:
-    """What tuned-lens knows a model by: a hash of how NumPy prints its head to one digit; None without a plain head."""
+    """What tuned-lens knows a model by: a hash of how NumPy prints its head to one digit;
+    None without a plain head.
+    """
     head: Any = subject.model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor):
@@ -153,8 +160,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if path.suffix in PICKLES or (path.is_file() and zipfile.is_zipfile(path)):
         raise LensError(
-            f"{path}: expected safetensors, got a pickle, which can run code when it is read: where you trust it, read "
-            "it with torch.load(weights_only=True) and write its tensors with safetensors.torch.save_file"
+            f"{path}: expected safetensors, got a pickle, which can run code when it is "
+            "read: where you trust it, read it with torch.load(weights_only=True) "
+            "and write its tensors with safetensors.torch.save_file"
         )
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -204,7 +212,8 @@ def _read_tuned(folder: Path, subject: Subject) -> Lens:
     known = config.get("unembed_hash")
     if known and known != unembedding_hash(subject):
         raise LensError(
-            f"{folder}: expected a lens of {subject.name}, it is of {model}: the hash of its head differs"
+            f"{folder}: expected a lens of {subject.name}, it is of {model}: "
+            "the hash of its head differs"
         )
     tensors, _ = _read(parameters)
     layers, width = range(subject.n_layers), subject.d_model
@@ -236,7 +245,8 @@ def _read_jacobian(
     n_layers, width = subject.n_layers, subject.d_model
     if blocks[-1] > n_layers - 1:
         raise LensError(
-            f"{path}: expected a lens of {subject.name} with {n_layers} blocks, it has a matrix behind block {blocks[-1]}"
+            f"{path}: expected a lens of {subject.name} with {n_layers} blocks, "
+            f"it has a matrix behind block {blocks[-1]}"
         )
     target = metadata.get("target_layer", n_layers - 1)
     if target != n_layers - 1:
@@ -266,11 +276,13 @@ def _require_shape(
     """Refuse a lens of another width or depth."""
     if width is not None and width != subject.d_model:
         raise LensError(
-            f"{path}: expected a lens of {subject.name}, width {subject.d_model}; it is of {model}, width {width}"
+            f"{path}: expected a lens of {subject.name}, width {subject.d_model}; "
+            f"it is of {model}, width {width}"
         )
     if n_layers is not None and n_layers != subject.n_layers:
         raise LensError(
-            f"{path}: expected a lens of {subject.name}, {subject.n_layers} layers; it is of {model}, {n_layers} layers"
+            f"{path}: expected a lens of {subject.name}, {subject.n_layers} layers; "
+            f"it is of {model}, {n_layers} layers"
         )
 
 

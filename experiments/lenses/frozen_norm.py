@@ -2,8 +2,8 @@ r"""A norm as the linear map that it is while its scale stands still.
 
     N(x) = s g * (x - mean(x)) + beta     layer norm        N(x) = s g * x     RMS norm
 
-g is the gain, s the scale that x itself decides. Which of the two a module is, and whether its gain is its weight or
-1 + weight (Gemma), is found by trying them on one pair of input and output.
+g is the gain, s the scale that x itself decides. Which of the two a module is, and whether its gain
+is its weight or 1 + weight (Gemma), is found by trying them on one pair of input and output.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from ...hooks.placement import present
 from .streams import LensError
 
 TOLERANCE = 1e-3
-"""Largest difference between a norm's output and its linear form, relative to the largest output."""
+"""Largest difference between a norm's output and its linear form,
+relative to the largest output.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class LinearNorm:
     eps: float = 0.0
 
     def unit(self, streams: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-        """Streams with their own scale and without the gain: what the module gives is gain * unit + beta."""
+        """Streams with their own scale and without the gain:
+        what the module gives is gain * unit + beta.
+        """
         values = streams - streams.mean(-1, keepdim=True) if self.centres else streams
         return values / (values.square().mean(-1, keepdim=True) + self.eps).sqrt()
 
@@ -46,12 +50,16 @@ class LinearNorm:
         return self.scale * self.in_front(read[:, None])[:, 0]
 
     def in_front(self, weight: Float[Tensor, "*heads d_model out"]) -> Tensor:
-        """Weights that read behind the norm, as weights that read in front of it; the scale is left out."""
+        """Weights that read behind the norm, as weights that read in front of it;
+        the scale is left out.
+        """
         back = self.gain[:, None] * weight
         return back - back.mean(-2, keepdim=True) if self.centres else back
 
     def behind(self, weight: Float[Tensor, "*heads d_head d_model"]) -> Tensor:
-        """Weights that write in front of the norm, as weights that write behind it; the scale is left out."""
+        """Weights that write in front of the norm, as weights that write behind it;
+        the scale is left out.
+        """
         centred = weight - weight.mean(-1, keepdim=True) if self.centres else weight
         return centred * self.gain
 

@@ -1,12 +1,16 @@
-r"""The Jacobian lens: the mean derivative of the last block's output, and how well so many texts determine it.
+r"""The Jacobian lens: the mean derivative of the last block's output, and how well so many texts
+determine it.
 
-    J_l = E_text [ 1/|V| sum_{t in V} sum_{t' in V, t' >= t} dh_L,t' / dh_l,t ]        (Gurnee et al. 2026)
+    J_l = E_text [ 1/|V| sum_{t in V} sum_{t' in V, t' >= t} dh_L,t' / dh_l,t ]
+        (Gurnee et al. 2026)
 
-One backward pass gives one row of every layer's J, so a text costs d_model passes. In a causal model the positions in
-front of V are constants and the last one reaches no other: neither is differentiated.
+One backward pass gives one row of every layer's J, so a text costs d_model passes. In a causal
+model the positions in front of V are constants and the last one reaches no other: neither is
+differentiated.
 
-The texts are dealt to two halves. The cosine c of the halves' estimates is the reliability of half the texts; that of all
-is 2c / (1 + c), and .95 takes .95 (1 - c) / (.05 c) times half of them (Spearman-Brown).
+The texts are dealt to two halves. The cosine c of the halves' estimates is the reliability of half
+the texts; that of all is 2c / (1 + c), and .95 takes .95 (1 - c) / (.05 c) times half of them
+(Spearman-Brown).
 """
 
 from __future__ import annotations
@@ -45,8 +49,10 @@ class Reliability:
 
     Args:
         cosine: between the estimates from two halves of the texts.
-        texts_needed: texts that would give the whole a reliability of .95; None where the halves disagree.
-        overlap: share of the ten likeliest tokens that the halves' readings have in common, on other texts; None unmeasured.
+        texts_needed: texts that would give the whole a reliability of .95; None where the halves
+            disagree.
+        overlap: share of the ten likeliest tokens that the halves' readings have in common, on
+            other texts; None unmeasured.
         curve: (texts, reliability of the whole) as the fit went on.
     """
 
@@ -71,11 +77,13 @@ def jacobian(
     others: Sequence[Encoded] = (),
     advance: Advance = lambda n: None,
 ) -> Lens:
-    """The mean Jacobian over texts, each of which counts the same; ``about`` has its reliability by layer.
+    """The mean Jacobian over texts, each of which counts the same; ``about`` has its reliability by
+    layer.
 
     Args:
         first: positions left out at the beginning of each text.
-        stop_at: stop when the least reliable layer's whole (Spearman-Brown) reaches this, after 8 texts or more.
+        stop_at: stop when the least reliable layer's whole (Spearman-Brown) reaches this, after 8
+            texts or more.
         others: texts on which the readings of the two halves are compared.
 
     Raises:
@@ -85,8 +93,9 @@ def jacobian(
     if not long:
         longest = max((len(text) for text in texts), default=0)
         raise LensError(
-            f"the Jacobian lens leaves out the first {first} tokens and the last of each text: expected a text of at least "
-            f"{first + 2} tokens, got {len(texts)} texts of at most {longest}"
+            f"the Jacobian lens leaves out the first {first} tokens and the last of each "
+            f"text: expected a text of at least {first + 2} tokens, "
+            f"got {len(texts)} texts of at most {longest}"
         )
     halves: list[Tensor] = []
     counts = [0, 0]
@@ -120,7 +129,9 @@ def jacobian(
 def text_jacobian(
     subject: Subject, text: Encoded, first: int = FIRST_POSITION
 ) -> Float[Tensor, "layer d_model d_model"]:
-    """One text's Jacobian at every layer: backward passes of several output dimensions, for all layers at once."""
+    """One text's Jacobian at every layer: backward passes of several output dimensions,
+    for all layers at once.
+    """
     (batch,) = subject.batches([text])
     last = len(text) - 1
     inputs = {
@@ -194,7 +205,9 @@ def _reliabilities(
 def _overlaps(
     subject: Subject, lenses: Sequence[Lens], texts: Sequence[Encoded]
 ) -> list[float | None]:
-    """Share of the likeliest tokens that two lenses have in common at each layer, mean over positions."""
+    """Share of the likeliest tokens that two lenses have in common at each layer,
+    mean over positions.
+    """
     totals = torch.zeros(subject.n_layers)
     count = 0
     first = 1 if subject.has_sink_position else 0

@@ -15,7 +15,9 @@ from .lens import Advance, Lens
 from .streams import LensError, all_streams
 
 RIDGE = 1e-6
-"""Share of the mean variance that is added to each variance: fewer tokens than dimensions then have a solution."""
+"""Share of the mean variance that is added to each variance:
+fewer tokens than dimensions then have a solution.
+"""
 
 
 @dataclass
@@ -52,7 +54,8 @@ class _Sums:
             * variance.diagonal().mean()
             * torch.eye(len(mean_x), dtype=variance.dtype, device=variance.device)
         )
-        # Half the work of a general solver; where rounding leaves a variance that is not positive, that one.
+        # Half the work of a general solver; where rounding leaves a variance that is not positive,
+        # that one.
         factor, failed = torch.linalg.cholesky_ex(variance + ridge)
         if int(failed):
             weight = torch.linalg.solve(variance + ridge, covariance).T

@@ -2,11 +2,14 @@ r"""From a layer's residual stream to the one behind the last block.
 
     logit           h                                              (nostalgebraist 2020)
     least-squares   A h + b = argmin sum ||h_L - A h - b||^2        (Din et al. 2023)
-    tuned           A h + b = argmin E KL(p_L || U N(A h + b))      (Belrose et al. 2023), from the least squares
-    jacobian        J h,  J = E_text [ 1/|V| sum_{t in V} sum_{t' in V, t' >= t} dh_L,t' / dh_t ]   (Gurnee et al. 2026)
+    tuned           A h + b = argmin E KL(p_L || U N(A h + b))
+                    (Belrose et al. 2023), from the least squares
+    jacobian        J h,  J = E_text [ 1/|V| sum_{t in V} sum_{t' in V, t' >= t} dh_L,t' / dh_t ]
+                    (Gurnee et al. 2026)
 
-N is the model's final norm, U its head. V are the positions of a text without the first ones (16, as published) and the
-last. A position that only holds a BOS is left out of the fits: its values are hundreds of times larger than all others'.
+N is the model's final norm, U its head. V are the positions of a text without the first ones (16,
+as published) and the last. A position that only holds a BOS is left out of the fits: its values are
+hundreds of times larger than all others'.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ class Lens:
         weight: None for the identity.
         bias: None for none.
         about: what it was fitted on and how.
-        missing: layers that it has no matrix for; a published Jacobian lens has none for the embedding.
+        missing: layers that it has no matrix for; a published Jacobian lens has none for the
+            embedding.
     """
 
     kind: str
@@ -49,7 +53,8 @@ class Lens:
     def __call__(
         self, layer: int, stream: Float[Tensor, "*places d_model"]
     ) -> Float[Tensor, "*places d_model"]:
-        """The stream of a layer as it would be behind the last block; the last layer's is left as it is.
+        """The stream of a layer as it would be behind the last block; the last layer's is left as
+        it is.
 
         Raises:
             LensError: a layer that it has no matrix for.
@@ -64,7 +69,9 @@ class Lens:
         return moved.to(stream.dtype)
 
     def shuffled(self) -> Lens:
-        """Every layer with the translator of a layer half a model away: what the layers have in common."""
+        """Every layer with the translator of a layer half a model away:
+        what the layers have in common.
+        """
         if self.weight is None:
             return self
         layers = len(self.weight)

@@ -30,11 +30,13 @@ def require_lens(subject: Subject) -> None:
     """
     if not subject.causal:
         raise LensError(
-            f"{subject.name}: expected a causal language model; a token of this one sees the next ones and predicts none"
+            f"{subject.name}: expected a causal language model; "
+            "a token of this one sees the next ones and predicts none"
         )
     if language_head(subject.model) is None:
         raise LensError(
-            f"{subject.name}: expected a language-model head, {type(subject.model).__name__} has none"
+            f"{subject.name}: expected a language-model head, "
+            f"{type(subject.model).__name__} has none"
         )
 
 
@@ -73,7 +75,9 @@ class Streams:
         return self.clean.n_layers
 
     def stream(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
-        """In front of block ``layer``; ``n_layers`` is behind the last block, before the final norm."""
+        """In front of block ``layer``; ``n_layers`` is behind the last block,
+        before the final norm.
+        """
         return self.clean.residual(layer)
 
     def logits(self, stream: Float[Tensor, "*places d_model"]) -> Float[Tensor, "*places vocab"]:

@@ -31,7 +31,8 @@ def tuned(
 ) -> Lens:
     """Gradient descent on the divergence from the model's own prediction, from the least squares.
 
-    The parameters that are best on the validation texts are kept, for each layer: none is worse there than the start.
+    The parameters that are best on the validation texts are kept, for each layer: none is worse
+    there than the start.
     """
     assert start.weight is not None
     assert start.bias is not None

@@ -56,7 +56,9 @@ def make(name: str, options: MakeOptions) -> str:
 
 
 def drawn(name: str, subject: Subject, n: int, seed: int) -> Made:
-    """Different records whose words suit a model, until there are ``n`` or the words are used up."""
+    """Different records whose words suit a model,
+    until there are ``n`` or the words are used up.
+    """
     made = Made([], Counter())
     seen: set[str] = set()
     length = None

@@ -1,4 +1,6 @@
-"""What each data set draws: a record of the file, and what must be one token or as long as another text in the model."""
+"""What each data set draws: a record of the file,
+and what must be one token or as long as another text in the model.
+"""
 
 from __future__ import annotations
 

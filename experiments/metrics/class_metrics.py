@@ -1,12 +1,14 @@
 """What a classifier of texts says of each text's own label, from the logits of one forward.
 
-    class_log_odds  log2 p(label) - log2 (1 - p(label)), in bits: of two classes the difference of their logits
+    class_log_odds  log2 p(label) - log2 (1 - p(label)), in bits: of two classes the difference of
+                    their logits
     class_logit     l(label), in logits (nats)
     class_accuracy  1 where the label is the most probable class, else 0
 
-A classifier pools one position: an encoder's first token, a causal model's last. A read stands there, so that a sweep
-continues from the edited block and projects that position alone; where a model pools otherwise, which is measured
-(`hooks.Resume`), it runs whole and only its logits are read.
+A classifier pools one position: an encoder's first token, a causal model's last. A read stands
+there, so that a sweep continues from the edited block and projects that position alone; where a
+model pools otherwise, which is measured (`hooks.Resume`), it runs whole and only its logits are
+read.
 """
 
 from __future__ import annotations
@@ -51,12 +53,14 @@ def check_classifier(subject: Subject, name: str) -> None:
     """Refuse a model that a metric of classes cannot be measured on.
 
     Raises:
-        MetricError: no classifier, one number a text, labels that do not exclude each other, no padding token.
+        MetricError: no classifier, one number a text, labels that do not exclude each other, no
+            padding token.
     """
     kind = type(subject.model).__name__
     if not subject.classes:
         raise MetricError(
-            f"--labelled: expected a model that classifies texts (...ForSequenceClassification), {subject.name} is {kind}"
+            "--labelled: expected a model that classifies texts "
+            f"(...ForSequenceClassification), {subject.name} is {kind}"
         )
     if len(subject.classes) == 1:
         raise MetricError(f"--labelled: {subject.name} gives one number a text, and no classes")
@@ -64,17 +68,19 @@ def check_classifier(subject: Subject, name: str) -> None:
     many = getattr(subject.config, "problem_type", None) == "multi_label_classification"
     if many and name != "class_logit":
         raise MetricError(
-            f"metric {name}: the labels of {subject.name} do not exclude each other: choose --metric class_logit"
+            f"metric {name}: the labels of {subject.name} do not exclude each other: "
+            "choose --metric class_logit"
         )
     if subject.causal and getattr(subject.config, "pad_token_id", None) is None:
         raise MetricError(
-            f"{subject.name} finds a text's last token by the padding token, and its configuration has none: set "
-            "pad_token_id in its config.json"
+            f"{subject.name} finds a text's last token by the padding token, "
+            "and its configuration has none: set pad_token_id in its config.json"
         )
 
 
 def label_place(subject: Subject, label: str | None) -> int:
-    """The place of a label among the model's classes: by its name, or by its number where no class is called so.
+    """The place of a label among the model's classes: by its name, or by its number where no class
+    is called so.
 
     Raises:
         ItemError: no label, or none of the classes.

@@ -7,10 +7,12 @@
     pair_difference    log2 p(good) - log2 p(bad), whole sentences, in bits
     pair_accuracy      1 where log2 p(good) > log2 p(bad), else 0
     loss               -log2 p of the text's own tokens, mean over them, in bits
-    kl                 sum_v p_clean(v) (log2 p_clean(v) - log2 p(v)) where the answer stands, in bits
+    kl                 sum_v p_clean(v) (log2 p_clean(v) - log2 p(v)) where the answer stands, in
+                       bits
     rank               how many tokens are likelier than the answer's first
     confidence         probability of the most probable token where the answer stands
-    class_log_odds     log2 of the odds of a text's own label, in bits: classifiers, see `experiments.metrics.class_metrics`
+    class_log_odds     log2 of the odds of a text's own label, in bits: classifiers, see
+                       `experiments.metrics.class_metrics`
     class_logit        its logit, in nats
     class_accuracy     1 where it is the most probable class, else 0
 
@@ -53,8 +55,8 @@ class Metric:
 
     Args:
         reads: from a subject and prompts to the reads.
-        value: from logits at the reads' positions ``copies slots vocab``, those of the clean run ``slots vocab`` and the
-            reads to ``copies prompts``.
+        value: from logits at the reads' positions ``copies slots vocab``, those of the clean run
+            ``slots vocab`` and the reads to ``copies prompts``.
         of_answers: it needs the prompts' answers.
         of_classes: it is of a classifier's labels.
         readout: what gives the logits in place of the model's own head.
@@ -200,8 +202,8 @@ def metric_and_texts(
     if metric.texts != needed:
         fitting = [name for name, other in METRICS.items() if other.texts == kind]
         raise MetricError(
-            f"metric {metric.name} is of {metric.texts}: expected --{metric.texts} FILE, or for --{kind} one of "
-            f"{', '.join(fitting)}"
+            f"metric {metric.name} is of {metric.texts}: expected --{metric.texts} FILE, "
+            f"or for --{kind} one of {', '.join(fitting)}"
         )
     if kind == "text":
         return metric, _prompts_of(options, metric)
@@ -216,14 +218,17 @@ def _prompts_of(options: TextsOptions, metric: Metric) -> list[Prompt]:
     """The texts of the command line, with the answers beside them."""
     if options.target is None and metric.of_answers:
         raise MetricError(
-            f"metric {metric.name} needs an answer: expected --target (with its space) beside --text"
+            f"metric {metric.name} needs an answer: expected --target (with its space) "
+            "beside --text"
         )
     target = (options.target or "", options.wrong)
     return [Prompt(text, *target, target_prefix=options.target_prefix) for text in options.text]
 
 
 def files_of(options: TextsOptions, count: int) -> list[DataFile]:
-    """The file that a run measures, with how many of its texts; none where the texts are on the command line."""
+    """The file that a run measures, with how many of its texts;
+    none where the texts are on the command line.
+    """
     (kind,) = options.given
     return [] if kind == "text" else [DataFile.of(kind, options.source, count)]
 
@@ -245,12 +250,14 @@ def load_for(metric: Metric, load: Load, speech: bool = False) -> Subject:
     kind = type(subject.model).__name__
     if subject.classes:
         raise MetricError(
-            f"{subject.name} classifies texts ({kind}): expected --labelled FILE, texts with their labels"
+            f"{subject.name} classifies texts ({kind}): expected --labelled FILE, "
+            "texts with their labels"
         )
     if not (subject.gives_tokens or subject.has_decoder):
         raise MetricError(
-            f"{subject.name} has no language-model head ({kind}): metric {metric.name} needs a language model; expected "
-            "another --model, or --probe FILE to measure what a probe reads"
+            f"{subject.name} has no language-model head ({kind}): metric {metric.name} "
+            "needs a language model; expected another --model, "
+            "or --probe FILE to measure what a probe reads"
         )
     return subject
 
@@ -294,7 +301,8 @@ def show_pictures(subject: Subject, options: RunOptions, images: Sequence[Path])
         return
     if not hasattr(subject.config, "vision_config"):
         raise MetricError(
-            f"{images[0]}: {subject.name} ({type(subject.model).__name__}) reads text alone; expected a vision-language model"
+            f"{images[0]}: {subject.name} ({type(subject.model).__name__}) "
+            "reads text alone; expected a vision-language model"
         )
     if subject.processor is None:
         subject.processor = read_processor(

@@ -1,10 +1,12 @@
-"""A saved probe as what is measured: how well a property can still be read once a part of the model is taken out.
+"""A saved probe as what is measured: how well a property can still be read once a part of the model
+is taken out.
 
-    probe_log_probability   mean over a sentence's words of log2 p(label | the probe's logits), in bits
+    probe_log_probability   mean over a sentence's words of log2 p(label | the probe's logits), in
+                            bits
     probe_accuracy          share of the words whose most probable class is the label
 
-A word's vector is the first, the last or the mean of its tokens', as it was when the probe was trained. The probe is
-linear, so the mean of its logits at the tokens is its logit of the mean.
+A word's vector is the first, the last or the mean of its tokens', as it was when the probe was
+trained. The probe is linear, so the mean of its logits at the tokens is its logit of the mean.
 """
 
 from __future__ import annotations
@@ -101,7 +103,8 @@ def check_model(probe: LogisticProbe, subject: Subject, name: str = "the probe")
     about = probe.about_
     if about.get("model_sha256") not in (None, subject.sha256):
         raise MetricError(
-            f"{name} was trained on another model than {subject.name}: expected the model of its run"
+            f"{name} was trained on another model than {subject.name}: "
+            "expected the model of its run"
         )
     if about.get("bos", subject.bos) != subject.bos:
         raise MetricError(
@@ -112,17 +115,19 @@ def check_model(probe: LogisticProbe, subject: Subject, name: str = "the probe")
 def probed_words(
     path: Path, corpus: Corpus, metric: str | None = None
 ) -> tuple[Metric, list[LabelledSentence], list[Note]]:
-    """The metric of a saved probe, those of a corpus's sentences that it is measured on, and notes of what was left out.
+    """The metric of a saved probe, those of a corpus's sentences that it is measured on, and notes
+    of what was left out.
 
     Raises:
-        MetricError: a probe that reads no block's output, a property of arcs or sentences, a metric of another kind.
+        MetricError: a probe that reads no block's output, a property of arcs or sentences, a metric
+            of another kind.
         FileNotFoundError, ValueError: a probe that cannot be read.
     """
     probe = load_probe(path)
     about = probe.about_
     site = Site(about["site"])
-    # The probe stands in the place of the unembedding: what it reads must be the residual stream, to which every head
-    # and neuron below it adds.
+    # The probe stands in the place of the unembedding: what it reads must be the residual stream,
+    # to which every head and neuron below it adds.
     if site.layer is None or not site.name.endswith("hook_resid_post"):
         raise MetricError(
             f"--probe {path}: expected a probe of a block's hook_resid_post, got {site.name:.80}"
@@ -131,7 +136,8 @@ def probed_words(
     if name not in _VALUES:
         raise MetricError(f"unknown metric {name!r} of a probe: expected {', '.join(_VALUES)}")
     prop = get_property(about["property"], corpus)
-    # Classes of words come from the corpus itself; a frequency is of the training corpus, which is not at hand here.
+    # Classes of words come from the corpus itself; a frequency is of the training corpus, which is
+    # not at hand here.
     if prop.level != "word" or prop.name == "frequency":
         raise MetricError(
             f"--probe {path}: expected a property that words have by themselves, got {prop.name}"
@@ -192,7 +198,8 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
             ends = {"first": positions[:1], "last": positions[-1:]}
             tokens = ends.get(pooling, positions)
             places += [(text, token, label_of[value], text) for token in tokens]
-            # The probe is linear: the mean of its logits at a word's tokens is its logit of the word's mean.
+            # The probe is linear: the mean of its logits at a word's tokens is its logit of the
+            # word's mean.
             weights += [1 / len(tokens)] * len(tokens)
             words += [n_words] * len(tokens)
             n_words += 1

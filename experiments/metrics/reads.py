@@ -1,15 +1,19 @@
-"""Which logits a metric reads: for each prompt the positions, the tokens that are looked for there, and their weights.
+"""Which logits a metric reads: for each prompt the positions, the tokens that are looked for there,
+and their weights.
 
-A causal model says of a token what its predecessor's position holds. A tokenizer may join the end of a prompt and the
-beginning of an answer: the answer's tokens are those of the whole text that reach past the prompt's end, and an answer
-whose first token begins before it is an error that says so.
+A causal model says of a token what its predecessor's position holds. A tokenizer may join the end
+of a prompt and the beginning of an answer: the answer's tokens are those of the whole text that
+reach past the prompt's end, and an answer whose first token begins before it is an error that says
+so.
 
-An encoder-decoder reads the prompt as its source; the answer follows the target's beginning (``target_prefix``), which the
-decoder is given with the answer's earlier tokens (teacher forcing). Positions are those of a row: the source's tokens, then
-the decoder's (`experiments.subject.targets`).
+An encoder-decoder reads the prompt as its source; the answer follows the target's beginning
+(``target_prefix``), which the decoder is given with the answer's earlier tokens (teacher forcing).
+Positions are those of a row: the source's tokens, then the decoder's
+(`experiments.subject.targets`).
 
-A masked model is read at its mask: an answer takes the place of the prompt's one mask. Of several tokens there is no joint
-probability: the sum over them of log2 p(token | all the others) stands for it, each masked in turn (Salazar et al. 2020).
+A masked model is read at its mask: an answer takes the place of the prompt's one mask. Of several
+tokens there is no joint probability: the sum over them of log2 p(token | all the others) stands for
+it, each masked in turn (Salazar et al. 2020).
 """
 
 from __future__ import annotations
@@ -130,11 +134,12 @@ def answer_reads(
     """Reads of the answers' tokens, with a weight for each field of a prompt.
 
     Args:
-        several: answers may have several tokens, and each answer then is in a text of its own; else the prompt's one text
-            gives the logits of all.
+        several: answers may have several tokens, and each answer then is in a text of its own; else
+            the prompt's one text gives the logits of all.
 
     Raises:
-        MetricError: an answer that is missing, has no token, more than one where one is expected, or joins the prompt.
+        MetricError: an answer that is missing, has no token, more than one where one is expected,
+            or joins the prompt.
     """
     texts: list[Encoded] = []
     places: list[tuple[int, int, int, int]] = []
@@ -148,7 +153,8 @@ def answer_reads(
                 answer = getattr(prompt, field)
                 if answer is None:
                     raise MetricError(
-                        f"metric {name}: prompt {number + 1} ({prompt.prompt[:40]!r}) has no {field!r}"
+                        f"metric {name}: prompt {number + 1} ({prompt.prompt[:40]!r}) "
+                        f"has no {field!r}"
                     )
                 whole, start, stop = _with_answer(subject, prompt, alone, answer, field, several)
                 continues = subject.continues or alone.picture is not None
@@ -187,22 +193,25 @@ def _with_answer(
     if not several and len(tokens) > 1:
         pieces = ", ".join(repr(subject.token(token)) for token in tokens)
         raise ItemError(
-            f"expected one token, {field} {answer!r} is {len(tokens)}: {pieces} (--metric answer_difference takes answers of "
-            "several tokens)"
+            f"expected one token, {field} {answer!r} is {len(tokens)}: "
+            f"{pieces} (--metric answer_difference takes answers of several tokens)"
         )
     return whole, start, stop
 
 
 def text_of(subject: Subject, prompt: Prompt, answer: str = "") -> Encoded:
-    """What the model reads of a prompt; with an encoder-decoder the source, and the target up to the end of the answer.
+    """What the model reads of a prompt; with an encoder-decoder the source, and the target up to
+    the end of the answer.
 
     Raises:
-        ItemError: a text that is longer than the model takes, a beginning of a target for a model without a decoder.
+        ItemError: a text that is longer than the model takes, a beginning of a target for a model
+            without a decoder.
     """
     if prompt.image is not None:
         if subject.processor is None:
             raise ItemError(
-                f"image {prompt.image}: pictures are read by 'layerscope attribute' and 'layerscope ablate' alone"
+                f"image {prompt.image}: pictures are read by 'layerscope attribute' and "
+                "'layerscope ablate' alone"
             )
         picture = Picture(prompt.image, subject.processor, dtype=subject.dtype)
         return picture.encode(prompt.prompt)
@@ -210,13 +219,14 @@ def text_of(subject: Subject, prompt: Prompt, answer: str = "") -> Encoded:
         row = subject.encode_row(prompt.prompt, (prompt.target_prefix or "") + answer)
         if row.cut is not None:
             raise ItemError(
-                f"source or target longer than the model's {subject.max_length} tokens: {prompt.prompt[:40]!r}"
+                f"source or target longer than the model's {subject.max_length} tokens: "
+                f"{prompt.prompt[:40]!r}"
             )
         return row
     if prompt.target_prefix:
         raise ItemError(
-            f"target_prefix {prompt.target_prefix[:40]!r} is for encoder-decoders, {subject.name} is none: write it at the "
-            "prompt's end"
+            f"target_prefix {prompt.target_prefix[:40]!r} is for encoder-decoders, "
+            f"{subject.name} is none: write it at the prompt's end"
         )
     return whole_text(subject, prompt.prompt)
 
@@ -224,13 +234,15 @@ def text_of(subject: Subject, prompt: Prompt, answer: str = "") -> Encoded:
 def _in_target(
     subject: Subject, prompt: Prompt, alone: Encoded, answer: str
 ) -> tuple[Encoded, int, int]:
-    """The row with an answer behind the target's beginning, and where the answer's tokens begin and end."""
+    """The row with an answer behind the target's beginning,
+    and where the answer's tokens begin and end.
+    """
     start = len(alone)
     whole = text_of(subject, prompt, answer)
     if whole.ids[:start] != alone.ids:
         raise ItemError(
-            f"the tokens of {(prompt.target_prefix or '')[-20:]!r} change when {answer!r} follows: begin the answer where a "
-            "token begins (often with its space)"
+            f"the tokens of {(prompt.target_prefix or '')[-20:]!r} change when {answer!r} "
+            "follows: begin the answer where a token begins (often with its space)"
         )
     return whole, start, len(whole)
 
@@ -259,14 +271,16 @@ def _continued(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, 
     whole = whole_text(subject, alone.text + answer, answer)
     if whole.ids[:stop] != alone.ids[:stop]:
         raise ItemError(
-            f"the tokens of {alone.text[-20:]!r} change when {answer!r} follows: begin the answer where a token "
-            "begins (often with its space)"
+            f"the tokens of {alone.text[-20:]!r} change when {answer!r} follows: "
+            "begin the answer where a token begins (often with its space)"
         )
     return whole, stop, _end(whole)
 
 
 def _filled(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, int, int]:
-    """The prompt with its answer in the mask's place, and where the answer's tokens begin and end."""
+    """The prompt with its answer in the mask's place,
+    and where the answer's tokens begin and end.
+    """
     start = _mask_position(subject, alone)
     filled = alone.text.replace(subject.tokenizer.mask_token, answer.strip())
     whole = whole_text(subject, filled, answer)
@@ -282,8 +296,9 @@ def _mask_position(subject: Subject, encoded: Encoded) -> int:
     masks = [i for i, token in enumerate(encoded.ids) if token == _mask(subject)]
     if len(masks) != 1:
         raise ItemError(
-            f"{subject.name} sees what follows a token, so its answer takes the place of a mask: expected one "
-            f"{subject.tokenizer.mask_token} in the text, got {len(masks)} in {encoded.text[:60]!r}"
+            f"{subject.name} sees what follows a token, so its answer takes the place of a "
+            f"mask: expected one {subject.tokenizer.mask_token} in the text, "
+            f"got {len(masks)} in {encoded.text[:60]!r}"
         )
     return masks[0]
 
@@ -292,7 +307,8 @@ def _mask(subject: Subject) -> int:
     mask = subject.tokenizer.mask_token_id
     if mask is None:
         raise MetricError(
-            f"{subject.name} sees what follows a token, and its tokenizer has no mask to hide one behind"
+            f"{subject.name} sees what follows a token, and its tokenizer has no mask to "
+            "hide one behind"
         )
     return int(mask)
 
@@ -305,7 +321,9 @@ def _hidden(subject: Subject, encoded: Encoded, position: int) -> Encoded:
 
 
 def _end(encoded: Encoded) -> int:
-    """The position after the last token of the text itself: a closing special token is not the text's."""
+    """The position after the last token of the text itself:
+    a closing special token is not the text's.
+    """
     stop = len(encoded.ids)
     # A tokenizer may close a text with SEP or EOS.
     while stop and encoded.special[stop - 1]:
@@ -316,17 +334,18 @@ def _end(encoded: Encoded) -> int:
 
 
 def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
-    """All tokens from the first in which the two sentences differ: before it an edit does the same to both. In a masked
-    model all tokens, each masked in turn.
+    """All tokens from the first in which the two sentences differ: before it an edit does the same
+    to both. In a masked model all tokens, each masked in turn.
 
     Raises:
-        MetricError: a pair whose sentences are longer than the model takes, have the same tokens, or differ in the first where
-            nothing stands before it.
+        MetricError: a pair whose sentences are longer than the model takes, have the same tokens,
+            or differ in the first where nothing stands before it.
     """
     if subject.has_decoder:
         raise MetricError(
-            f"{subject.name} is an encoder-decoder, whose targets follow a source: expected --prompts FILE with prompt (the "
-            "source), answer and wrong (--metric answer_difference)"
+            f"{subject.name} is an encoder-decoder, whose targets follow a source: "
+            "expected --prompts FILE with prompt (the source), "
+            "answer and wrong (--metric answer_difference)"
         )
     texts: list[Encoded] = []
     places: list[tuple[int, int, int, int]] = []
@@ -334,7 +353,8 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
     for number, pair in enumerate(pairs):
         with naming(pair, number, "pair"):
             good, bad = whole_text(subject, pair.good), whole_text(subject, pair.bad)
-            # Up to here both sentences are one, and a causal model gives them the same probabilities.
+            # Up to here both sentences are one, and a causal model gives them the same
+            # probabilities.
             start = _first_difference(good.ids, bad.ids)
             if start is None:
                 raise ItemError(
@@ -342,7 +362,8 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
                 )
             if subject.causal and start == 0:
                 raise ItemError(
-                    f"{pair.good[:40]!r} differs in its first token and nothing comes before it: choose a BOS (--bos)"
+                    f"{pair.good[:40]!r} differs in its first token and nothing comes "
+                    "before it: choose a BOS (--bos)"
                 )
             # A masked model sees what comes later, so that even the shared beginning differs.
             first = start if subject.causal else 0
@@ -356,7 +377,9 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
 
 
 def _first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
-    """The first position at which two texts' tokens differ, or one of them ends; None for equal ones."""
+    """The first position at which two texts' tokens differ, or one of them ends;
+    None for equal ones.
+    """
     for position, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return position
@@ -366,7 +389,9 @@ def _first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
 def _in_turn(
     subject: Subject, encoded: Encoded, start: int
 ) -> tuple[list[Encoded], list[tuple[int, int, int]]]:
-    """Texts, and text, position and token of reads, that give the log-probability of a text's tokens from ``start`` on."""
+    """Texts, and text, position and token of reads,
+    that give the log-probability of a text's tokens from ``start`` on.
+    """
     positions = range(start, len(encoded.ids))
     if subject.causal:
         return [encoded], [(0, i - 1, encoded.ids[i]) for i in positions]
@@ -376,7 +401,9 @@ def _in_turn(
 
 
 def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
-    """All tokens that something stands before; in a masked model all; of an encoder-decoder the answer's, given its source."""
+    """All tokens that something stands before; in a masked model all;
+    of an encoder-decoder the answer's, given its source.
+    """
     if subject.has_decoder:
         return _target_loss(subject, prompts)
     texts: list[Encoded] = []
@@ -386,7 +413,8 @@ def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
         with naming(prompt, number, "prompt"):
             if prompt.image is not None:
                 raise ItemError(
-                    "metric loss is of a text alone: with a picture choose answer_difference or log_probability"
+                    "metric loss is of a text alone: with a picture choose "
+                    "answer_difference or log_probability"
                 )
             encoded = whole_text(subject, prompt.prompt)
             versions, read = _in_turn(subject, encoded, 1 if subject.causal else 0)
@@ -407,8 +435,8 @@ def _target_loss(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
         with naming(prompt, number, "prompt"):
             if not prompt.answer:
                 raise ItemError(
-                    f"metric loss of an encoder-decoder needs the target of {prompt.prompt[:40]!r}: expected an 'answer' "
-                    "(--target beside --text)"
+                    "metric loss of an encoder-decoder needs the target of "
+                    f"{prompt.prompt[:40]!r}: expected an 'answer' (--target beside --text)"
                 )
     reads = answer_reads(subject, prompts, (("answer", 1.0),), "loss", True)
     of_prompt = reads.places[:, 3]

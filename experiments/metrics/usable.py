@@ -40,7 +40,8 @@ def usable(
     """
     measurable, total = list(items), len(items) + len(unusable)
     try:
-        # All at once first: most files have nothing to leave out, and one by one each text is encoded twice.
+        # All at once first: most files have nothing to leave out, and one by one each text is
+        # encoded twice.
         reads = read(measurable)
     except ItemError:
         measurable = []
@@ -63,7 +64,8 @@ def usable_texts(
     what: str = "items",
     audio: bool = False,
 ) -> tuple[list[Prompt], list[Note]]:
-    """The prompts of a file that are read as texts, with or without an answer, and what of it is left out.
+    """The prompts of a file that are read as texts, with or without an answer, and what of it is
+    left out.
 
     Raises:
         PromptError: a file that cannot be read.
@@ -83,8 +85,8 @@ def usable_each(
 ) -> list[tuple[AnyItem, Made]]:
     """What is made of each item, for items that are read one by one.
 
-    An item that is of no file is an error where it cannot be used, and so is a file all of whose items fail for one reason:
-    that is the command's, not theirs.
+    An item that is of no file is an error where it cannot be used, and so is a file all of whose
+    items fail for one reason: that is the command's, not theirs.
 
     Args:
         make: raises a `LayerscopeError` for an item that cannot be used.

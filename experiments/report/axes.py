@@ -85,7 +85,9 @@ def shown_labels(labels: Sequence[str], width: float) -> list[int]:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from ``low`` to ``high`` along one direction, between the pixels ``start`` and ``end``."""
+    """Values from ``low`` to ``high`` along one direction,
+    between the pixels ``start`` and ``end``.
+    """
 
     low: float
     high: float

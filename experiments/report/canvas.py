@@ -41,7 +41,9 @@ def svg(box: Box, body: Sequence[str], *, title: str, desc: str, uid: str, attrs
     """The drawing with its text alternative: title and description, read out as one image."""
     uid = escape(uid)
     return (
-        f'<svg role="img" viewBox="0 0 {px(box.width)} {px(box.height)}" aria-labelledby="{uid}-t {uid}-d"'
-        f'{attrs}><title id="{uid}-t">{escape(title)}</title><desc id="{uid}-d">{escape(desc)}</desc>'
+        f'<svg role="img" viewBox="0 0 {px(box.width)} {px(box.height)}" '
+        f'aria-labelledby="{uid}-t {uid}-d"'
+        f'{attrs}><title id="{uid}-t">{escape(title)}</title>'
+        f'<desc id="{uid}-d">{escape(desc)}</desc>'
         f"{''.join(body)}</svg>"
     )

@@ -1,6 +1,7 @@
 """Curves, drawn by small functions: no library, no network, a few kilobytes each.
 
-`canvas` has the paper, `axes` what stands around the curves. Everything that is text passes through `escape`.
+`canvas` has the paper, `axes` what stands around the curves. Everything that is text passes through
+`escape`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Rule:
 
 
 def polyline(points: Sequence[tuple[float, float]], grain: int = 1) -> str:
-    """A path through the points, each drawn from the one before: equal steps make a text that compresses well.
+    """A path through the points, each drawn from the one before: equal steps make a text that
+    compresses well.
 
     Points are rounded before they are subtracted, so that the path does not drift.
 

@@ -1,4 +1,6 @@
-"""The controls of every kind of run: what each keeps a reader from believing, and whether this run has it."""
+"""The controls of every kind of run: what each keeps a reader from believing,
+and whether this run has it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Curves of several models in one picture: over relative depth, 0 in front of the first block and 1 behind the last."""
+"""Curves of several models in one picture: over relative depth,
+0 in front of the first block and 1 behind the last.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,8 @@ def depth_curves(
             if value is None:
                 continue
             points.append(
-                f'<circle class="point" data-k="{len(tips)}" cx="{px(plot.x(i))}" cy="{px(plot.y(value))}" r="3.6"/>'
+                f'<circle class="point" data-k="{len(tips)}" cx="{px(plot.x(i))}" '
+                f'cy="{px(plot.y(value))}" r="3.6"/>'
             )
             tips.append(
                 [
@@ -136,7 +139,8 @@ def depth_curves(
             top, at = max(known)
             ends.append(Series(curve.name, kind, [None] * (len(TICKS) - 1) + [known[-1][0]]))
             words.append(
-                f"{curve.name}: highest {number(top)} at {curve.places[at]}, last {number(known[-1][0])}"
+                f"{curve.name}: highest {number(top)} at {curve.places[at]}, "
+                f"last {number(known[-1][0])}"
             )
     body += [*points, *draw_end_labels(axis, ends, (), 17.0)]
     data.setdefault("heats", {})[uid] = {"tips": tips, "metric": y_title}

@@ -1,4 +1,6 @@
-"""Curves over the steps of a run or the layers of a model, wide and narrow, with what the pointer reads."""
+"""Curves over the steps of a run or the layers of a model, wide and narrow,
+with what the pointer reads.
+"""
 
 from __future__ import annotations
 

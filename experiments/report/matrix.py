@@ -26,7 +26,9 @@ WITH_INTERVALS = 1000
 def oriented(
     rows: Sequence[Mapping[str, Any]], layers: Sequence[float]
 ) -> dict[tuple[int, int], Mapping[str, Any]]:
-    """Each comparison (layer_b less layer_a) under (row, column) = (deeper, shallower), turned to row less column."""
+    """Each comparison (layer_b less layer_a) under (row, column) = (deeper, shallower),
+    turned to row less column.
+    """
     index: dict[float | None, int] = {layer: i for i, layer in enumerate(layers)}
     cells: dict[tuple[int, int], Mapping[str, Any]] = {}
     for row in rows:
@@ -75,8 +77,9 @@ def layer_matrix(
     body += _ticks(labels, grid)
     n_tested = sum(cell["p"] is not None for cell in cells.values())
     words = (
-        f"Of {plural(n_tested, 'pair')} of layers, {n_better + n_worse} differ after Holm's correction "
-        f"(p < {LEVEL}): the deeper layer is better in {n_better} and worse in {n_worse}."
+        f"Of {plural(n_tested, 'pair')} of layers, {n_better + n_worse} differ after Holm's "
+        f"correction (p < {LEVEL}): the deeper layer is better in {n_better} "
+        f"and worse in {n_worse}."
     )
     if not n_tested:
         words = "No pair of layers could be tested: there are too few test sentences."
@@ -125,7 +128,9 @@ def _body(
 
 
 def _ticks(labels: Sequence[str], grid: Cells) -> list[str]:
-    """Layers left of the rows and under the columns: the first, the last, and round ones between."""
+    """Layers left of the rows and under the columns: the first, the last,
+    and round ones between.
+    """
     n = len(labels)
     every = label_step(n, grid.width * (n - 1), 20.0)
     out = []
@@ -146,7 +151,8 @@ def _ticks(labels: Sequence[str], grid: Cells) -> list[str]:
 def _cells(kind: str, places: Sequence[tuple[int, int]], grid: Cells, gap: float) -> str:
     """All cells of a colour as one path.
 
-    A cell is 1 wide, and each begins where the one before it in its row does: short whole numbers, which compress to little.
+    A cell is 1 wide, and each begins where the one before it in its row does: short whole numbers,
+    which compress to little.
     """
     width = f"{1 - gap / grid.width:.3f}".lstrip("0")
     square = f"h{width}v{width}h-{width}z"
@@ -175,7 +181,9 @@ def _sign(difference: float, step: int, x: float, y: float, side: float, gap: fl
 
 
 def _numbers(cells: Mapping[tuple[int, int], Mapping[str, Any]], n: int) -> dict[str, list[Any]]:
-    """What pointer and table read: whole thousandths of difference, interval and p; and the places, where some have none."""
+    """What pointer and table read: whole thousandths of difference, interval and p; and the places,
+    where some have none.
+    """
     ordered = sorted(cells.items())
     out: dict[str, list[Any]] = {
         "difference": [_thousandths(cell["difference"]) for _, cell in ordered],

@@ -1,8 +1,9 @@
-"""A run in a notebook's cell: the head of its page, with what the pointer reads, in a frame of its own.
+"""A run in a notebook's cell: the head of its page, with what the pointer reads, in a frame of its
+own.
 
-The frame is a document (``srcdoc``) with its style, script and data inside: it asks for nothing, and neither its style nor its
-names meet those of the notebook or of another cell. Its script sets its height. A viewer that shows no frames shows what
-stands before it.
+The frame is a document (``srcdoc``) with its style, script and data inside: it asks for nothing,
+and neither its style nor its names meet those of the notebook or of another cell. Its script sets
+its height. A viewer that shows no frames shows what stands before it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def cell_html(page: Page, findings: Sequence[str], forced: str = "") -> str | No
 
 
 def head_parts(page: Page) -> list[Any]:
-    """The first views of a page with their headings, numbers and tables; the first table of a page without views."""
+    """The first views of a page with their headings, numbers and tables;
+    the first table of a page without views.
+    """
     section = _first_viewed(page)
     kept: list[Any] = []
     views = 0

@@ -62,7 +62,8 @@ def overlay(
         size = f'width="{px(across)}" height="{px(down)}"'
         tip = f"<title>{escape(shade.tip)}</title>"
         body.append(
-            f'<rect class="m-{shade.colour}" fill-opacity="{shade.opacity:.2f}" {where} {size}>{tip}</rect>'
+            f'<rect class="m-{shade.colour}" fill-opacity="{shade.opacity:.2f}" {where} '
+            f"{size}>{tip}</rect>"
         )
     width = f' width="{px(SIDE)}"'
     drawing = svg(Box(SIDE, height), body, title=title, desc=caption, uid=f"{uid}-svg", attrs=width)

@@ -1,9 +1,10 @@
 """Sections of a heavy page, compressed: each is unpacked when its reader opens it.
 
-A browser takes seconds to lay out what a study of a hundred layers and fifty properties draws, about a million elements, and
-a reader looks at a few sections of it. So a page that is too heavy holds its larger sections as compressed HTML, with the
-data of their pictures; ``static/report.js`` puts one into the page at a time. What is small stays in sight: findings, the
-first numbers of each section, tables at a glance.
+A browser takes seconds to lay out what a study of a hundred layers and fifty properties draws,
+about a million elements, and a reader looks at a few sections of it. So a page that is too heavy
+holds its larger sections as compressed HTML, with the data of their pictures; ``static/report.js``
+puts one into the page at a time. What is small stays in sight: findings, the first numbers of each
+section, tables at a glance.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def _compressed(value: Any) -> str:
     """JSON, compressed, as text; the same value gives the same text."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     compressed = gzip.compress(text.encode(), mtime=0)
-    # Base 85 is a sixteenth shorter than base 64. Digits that HTML would escape are replaced by three that it does not use.
+    # Base 85 is a sixteenth shorter than base 64. Digits that HTML would escape are replaced by
+    # three that it does not use.
     return base64.b85encode(compressed).translate(_PLAIN_DIGITS).decode()
 
 

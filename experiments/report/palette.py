@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# Blue, teal, orange and purple, the usual colour-blind safe set; names and dashes tell the curves apart
-# without colour. Each is at least 4.5:1 on its background, because the names at the lines' ends wear them.
+# Blue, teal, orange and purple, the usual colour-blind safe set; names and dashes tell the curves
+# apart without colour. Each is at least 4.5:1 on its background, because the names at the lines'
+# ends wear them.
 PALETTE: dict[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#14171c"),
     "ink": ("#1c2129", "#e7e9ec"),

@@ -43,7 +43,9 @@ class Cell:
 
 
 def _reads_as(text: str, value: float | int) -> bool:
-    """Whether a text in fixed notation is this number, rounded: what the page's script sorts by then."""
+    """Whether a text in fixed notation is this number, rounded:
+    what the page's script sorts by then.
+    """
     digits = text.partition(".")[2]
     try:
         shown = float(text.replace("−", "-").replace(",", ""))
@@ -149,7 +151,8 @@ class Heat:
     Args:
         patterns: a click shows a head's pattern; the patterns are in the page's data.
         lists: a click lists what the cell holds, from the page's data.
-        paints: what the cells can be shaded by; the shades are in the page's data, the first is drawn.
+        paints: what the cells can be shaded by; the shades are in the page's data, the first is
+            drawn.
     """
 
     kind: ClassVar[str] = "heat"
@@ -167,7 +170,8 @@ class Heat:
 
 @dataclass(frozen=True)
 class Attention:
-    """Patterns to look through: text, layer, head and word; the patterns are in the page's data under the same key.
+    """Patterns to look through: text, layer, head and word; the patterns are in the page's data
+    under the same key.
 
     Args:
         shows: what a word's line of numbers is: (key, name).
@@ -183,7 +187,9 @@ class Attention:
 
 @dataclass(frozen=True)
 class Map:
-    """Words in the plane, layer by layer; points, labels and neighbours are in the page's data under the same key."""
+    """Words in the plane, layer by layer; points,
+    labels and neighbours are in the page's data under the same key.
+    """
 
     kind: ClassVar[str] = "map"
     uid: str
@@ -246,7 +252,9 @@ class Mistakes:
 
 @dataclass(frozen=True)
 class Mark:
-    """A stretch of a text: its shade (``up1`` to ``up4``, ``down1`` to ``down4``, or none) and its hint."""
+    """A stretch of a text: its shade (``up1`` to ``up4``, ``down1`` to ``down4``, or none)
+    and its hint.
+    """
 
     text: str
     shade: str = ""
@@ -255,7 +263,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Marked:
-    """The same text once for each method, its words shaded by their scores: (name, figures, stretches)."""
+    """The same text once for each method, its words shaded by their scores: (name, figures,
+    stretches).
+    """
 
     kind: ClassVar[str] = "marked"
     rows: Sequence[tuple[str, str, Sequence[Mark]]]
@@ -341,7 +351,9 @@ def signed_cell(value: Any, ends: Interval | None = None) -> Cell:
 
 
 def corrected_cell(corrected: float | None, p: float | None, *, tone: str = "") -> Cell:
-    """A p or q corrected for many tests, with the uncorrected p, which belongs to the interval beside it, in small print."""
+    """A p or q corrected for many tests, with the uncorrected p,
+    which belongs to the interval beside it, in small print.
+    """
     note = "" if p is None else f"uncorrected {p_value(p)}"
     return Cell(p_value(corrected), finite(corrected), note, tone=tone)
 

@@ -1,4 +1,6 @@
-"""The pictures of a report as files of their own, and its first table as plain HTML: what a notebook shows."""
+"""The pictures of a report as files of their own, and its first table as plain HTML:
+what a notebook shows.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ class Picture:
         ending = path.suffix.lower()
         if ending not in ENDINGS:
             raise InputError(
-                f"{path.name}: expected a name that ends in {', '.join(ENDINGS)}, got {ending or 'no ending'}"
+                f"{path.name}: expected a name that ends in {', '.join(ENDINGS)}, "
+                f"got {ending or 'no ending'}"
             )
         if ending == ".svg":
             path.write_text(self.svg, encoding="utf-8")
@@ -56,7 +59,10 @@ class Picture:
     def _repr_html_(self) -> str:
         """As an image, so that its style stays its own."""
         coded = base64.b64encode(self.svg.encode()).decode()
-        return f'<img alt="{escape(self.title)}" style="max-width:100%" src="data:image/svg+xml;base64,{coded}">'
+        return (
+            f'<img alt="{escape(self.title)}" style="max-width:100%" '
+            f'src="data:image/svg+xml;base64,{coded}">'
+        )
 
     def __repr__(self) -> str:
         return f"<Picture: {self.title}>"
@@ -68,8 +74,8 @@ def _converted(svg: str, ending: str) -> bytes:
         import cairosvg
     except (ImportError, OSError) as error:  # OSError: the package without the cairo library
         raise InputError(
-            f"{ending} needs the package cairosvg and the cairo library ({error}): pip install 'layerscope[figures]', or "
-            "save as .svg"
+            f"{ending} needs the package cairosvg and the cairo library ({error}): "
+            "pip install 'layerscope[figures]', or save as .svg"
         ) from None
     if ending == ".pdf":
         return bytes(cairosvg.svg2pdf(bytestring=svg.encode()) or b"")
@@ -91,6 +97,11 @@ def pictures(page: Page) -> list[Picture]:
     return drawings
 
 
+def _cell_html(cell: Cell) -> str:
+    note = f" <small>{escape(cell.note)}</small>" if cell.note else ""
+    return f"<td>{escape(cell.text)}{note}</td>"
+
+
 def first_table(page: Page) -> str:
     """The report's first table, without its style and without columns that are only drawn."""
     table = next((part for part in _parts(page) if isinstance(part, Table)), None)
@@ -100,19 +111,16 @@ def first_table(page: Page) -> str:
         place for place in range(len(table.columns)) if any(row[place].text for row in table.rows)
     ]
     head = "".join(f"<th>{escape(table.columns[place].name)}</th>" for place in told)
-    rows = (
-        "".join(
-            f"<td>{escape(cell.text)}{f' <small>{escape(cell.note)}</small>' if cell.note else ''}</td>"
-            for cell in (row[place] for place in told)
-        )
-        for row in table.rows
-    )
+    rows = ("".join(_cell_html(row[place]) for place in told) for row in table.rows)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    caption = f"<caption>{escape(table.caption)}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def alone(drawing: str) -> str:
-    """An inline drawing as an SVG file: with its namespace, its size, its style and a light background."""
+    """An inline drawing as an SVG file: with its namespace, its size,
+    its style and a light background.
+    """
     opening = re.match(r"<svg[^>]*>", drawing)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing)
     if opening is None or box is None:

@@ -22,7 +22,9 @@ BADGES = {
 
 
 def model_name(provenance: Mapping[str, Any]) -> str:
-    """The model's name: a hub id with its owner, a folder's own name (the one above it if that is just "model")."""
+    """The model's name: a hub id with its owner, a folder's own name (the one above it if that is
+    just "model").
+    """
     name = str((provenance.get("model") or {}).get("name") or "a model")
     if not name.startswith(("/", ".", "~")) and name.count("/") < 2:
         return name
@@ -52,7 +54,10 @@ def caveats(
         checked = "Every control ran, every probe converged, nothing" if controlled else "Nothing"
         rows.append(("none", "good", f"{checked} was dropped or approximated."))
     rows.sort(key=lambda row: (row[0] != "WRONG", row[1] != "warn"))
-    about = "What was skipped, dropped, unconverged or approximated, and what that means for the numbers above."
+    about = (
+        "What was skipped, dropped, unconverged or approximated, "
+        "and what that means for the numbers above."
+    )
     return Section("caveats", "Caveats", [Notes(rows)], about)
 
 
@@ -103,7 +108,9 @@ def data_table(data: list[Mapping[str, Any]], prefix: str = "") -> Table:
 
 
 def provenance(about: Mapping[str, Any], prefix: str = "") -> Section:
-    """Everything that a second run has to equal; ``prefix`` sets the parts' names apart on a page of several runs."""
+    """Everything that a second run has to equal;
+    ``prefix`` sets the parts' names apart on a page of several runs.
+    """
     machine, used = about.get("machine") or {}, about.get("resources") or {}
     memory = used.get("memory") or {}
     timings = [(str(k), duration(v), False) for k, v in (used.get("parts") or {}).items()]

@@ -1,4 +1,6 @@
-"""The fields of a run's provenance, checked when results are read: every part may be absent, none may be of another type."""
+"""The fields of a run's provenance, checked when results are read: every part may be absent,
+none may be of another type.
+"""
 
 from __future__ import annotations
 

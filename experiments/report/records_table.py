@@ -77,5 +77,8 @@ def records_section(typed: Sequence[Any]) -> Section:
     )
     about = f"{plural(len(typed), 'record')} in results.json. Choose a heading to sort."
     if len(typed) > LISTED:
-        about = f"The first {LISTED:,} of {about} `Results.load(folder).frame` has all of them in Python."
+        about = (
+            f"The first {LISTED:,} of {about} `Results.load(folder).frame` has "
+            "all of them in Python."
+        )
     return Section("records", "All records", [table], about)

@@ -1,4 +1,6 @@
-"""The reliability diagram over the histogram of confidences: accuracy of each bin, and what chance would show."""
+"""The reliability diagram over the histogram of confidences: accuracy of each bin,
+and what chance would show.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,10 @@ from .words import count, interval, number
 
 SIDE, HISTOGRAM = 360.0, 100.0
 CAPTION = (
-    "Bars and points: accuracy of each bin with its 95% interval, at its mean confidence. On the diagonal, confidence equals "
-    "accuracy. Pale bands: where 95% of perfectly calibrated models would lie by chance. Below: rows in each bin; the two "
-    "lines are accuracy (blue) and mean confidence (orange)."
+    "Bars and points: accuracy of each bin with its 95% interval, at its mean confidence. "
+    "On the diagonal, confidence equals accuracy. Pale bands: where 95% of perfectly "
+    "calibrated models would lie by chance. Below: rows in each bin; "
+    "the two lines are accuracy (blue) and mean confidence (orange)."
 )
 
 
@@ -79,10 +82,12 @@ class OfClass(Protocol):
 
 
 def diagram(record: Diagrammed, uid: str) -> str:
-    """One method's drawing; the bars of bin k bear ``data-k``, by which the page's script knows them.
+    """One method's drawing; the bars of bin k bear ``data-k``, by which the page's script knows
+    them.
 
-    Above: a bar to the accuracy of each bin with its interval, a point at its mean confidence, the diagonal, and behind
-    each bar the band in which 95% of perfectly calibrated models would have it. Below: how many rows each bin holds.
+    Above: a bar to the accuracy of each bin with its interval, a point at its mean confidence, the
+    diagonal, and behind each bar the band in which 95% of perfectly calibrated models would have
+    it. Below: how many rows each bin holds.
     """
     bins = record.bins
     box = Box(SIDE, SIDE - 30.0, left=52.0, top=26.0, bottom=14.0)
@@ -211,6 +216,6 @@ def _rect(
 ) -> str:
     mark = "" if k is None else f' data-k="{k}"'
     return (
-        f'<rect class="{style}"{mark} x="{px(left)}" y="{px(top)}" width="{px(max(right - left, 0.5))}" '
-        f'height="{px(max(bottom - top, 0.0))}"/>'
+        f'<rect class="{style}"{mark} x="{px(left)}" y="{px(top)}" '
+        f'width="{px(max(right - left, 0.5))}" height="{px(max(bottom - top, 0.0))}"/>'
     )

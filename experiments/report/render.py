@@ -1,4 +1,6 @@
-"""From a page of parts to one HTML text with its style, script and data inside: readable offline, with no request."""
+"""From a page of parts to one HTML text with its style, script and data inside: readable offline,
+with no request.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,10 @@ def forced_past(results: Mapping[str, Any]) -> str:
     """What stands over every number of a study that went on against the doctor."""
     wrong = ((results.get("provenance") or {}).get("doctor") or {}).get("wrong") or ()
     return (
-        f"Forced past the doctor, which finds {len(wrong)} things WRONG with this model; the first: {wrong[0]}"
+        (
+            f"Forced past the doctor, which finds {len(wrong)} things WRONG with this model; "
+            f"the first: {wrong[0]}"
+        )
         if wrong
         else ""
     )

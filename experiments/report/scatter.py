@@ -1,4 +1,6 @@
-"""Two numbers of each part against each other: on one scale, where they agree the points lie on the diagonal, or each on its own."""
+"""Two numbers of each part against each other: on one scale,
+where they agree the points lie on the diagonal, or each on its own.
+"""
 
 from __future__ import annotations
 

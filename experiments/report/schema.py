@@ -1,4 +1,5 @@
-"""The fields of ``results.json``: frozen dataclasses, written as JSON and read back with every value checked.
+"""The fields of ``results.json``: frozen dataclasses, written as JSON and read back with every
+value checked.
 
 A field without a default is always written; one that still has its default is left out of the file.
 """
@@ -25,7 +26,9 @@ SCHEMA = 2
 
 
 class ResultsError(LayerscopeError, ValueError):
-    """A file of results that no run wrote so; the message is one line with the place in the file."""
+    """A file of results that no run wrote so;
+    the message is one line with the place in the file.
+    """
 
 
 def entry(about: str, unit: str = "", default: Any = MISSING) -> Any:
@@ -54,7 +57,8 @@ class Estimate(Protocol):
 class Interval:
     """Where a number may lie: its 95% interval, where the field does not speak of another one.
 
-    The interval of the field ``score`` is the field ``score_interval``, and None where there is none.
+    The interval of the field ``score`` is the field ``score_interval``, and None where there is
+    none.
     """
 
     low: float = entry("lower end")
@@ -80,12 +84,16 @@ class Interval:
 
 
 def is_above(ends: Interval | None, value: float) -> bool:
-    """Whether an interval shows that a number is larger than this one; without an interval nothing does."""
+    """Whether an interval shows that a number is larger than this one;
+    without an interval nothing does.
+    """
     return ends is not None and ends.low > value
 
 
 def estimated(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    """The two fields of a number with an interval, ``score`` and ``score_interval``; each None where it is not a number."""
+    """The two fields of a number with an interval, ``score`` and ``score_interval``;
+    each None where it is not a number.
+    """
     if estimate is None or not math.isfinite(estimate.value):
         return {name: None, f"{name}_interval": None}
     return {name: float(estimate.value), f"{name}_interval": Interval.of(estimate)}
@@ -132,8 +140,9 @@ def check_schema(raw: Mapping[str, Any], where: str) -> None:
     """
     if (version := raw.get("schema")) != SCHEMA:
         raise ResultsError(
-            f"{where}: expected results of format {SCHEMA}, got format {version!r:.20}, which numbers layers otherwise "
-            "(now block k is layer k, the embedding -1): run the command again in another folder"
+            f"{where}: expected results of format {SCHEMA}, got format {version!r:.20}, "
+            "which numbers layers otherwise (now block k is layer k, the embedding -1): "
+            "run the command again in another folder"
         )
 
 
@@ -170,7 +179,8 @@ INTERVAL = "interval"
 def tidy(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of ``results.json`` as a row of a table.
 
-    ``score_interval`` becomes ``score_low`` and ``score_high``, a field within another ``outer.inner``.
+    ``score_interval`` becomes ``score_low`` and ``score_high``, a field within another
+    ``outer.inner``.
     """
     row: dict[str, Any] = {}
     for name, value in record.items():
@@ -189,7 +199,8 @@ def from_json(kind: type[T], value: Any, where: str = "results.json") -> T:
     """A dataclass from what a file holds; keys that it does not know are ignored.
 
     Raises:
-        ResultsError: a field that is missing or holds something else, with its place: ``results.json: records[3].effect``.
+        ResultsError: a field that is missing or holds something else, with its place:
+            ``results.json: records[3].effect``.
     """
     # A late import: command lines that read no results do not wait for it.
     from pydantic import ValidationError
@@ -204,7 +215,9 @@ def from_json(kind: type[T], value: Any, where: str = "results.json") -> T:
 
 
 def _place(parts: Sequence[int | str], value: Any) -> str:
-    """Where in the file: keys and indices, without the names of types that pydantic puts between them."""
+    """Where in the file: keys and indices,
+    without the names of types that pydantic puts between them.
+    """
     place = ""
     for number, part in enumerate(parts, 1):
         if isinstance(part, int):

@@ -16,7 +16,9 @@ def static(name: str) -> str:
 
 
 def palette_css() -> str:
-    """The colours as variables, light by default, dark where the reader's system is, light on paper."""
+    """The colours as variables, light by default, dark where the reader's system is,
+    light on paper.
+    """
 
     def block(which: int) -> str:
         return ":root{" + ";".join(f"--{k}:{pair[which]}" for k, pair in PALETTE.items()) + "}"
@@ -25,7 +27,9 @@ def palette_css() -> str:
 
 
 def standalone_style() -> str:
-    """The charts' style sheets with the light palette written out (many viewers know no variables)."""
+    """The charts' style sheets with the light palette written
+    out (many viewers know no variables).
+    """
     css = static("charts.css")
     css += static("marks.css").partition("@media")[0]
     css = re.sub(r"var\(--([a-z0-9]+)\)", lambda m: PALETTE[m.group(1)][0], css)

@@ -16,7 +16,9 @@ def titled(
     rows: Iterable[Sequence[str]],
     left: Sequence[str] = (),
 ) -> Table:
-    """A table; its headings, perhaps between bars, are to the right, as numbers are, but for those named in ``left``."""
+    """A table; its headings, perhaps between bars, are to the right, as numbers are,
+    but for those named in ``left``.
+    """
     table = Table(title=title, title_justify="left", title_style="bold")
     for heading in headings.split("|") if isinstance(headings, str) else headings:
         table.add_column(heading, justify="left" if heading in left else "right")

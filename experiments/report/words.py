@@ -121,7 +121,8 @@ def runs(positions: Iterable[int], labels: Sequence[str]) -> str:
 
 
 def layer_label(layer: Any, site: str = "") -> str:
-    """`emb` for -1, the embedding layer; the block's own number for the others; the site's name where it has none.
+    """`emb` for -1, the embedding layer; the block's own number for the others; the site's name
+    where it has none.
 
     >>> layer_label(-1), layer_label(3), layer_label(None, "module:rnn:output")
     ('emb', '3', 'module:rnn:output')
@@ -138,6 +139,8 @@ def family(site: str) -> str:
 
 
 def unnamed(text: str, name: str) -> str:
-    """The paragraph without the name that it opens with: the page sets the name in front, as a link."""
+    """The paragraph without the name that it opens with: the page sets the name in front,
+    as a link.
+    """
     opens = next((o for o in (f"{name}: ", f"{name} ") if name and text.startswith(o)), "")
     return text.removeprefix(opens)

@@ -1,11 +1,13 @@
 """Execution backends: this process, one cell after the other, or Ray. Both give the same results.
 
     engine.map(work, cells)             cell, work(cell), ...          as they end
-    engine.reduce(work, cells, merge)   ((w0 w1) (w2 w3)) ((w4 w5) w6)  one tree, whoever computes it
-    engine.stream(items, make)          worker(item), ...              worker = make(), once a worker
+    engine.reduce(work, cells, merge)   ((w0 w1) (w2 w3)) ((w4 w5) w6)
+        one tree, whoever computes it
+    engine.stream(items, make)          worker(item), ...
+        worker = make(), once a worker
 
-Work may be done twice after a worker has died, so it leaves the same behind when it is: a file under its name, whole or
-not at all. Scheduling, transport, retries and restarts are Ray's.
+Work may be done twice after a worker has died, so it leaves the same behind when it is: a file
+under its name, whole or not at all. Scheduling, transport, retries and restarts are Ray's.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ class Local:
     def stream(
         self, items: Callable[[], Iterator[Item]], make: Callable[[], Callable[[Item], Result]]
     ) -> Iterator[Result]:
-        """What becomes of each item, made as it is needed, by workers that keep what they have loaded."""
+        """What becomes of each item, made as it is needed,
+        by workers that keep what they have loaded.
+        """
         yield from map(make(), items())
 
     def close(self) -> None:
@@ -100,9 +104,11 @@ class OnRay:
     """Workers of a Ray cluster, or of a Ray that is started here.
 
     Args:
-        address: a running cluster's; None starts one here, or takes what this process is connected to.
+        address: a running cluster's; None starts one here, or takes what this process is connected
+            to.
         workers: at most so many at a time; None for as many as the cluster has room for.
-        num_cpus: cores of each, and threads, which a last digit may depend on; None for as many threads as here.
+        num_cpus: cores of each, and threads, which a last digit may depend on; None for as many
+            threads as here.
         num_gpus: GPUs of each, or a share of one.
     """
 
@@ -137,7 +143,8 @@ class OnRay:
                 ray.init(address=self.address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise RunError(
-                    f"--engine ray: cannot start or reach Ray at {self.address or 'this machine'}: {error}"
+                    "--engine ray: cannot start or reach Ray at "
+                    f"{self.address or 'this machine'}: {error}"
                 ) from error
             self._started = True
         return ray
@@ -156,8 +163,8 @@ class OnRay:
                 if value:
                     wanted.append(f"{value:g} {name.removeprefix('num_')}")
             raise RunError(
-                f"--engine ray: a worker needs {', '.join(wanted)}, the cluster has {resources.get('CPU', 0):g} cpus and "
-                f"{resources.get('GPU', 0):g} gpus"
+                f"--engine ray: a worker needs {', '.join(wanted)}, the cluster has "
+                f"{resources.get('CPU', 0):g} cpus and {resources.get('GPU', 0):g} gpus"
             )
         return min(self.asked or most, most)
 
@@ -191,7 +198,9 @@ class OnRay:
         cells: Iterable[Item],
         merge: Callable[[Result, Result], Result],
     ) -> Result:
-        """What becomes of all cells, merged in a tree where they are: what comes back is the whole."""
+        """What becomes of all cells, merged in a tree where they are:
+        what comes back is the whole.
+        """
         ray, task, join = self.ray, self._task(_part), self._task(_merged)
         shared, joined = [ray.put(work)], [ray.put(merge)]
 
@@ -210,8 +219,8 @@ class OnRay:
     def stream(
         self, items: Callable[[], Iterator[Item]], make: Callable[[], Callable[[Item], Result]]
     ) -> Iterator[Result]:
-        """What becomes of each item, in the order in which they end: one task makes them, through Ray Data, as the actors
-        take them."""
+        """What becomes of each item, in the order in which they end: one task makes them, through
+        Ray Data, as the actors take them."""
         data: Any = importlib.import_module("ray.data")
         # errors come back, and are said once
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -309,7 +318,9 @@ def _merged(place: tuple[int, str], shared: list[Any], left: Any, right: Any) ->
 
 
 _TOLD = (ValueError, LookupError, OSError)
-"""What a user can mend: it goes the way of the results, since Ray Data keeps no more of an error than its text."""
+"""What a user can mend: it goes the way of the results,
+since Ray Data keeps no more of an error than its text.
+"""
 
 
 def _boxed(item: Any) -> dict[str, Any]:
@@ -356,5 +367,6 @@ def _told(ray: Any) -> Iterator[None]:
     except ray.exceptions.RayError as error:
         text = str(error).splitlines()[0]
         raise RunError(
-            f"--engine ray: a worker died too often, or the cluster is gone ({text}); run again to go on"
+            f"--engine ray: a worker died too often, or the cluster is gone ({text}); "
+            "run again to go on"
         ) from error

@@ -4,7 +4,8 @@
     folder     a finished run is returned; a run of another configuration is refused
     doctor     the quick checks of the model's sites
     cost       the plan, with its memory and disk
-    measure    the study's own work; what is done is kept in the folder, so that an interrupted run goes on
+    measure    the study's own work; what is done is kept in the folder, so that an interrupted run
+               goes on
     save       results.json, with where the numbers come from
 
 Pages are not made here: the command line and Python's functions do that when the results are saved.
@@ -134,8 +135,8 @@ class Run:
         memory: facts about memory.
         speed: figures that differ from run to run: tokens a second, ...
 
-    Seconds, memory and speed go to ``provenance.resources``, the one place of the results in which two runs of the same
-    configuration differ. No record, finding or note holds a time.
+    Seconds, memory and speed go to ``provenance.resources``, the one place of the results in which
+    two runs of the same configuration differ. No record, finding or note holds a time.
     """
 
     study: Study
@@ -221,9 +222,11 @@ def _execute(study: Study, options: Any, engine: Engine, load_model: Load) -> di
     if subject is not None:
         size_of = f"{subject.n_layers} layers, width {subject.d_model}, on {subject.device}"
         console.detail(
-            f"model: {subject.name}: {type(subject.model).__name__}, {size_of}; {subject.bos_reason}"
+            f"model: {subject.name}: {type(subject.model).__name__}, {size_of}; "
+            f"{subject.bos_reason}"
         )
-    # The identity is known only when the data and the model are read: a folder is refused or continued by it.
+    # The identity is known only when the data and the model are read: a folder is refused or
+    # continued by it.
     identity = identity_of(inputs)
     folder = RunFolder(options.out, identity)
     finished = folder.results
@@ -242,7 +245,8 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
     write_text(options.out / "run.toml", as_toml(study.name, options))
     edited = _edits_of(inputs)
     if edited:
-        # The doctor compares what a model does with what its sites say, and under edits they differ on purpose.
+        # The doctor compares what a model does with what its sites say, and under edits they differ
+        # on purpose.
         console.say(f"doctor: not asked, the model runs under edits: {', '.join(edited)}")
     elif inputs.subject is not None and inputs.examined:
         with run.timed("doctor"):
@@ -325,7 +329,8 @@ def load_subject(
 
 
 def with_device(options: RunOptions, subject: Subject) -> Any:
-    """The options with the model's device, where none was given: what is fitted on its activations runs there too.
+    """The options with the model's device, where none was given: what is fitted on its activations
+    runs there too.
 
     Ray's workers without a GPU of their own keep to the CPU.
     """
@@ -336,7 +341,9 @@ def with_device(options: RunOptions, subject: Subject) -> Any:
 
 
 def modes_of(options: RunOptions) -> dict[str, Any]:
-    """How every model of a run is held in memory; the adapter and the revision are those of ``--model`` alone."""
+    """How every model of a run is held in memory;
+    the adapter and the revision are those of ``--model`` alone.
+    """
     return {
         "dtype": options.dtype,
         "device": options.device,
@@ -373,9 +380,11 @@ def _edits_of(inputs: Inputs) -> list[str]:
 
 
 def _fingerprint(subject: Subject) -> str:
-    """What tells the edits that a model runs under from others of their names: a hash of what it gives for a short text.
+    """What tells the edits that a model runs under from others of their names: a hash of what it
+    gives for a short text.
 
-    Where they do not fit that text, the entry of the intervention stands for them: such a run is never continued.
+    Where they do not fit that text, the entry of the intervention stands for them: such a run is
+    never continued.
     """
     (batch,) = subject.batches(subject.encode([FINGERPRINT_TEXT]))
     try:
@@ -386,7 +395,8 @@ def _fingerprint(subject: Subject) -> str:
 
 
 def _examined(subject: Subject, force: bool) -> dict[str, Any]:
-    """The quick part of the doctor: a study does not start on a model whose sites are not what they are called.
+    """The quick part of the doctor: a study does not start on a model whose sites are not what they
+    are called.
 
     Raises:
         UnsoundModel: something is WRONG, and ``force`` was not given.
@@ -394,14 +404,15 @@ def _examined(subject: Subject, force: bool) -> dict[str, Any]:
     verdict = examine(subject, quick=True)
     if not verdict.wrong:
         console.say(
-            f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, {verdict.line()}"
+            f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, "
+            f"{verdict.line()}"
         )
     elif force:
         console.say(f"doctor: {verdict.line()}; going on, as --force says")
     else:
         raise UnsoundModel(
-            f"{subject.name} is not what its sites say: {verdict.line()} ('layerscope doctor' shows all; --force "
-            "goes on and brands the report)"
+            f"{subject.name} is not what its sites say: {verdict.line()} ('layerscope "
+            "doctor' shows all; --force goes on and brands the report)"
         )
     return summary(verdict)
 

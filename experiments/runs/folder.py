@@ -1,4 +1,6 @@
-"""The run folder: configuration, finished cells, results, report, and the provenance of the numbers."""
+"""The run folder: configuration, finished cells, results, report,
+and the provenance of the numbers.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
         free = free_bytes(path.parent)
         raise RunError(
-            f"cannot write {path}: {error.strerror} ({size(free)} free there); what is computed so far is kept"
+            f"cannot write {path}: {error.strerror} ({size(free)} free there); "
+            "what is computed so far is kept"
         ) from error
 
 
@@ -64,11 +67,13 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise RunError(
-            f"{path}: expected the JSON that a run wrote, got something else ({error}): delete the file"
+            f"{path}: expected the JSON that a run wrote, got something else ({error}): "
+            "delete the file"
         ) from None
     if not isinstance(found, dict):
         raise RunError(
-            f"{path}: expected a JSON object that a run wrote, got a {type(found).__name__}: delete the file"
+            f"{path}: expected a JSON object that a run wrote, "
+            f"got a {type(found).__name__}: delete the file"
         )
     return found
 
@@ -109,7 +114,9 @@ def file_sha256(path: Path) -> str:
 
 LOCK = ".lock"
 _BEFORE_WORK = {"config.json", "run.toml", LOCK}
-"""What a run writes before it computes anything: a folder with no more may be taken by another run."""
+"""What a run writes before it computes anything:
+a folder with no more may be taken by another run.
+"""
 
 
 def holds_work(folder: Path) -> bool:
@@ -118,7 +125,8 @@ def holds_work(folder: Path) -> bool:
 
 
 def file_name(name: str) -> str:
-    """A name as a file or folder is called: another one for every name, and the same where it is plain already.
+    """A name as a file or folder is called: another one for every name, and the same where it is
+    plain already.
 
     >>> file_name("blocks.0.hook_resid_pre"), file_name("feats:Number"), file_name("push a/b")
     ('blocks.0.hook_resid_pre', 'feats%3ANumber', 'push%20a%2Fb')
@@ -127,7 +135,8 @@ def file_name(name: str) -> str:
 
 
 class RunFolder:
-    """One run's folder: made on first use, continued by the same configuration, refused to another once it holds work.
+    """One run's folder: made on first use, continued by the same configuration, refused to another
+    once it holds work.
 
     Args:
         path: the folder.
@@ -163,8 +172,9 @@ class RunFolder:
         if differing:
             first = differing[0]
             raise RunError(
-                f"--out {self.path} holds a run of another configuration ({', '.join(differing)} differ; {first}: "
-                f"{found.get(first)!r} there, {self.config.get(first)!r} here): choose another folder or delete it"
+                f"--out {self.path} holds a run of another configuration "
+                f"({', '.join(differing)} differ; {first}: {found.get(first)!r} there, "
+                f"{self.config.get(first)!r} here): choose another folder or delete it"
             )
 
     def _still_ours(self) -> None:
@@ -217,12 +227,15 @@ class RunFolder:
         saved = read_json(path)
         if saved.get("sha256") != digest(saved.get("value")):
             raise RunError(
-                f"{path}: its values are not those that the run wrote: delete the file, and they are computed again"
+                f"{path}: its values are not those that the run wrote: delete the file, "
+                "and they are computed again"
             )
         return saved["value"]
 
     def save_cell(self, name: str, value: Any) -> Any:
-        """Keep one cell, so that an interrupted run does not compute it again; returns it as a later run reads it."""
+        """Keep one cell, so that an interrupted run does not compute it again;
+        returns it as a later run reads it.
+        """
         self._still_ours()
         self._cell_path(name).parent.mkdir(exist_ok=True)
         value = plain(as_json(value))
@@ -235,7 +248,9 @@ class RunFolder:
         return self.save_cell(name, make()) if saved is None else saved
 
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the results with their hash, and drop the cells; returns them as they are read back."""
+        """Write the results with their hash, and drop the cells;
+        returns them as they are read back.
+        """
         self._still_ours()
         # hashed as a reader will see them: JSON makes lists of tuples
         read_back = json.loads(json.dumps(results))

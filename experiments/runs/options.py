@@ -1,6 +1,8 @@
-"""From a frozen dataclass to a command line, a TOML file, a call in Python, and back: one reading for all of them.
+"""From a frozen dataclass to a command line, a TOML file, a call in Python, and back: one reading
+for all of them.
 
-A field's type, default and metadata (`option`) say what it takes; nothing is written a second time elsewhere.
+A field's type, default and metadata (`option`) say what it takes; nothing is written a second time
+elsewhere.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ LARGEST = 2**63 - 1
 
 
 class OptionError(LayerscopeError, ValueError):
-    """An option that is missing, unknown or has a value it does not take; the message is one line."""
+    """An option that is missing, unknown or has a value it does not take;
+    the message is one line.
+    """
 
 
 def option(
@@ -41,11 +45,13 @@ def option(
     """A field with its help text; without a default it is required.
 
     Args:
-        decides: whether it can change a number: a run that differs in such an option is another run.
+        decides: whether it can change a number: a run that differs in such an option is another
+            run.
         in_memory: whether a call in Python may also give an object.
-        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``most``, ``aliases`` (names that it had in
-            an earlier version: they are taken, and shown nowhere), ``hidden`` (the whole option is of an earlier version),
-            ``unless`` (names of options: it must be given where none of them is).
+        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``most``,
+            ``aliases`` (names that it had in an earlier version: they are taken, and shown
+            nowhere), ``hidden`` (the whole option is of an earlier version), ``unless`` (names of
+            options: it must be given where none of them is).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
     return (
@@ -64,7 +70,8 @@ def command_of(options: type) -> str:
 
 
 def add_options(parser: argparse._ActionsContainer, config: type) -> None:
-    """Give a parser one option for each field, in a group for each class that the configuration inherits from.
+    """Give a parser one option for each field, in a group for each class that the configuration
+    inherits from.
 
     What is not given is None, so that `from_values` can tell it from a value that a file gave.
     """
@@ -154,7 +161,9 @@ def as_command(name: str, config: Any) -> str:
 
 
 def as_call(name: str, config: Any) -> str:
-    """The call in Python that gives this configuration again; what was in memory is in angle brackets."""
+    """The call in Python that gives this configuration again;
+    what was in memory is in angle brackets.
+    """
     words = []
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
@@ -189,13 +198,15 @@ def as_values(config: Any, deciding: bool = False) -> dict[str, Any]:
 def from_values(
     config: type[C], given: Mapping[str, Any], spelled: Callable[[str], str] = str
 ) -> C:
-    """A configuration from plain values: text for a path, one value for several, a whole number for a real one.
+    """A configuration from plain values: text for a path, one value for several, a whole number for
+    a real one.
 
     Args:
         spelled: how a field's name is shown in an error.
 
     Raises:
-        OptionError: an option that is missing or unknown, a value of another type, below the least one, or not one of the choices.
+        OptionError: an option that is missing or unknown, a value of another type, below the least
+            one, or not one of the choices.
     """
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
@@ -219,7 +230,9 @@ def from_values(
 
 
 def _is_missing(item: dataclasses.Field[Any], values: Mapping[str, Any]) -> bool:
-    """Whether an option that is needed has no value; some are needed only where no other stands in for them."""
+    """Whether an option that is needed has no value;
+    some are needed only where no other stands in for them.
+    """
     instead = item.metadata.get("unless", ())
     has_other = any(map(values.get, instead))
     is_needed = item.default is MISSING or (bool(instead) and not has_other)
@@ -271,7 +284,9 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
 
 
 def is_text(value: str) -> bool:
-    """Whether UTF-8 can hold it: bytes of a command line that are none, and half characters, are no text of a run."""
+    """Whether UTF-8 can hold it: bytes of a command line that are none, and half characters,
+    are no text of a run.
+    """
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -280,7 +295,9 @@ def is_text(value: str) -> bool:
 
 
 def _check_bounds(item: dataclasses.Field[Any], kind: type, value: int | float, name: str) -> None:
-    """Raise `OptionError` for a number that is none, too small or too large; 0 is the least where nothing is said."""
+    """Raise `OptionError` for a number that is none, too small or too large;
+    0 is the least where nothing is said.
+    """
     least, most = item.metadata.get("least", 0), item.metadata.get("most", LARGEST)
     is_finite = isinstance(value, int) or math.isfinite(value)
     if not is_finite or value < least:
@@ -323,7 +340,8 @@ def _kind(hint: Any) -> tuple[Any, bool]:
 def as_toml(command: str, config: Any) -> str:
     """A file that gives this configuration again: ``layerscope COMMAND --config FILE``.
 
-    Every option stands there, those that have their default too: the run is the same under another version's defaults.
+    Every option stands there, those that have their default too: the run is the same under another
+    version's defaults.
     """
     lines = [f"# layerscope {command} --config THIS_FILE", f"{COMMAND} = {_toml(command)}"]
     for item in dataclasses.fields(config):
@@ -365,11 +383,13 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
     of_command = options.pop(COMMAND, command)
     if of_command != command:
         raise OptionError(
-            f"--config {path}: expected options of layerscope {command}, it holds those of {of_command!s:.80}"
+            f"--config {path}: expected options of layerscope {command}, "
+            f"it holds those of {of_command!s:.80}"
         )
     for name, value in options.items():
         if _in_memory(value):  # a table, or a date
             raise OptionError(
-                f"--config {path}: {name}: expected a text, a number, true, false or a list, got {value!r:.80}"
+                f"--config {path}: {name}: expected a text, a number, true, "
+                f"false or a list, got {value!r:.80}"
             )
     return {name.replace("-", "_"): value for name, value in options.items()}

@@ -1,4 +1,6 @@
-"""Options that several commands share, declared once; each study's own are in its ``options.py``."""
+"""Options that several commands share, declared once;
+each study's own are in its ``options.py``.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ class RunOptions:
     batch_tokens: int = option("tokens per batch", 512, least=1)
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
     device_map: str | None = option(
-        "spread the model: auto, balanced, sequential, a JSON file (module: device, cpu or disk), or tensor-parallel "
-        "under torchrun",
+        "spread the model: auto, balanced, sequential, a JSON file (module: device, "
+        "cpu or disk), or tensor-parallel under torchrun",
         None,
         metavar="MAP",
     )
@@ -84,7 +86,8 @@ class CallOptions:
     """Output and configuration."""
 
     config: Path | None = option(
-        "read options from a TOML file, such as the run.toml in a run folder; flags take precedence",
+        "read options from a TOML file, such as the run.toml in a run folder; "
+        "flags take precedence",
         None,
         metavar="FILE",
     )
@@ -142,11 +145,13 @@ class TextsOptions(RunOptions):
     target: str | None = option("with --text: its answer, with its leading space", None)
     wrong: str | None = option("with --text: the answer that --target is compared with", None)
     target_prefix: str | None = option(
-        "with --text, for encoder-decoder models: text that the decoder has produced before the answer",
+        "with --text, for encoder-decoder models: text that the decoder has "
+        "produced before the answer",
         None,
     )
     prompts: Path | None = option(
-        "prompts (JSONL, JSON, CSV or TSV) with prompt and, if the metric needs them, answer and wrong",
+        "prompts (JSONL, JSON, CSV or TSV) with prompt and, if the metric needs them, "
+        "answer and wrong",
         None,
         metavar="FILE",
     )
@@ -162,8 +167,9 @@ class TextsOptions(RunOptions):
     )
     limit: int | None = option("use only the first N texts of the file", None, metavar="N", least=1)
     metric: str | None = option(
-        "metric (default: logit_difference; pair_difference for pairs; class_log_odds for labelled texts; loss for "
-        "neurons, prune and usage; probe_log_probability with a probe)",
+        "metric (default: logit_difference; pair_difference for pairs; class_log_odds for "
+        "labelled texts; loss for neurons, prune and usage; "
+        "probe_log_probability with a probe)",
         None,
     )
 
@@ -233,7 +239,8 @@ class StoreOptions:
     """Reuse captured activations."""
 
     store: str | None = option(
-        "read features written by layerscope capture (run folder or URL) instead of running the model",
+        "read features written by layerscope capture (run folder or URL) "
+        "instead of running the model",
         None,
         metavar="DIR",
     )

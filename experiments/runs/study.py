@@ -23,9 +23,11 @@ class Study:
     """One command. Its folder holds:
 
     ``options``  a frozen dataclass, called ``ProbeOptions`` in the folder ``probe``
-    ``study``    prepare(options, load) -> inputs; cost(inputs) -> `Cost`; measure(inputs, run) -> results
+    ``study``    prepare(options, load) -> inputs; cost(inputs) -> `Cost`; measure(inputs, run) ->
+                 results
     ``records``  ``Results``, a frozen dataclass: the fields of ``results.json`` with their units
-    ``page``     page(results) -> `Page`; ``CONTROLS``; perhaps cautions(results) and curves(results)
+    ``page``     page(results) -> `Page`; ``CONTROLS``; perhaps cautions(results) and
+                 curves(results)
     ``tables``   tables(results) -> tables for the terminal
 
     A module is imported when it is first asked for.
@@ -58,7 +60,8 @@ class Study:
         """The typed results of a run, from what its ``results.json`` holds.
 
         Raises:
-            ResultsError: results of another version of the format, or a field that is missing or holds something else.
+            ResultsError: results of another version of the format, or a field that is missing or
+                holds something else.
         """
         from ..report.schema import check_schema, from_json
 
@@ -99,6 +102,8 @@ class Study:
         return self._optional("curves", results)
 
     def _optional(self, name: str, results: Any) -> list[Any]:
-        """What a function of the page that not every study has says of the records, if there are any."""
+        """What a function of the page that not every study has says of the records,
+        if there are any.
+        """
         make = getattr(self.part("page"), name, None)
         return make(results) if make and results.records else []

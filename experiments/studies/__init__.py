@@ -1,8 +1,9 @@
 """The list of studies: a row a command, with its options, its help and its examples.
 
-The name of a command is its folder's here, and everything else of it lies in that folder (`experiments.runs.study.Study`
-says what a folder holds). The command line, the functions in Python and the completion of shells are read from this list.
-Nothing of a folder is imported before it is asked for: the help of all commands needs this module alone.
+The name of a command is its folder's here, and everything else of it lies in that folder
+(`experiments.runs.study.Study` says what a folder holds). The command line, the functions in Python
+and the completion of shells are read from this list. Nothing of a folder is imported before it is
+asked for: the help of all commands needs this module alone.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ _ROWS: tuple[Study, ...] = (
         "maps and statistics of every layer's representation space; logit lens",
         (
             f"geometry {GPT2} {DEV} --property upos --out runs/geometry",
-            f"geometry {GPT2} {DEV} --property upos --property deprel --method pca --method umap --export parquet",
+            (
+                f"geometry {GPT2} {DEV} --property upos --property deprel --method pca --method "
+                "umap --export parquet"
+            ),
         ),
     ),
     Study(
@@ -64,22 +68,34 @@ _ROWS: tuple[Study, ...] = (
         (
             f"attribute {GPT2} --text 'The keys to the cabinet' --target ' are' --wrong ' is' "
             "--method kernel-shap --method ig --out runs/keys",
-            f"attribute {SMOL} --prompts texts.jsonl --method leave-one-out --method grad-input --generate 5",
+            (
+                f"attribute {SMOL} --prompts texts.jsonl --method leave-one-out --method "
+                "grad-input --generate 5"
+            ),
         ),
     ),
     Study(
         "usage",
         "test whether a decodable property is used: erase it at each layer (amnesic probing)",
         (
-            f"usage {GPT2} {TRAIN} --property feats:Number --pairs agreement.jsonl --out runs/number",
-            f"usage {GPT2} {TRAIN} --property upos --prompts texts.jsonl --eraser inlp --null-draws 20",
+            (
+                f"usage {GPT2} {TRAIN} --property feats:Number --pairs "
+                "agreement.jsonl --out runs/number"
+            ),
+            (
+                f"usage {GPT2} {TRAIN} --property upos --prompts texts.jsonl --eraser inlp "
+                "--null-draws 20"
+            ),
         ),
     ),
     Study(
         "neurons",
         "rank the neurons that encode a property, and test what the model loses without them",
         (
-            f"neurons {GPT2} {TRAIN} --property feats:Number --layer 5 --pairs agreement.jsonl --out runs/number-neurons",
+            (
+                f"neurons {GPT2} {TRAIN} --property feats:Number --layer 5 --pairs "
+                "agreement.jsonl --out runs/number-neurons"
+            ),
             f"neurons {GPT2} {TRAIN} --property upos --ranking mutual_information --k 10 --k 100",
         ),
     ),
@@ -88,7 +104,10 @@ _ROWS: tuple[Study, ...] = (
         "write activations to disk for later studies",
         (
             f"capture {GPT2} --site hook_resid_post {TRAIN} --out runs/gpt2-store",
-            f"capture {GPT2} --site blocks.5.mlp.hook_post --lines lines.txt --store-as bfloat16 --max-ram 4GB --max-disk 100GB",
+            (
+                f"capture {GPT2} --site blocks.5.mlp.hook_post --lines lines.txt --store-as "
+                "bfloat16 --max-ram 4GB --max-disk 100GB"
+            ),
         ),
     ),
     Study(
@@ -96,7 +115,10 @@ _ROWS: tuple[Study, ...] = (
         "calibration of classifiers and of language models' token probabilities",
         (
             "calibrate --predictions test.jsonl --split 0.5 --out runs/classifier",
-            "calibrate --model ./my-classifier --labelled test.jsonl --group-by group --out runs/by-group",
+            (
+                "calibrate --model ./my-classifier --labelled test.jsonl --group-by group --out "
+                "runs/by-group"
+            ),
             f"calibrate {SMOL} --questions facts.jsonl --out runs/facts",
         ),
     ),
@@ -105,7 +127,10 @@ _ROWS: tuple[Study, ...] = (
         "test what a model says about its answers: its reasons, or its confidence",
         (
             f"ask {INSTRUCT} --reasons --prompts ioi.jsonl --chat --out runs/why",
-            f"ask {INSTRUCT} --confidence p_true --confidence verbalised --questions facts.jsonl --out runs/sure",
+            (
+                f"ask {INSTRUCT} --confidence p_true --confidence verbalised --questions "
+                "facts.jsonl --out runs/sure"
+            ),
         ),
     ),
     Study(
@@ -133,8 +158,14 @@ _ROWS: tuple[Study, ...] = (
         "lens",
         "what each layer would predict, how reliable that is, and which parts write the prediction",
         (
-            f"lens {GPT2} --text 'The Eiffel Tower is in the city of' --target ' Paris' --wrong ' Rome' --out runs/tower",
-            f"lens {GPT2} --corpus texts.txt --kind logit --kind least-squares --kind jacobian --out runs/lens",
+            (
+                f"lens {GPT2} --text 'The Eiffel Tower is in the city of' --target ' Paris' "
+                "--wrong ' Rome' --out runs/tower"
+            ),
+            (
+                f"lens {GPT2} --corpus texts.txt --kind logit --kind least-squares --kind "
+                "jacobian --out runs/lens"
+            ),
         ),
     ),
 )

@@ -51,8 +51,8 @@ class Subject:
         model: a transformers model in evaluation mode, with a head or without.
         tokenizer: its fast tokenizer; a private copy is used.
         name: what reports call it; by default the name in the model's configuration.
-        bos: "auto" (see `experiments.subject.bos`), "always" (the declared BOS), "never" (no token in
-            front of the text), "tokenizer" (as the tokenizer does), a token id, or a token.
+        bos: "auto" (see `experiments.subject.bos`), "always" (the declared BOS), "never" (no token
+            in front of the text), "tokenizer" (as the tokenizer does), a token id, or a token.
         max_length: longest input in tokens; by default what configuration and tokenizer allow.
         random_seed: the seed, where the weights are freshly initialised.
 
@@ -103,8 +103,9 @@ class Subject:
         except (TypeError, AttributeError, ValueError, RuntimeError) as error:
             # CLIP's kind wants pictures beside the text, and fails somewhere inside without them.
             raise SubjectError(
-                f"{type(model).__name__} cannot be run on a short text alone ({type(error).__name__}: {error}); of a model "
-                "that reads more than text load the part that reads texts"
+                f"{type(model).__name__} cannot be run on a short text alone "
+                f"({type(error).__name__}: {error}); of a model that reads more than text "
+                "load the part that reads texts"
             ) from error
         self.causal = self.padding.causal
         choice = decide_bos(self, bos)
@@ -113,7 +114,8 @@ class Subject:
         self._encoder = TextEncoder(self._tokenizer, choice.prefix, self.max_length)
         if self.bos is None:
             self.notes.append(
-                "no BOS: the first word of each text is at position 0, where the model may have an attention sink"
+                "no BOS: the first word of each text is at position 0, "
+                "where the model may have an attention sink"
             )
         if not self.padding.right.possible:
             self.notes.append(self.padding.right.why + "; only texts of equal length share a batch")
@@ -159,7 +161,9 @@ class Subject:
 
     @property
     def has_decoder(self) -> bool:
-        """Whether it is an encoder-decoder with its head: what it says of a target's tokens, given a source."""
+        """Whether it is an encoder-decoder with its head: what it says of a target's tokens,
+        given a source.
+        """
         is_pair = getattr(self.config, "is_encoder_decoder", False) and not self.classes
         return bool(is_pair) and _method(self.model, "get_output_embeddings")() is not None
 
@@ -200,7 +204,9 @@ class Subject:
 
     @property
     def d_inner(self) -> int:
-        """Width of the feed-forward layers: as the configuration says it, or four times the stream's."""
+        """Width of the feed-forward layers: as the configuration says it,
+        or four times the stream's.
+        """
         names = ("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "ffn_dim")
         width = self._setting(*names, default=0)
         widths = width if isinstance(width, (list, tuple)) else [width]
@@ -229,7 +235,8 @@ class Subject:
     @property
     def identity(self) -> dict[str, str]:
         """Everything of the model that can decide a number, by name; files are hashed."""
-        # A model may be given its processor after it was hashed, by the first study that has pictures.
+        # A model may be given its processor after it was hashed, by the first study that has
+        # pictures.
         return {**self._identity, "processor": settings_sha256(processor_settings(self.processor))}
 
     @functools.cached_property
@@ -285,7 +292,9 @@ class Subject:
         }
 
     def without_model(self) -> Subject:
-        """The tokenizer and what was decided and hashed, without the weights: to cut text or to name the model elsewhere."""
+        """The tokenizer and what was decided and hashed, without the weights:
+        to cut text or to name the model elsewhere.
+        """
         _ = self.sha256  # while the weights are there
         other = copy.copy(self)
         other.__dict__.pop("model")
@@ -319,7 +328,9 @@ class Subject:
     def pooler(
         self, spans: Sequence[Sequence[slice | None]], pooling: Pooling, batch: AnyBatch
     ) -> Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "n d"]]:
-        """From a site's values on a batch to a vector for each word; the words' places are looked up once for all sites."""
+        """From a site's values on a batch to a vector for each word;
+        the words' places are looked up once for all sites.
+        """
         return Pooler(spans, pooling)
 
     def example(self) -> Batch:
@@ -331,14 +342,16 @@ class Subject:
         return self._encoder.encode(texts)
 
     def encode_pair(self, first: str, second: str) -> tuple[Encoded, list[int]]:
-        """Two texts as the tokenizer joins them, and the type of each token; offsets are in both texts, a line each.
+        """Two texts as the tokenizer joins them, and the type of each token; offsets are in both
+        texts, a line each.
 
         Nothing is cut: ``cut`` is set where the two are longer than `max_length`.
         """
         return self._encoder.encode_pair(first, second)
 
     def encode_row(self, source: str, target: str) -> Encoded:
-        """A source and what the decoder reads behind its start token, as one row; see `experiments.subject.targets`.
+        """A source and what the decoder reads behind its start token, as one row; see
+        `experiments.subject.targets`.
 
         ``cut`` is set where either is longer than `max_length`.
 
@@ -347,7 +360,8 @@ class Subject:
         """
         if not self.has_decoder:
             raise SubjectError(
-                f"{self.name} ({type(self.model).__name__}) is no encoder-decoder: expected a text without a target"
+                f"{self.name} ({type(self.model).__name__}) is no encoder-decoder: "
+                "expected a text without a target"
             )
         (encoded,) = self.encode([source])
         read = self._encoder.target(target, decoder_start(self))
@@ -355,7 +369,9 @@ class Subject:
         return replace(joined(encoded, read), cut=0 if is_cut else None)
 
     def form(self, word: str) -> str:
-        """A word as the model sees it: an uncased tokenizer makes no difference between ``The`` and ``the``."""
+        """A word as the model sees it:
+        an uncased tokenizer makes no difference between ``The`` and ``the``.
+        """
         return self._encoder.form(word)
 
     def batches(
@@ -509,8 +525,8 @@ def _spoken(loaded: Loaded, named: dict[str, Any], trust_remote_code: bool) -> S
 
     if not writes_what_it_hears(loaded.model):
         raise SubjectError(
-            f"{loaded.name} ({type(loaded.model).__name__}): prompts with audio need a model that writes what it hears "
-            "(Whisper)"
+            f"{loaded.name} ({type(loaded.model).__name__}): "
+            "prompts with audio need a model that writes what it hears (Whisper)"
         )
     extractor = read_extractor(loaded.name, trust_remote_code=trust_remote_code)
     return SpokenSubject(loaded.model, loaded.tokenizer, extractor, **named)
@@ -519,8 +535,8 @@ def _spoken(loaded: Loaded, named: dict[str, Any], trust_remote_code: bool) -> S
 READERS = {
     "pixel_values": "pictures are read by 'probe --images' and 'capture --images'",
     "input_values": "sounds are read by 'probe --audio' and 'capture --audio'",
-    "input_features": "sounds are read by 'probe --audio' and 'capture --audio', and by 'ablate --prompts' with a column "
-    "audio where the model writes what it hears (Whisper)",
+    "input_features": "sounds are read by 'probe --audio' and 'capture --audio', and by "
+    "'ablate --prompts' with a column audio where the model writes what it hears (Whisper)",
 }
 """What a model reads that reads no text -> the commands for it."""
 
@@ -528,7 +544,10 @@ READERS = {
 def _no_reader_of_text(model: nn.Module, reads: str) -> str:
     """Why a model is no subject of texts, and what to do."""
     commands = READERS.get(reads, "layerscope.capture and layerscope.verify take any model")
-    return f"{type(model).__name__} reads {reads} and not the tokens of a text: expected a text model ({commands})"
+    return (
+        f"{type(model).__name__} reads {reads} and not the tokens of a text: "
+        f"expected a text model ({commands})"
+    )
 
 
 def require_eval(model: nn.Module) -> None:

@@ -47,7 +47,8 @@ class Batch:
         target: what a decoder reads beside them, where the texts are sources.
         absent: of texts with a picture, the cells of it that are grey in each row.
         n_cells: how many cells stand in front of each row's tokens.
-        pictures: of the rows, where the model is to be shown them (`experiments.subject.pictures.Picture`).
+        pictures: of the rows, where the model is to be shown them
+            (`experiments.subject.pictures.Picture`).
         sounds: of the rows, where these are the sources (`experiments.subject.spoken.Sound`).
     """
 
@@ -84,7 +85,9 @@ class Batch:
 
     @property
     def n_before(self) -> tuple[int, ...]:
-        """Of each row what stands before the positions whose logits the model gives: its source, or its picture's cells."""
+        """Of each row what stands before the positions whose logits the model gives: its source,
+        or its picture's cells.
+        """
         return (self.n_cells,) * len(self) if self.target is None else self.target.sources
 
     @property
@@ -93,7 +96,9 @@ class Batch:
         return self.input_ids.numel() + (self.target.ids.numel() if self.target else 0)
 
     def mask_of(self, site: str) -> Int[Tensor, "batch pos"]:
-        """1 at the real tokens that a site has values of: the target's in a decoder, the source's at the keys that it reads there."""
+        """1 at the real tokens that a site has values of: the target's in a decoder, the source's
+        at the keys that it reads there.
+        """
         reads_source = site.partition("cross_attn.")[2] in ("hook_k", "hook_v")
         if self.target is None or not site.startswith("decoder_") or reads_source:
             return self.attention_mask
@@ -190,7 +195,9 @@ def make_batches(
 
 
 def _with_pictures(encoded: Sequence[Encoded], rows: tuple[int, ...]) -> Batch:
-    """Rows of cells and tokens, all of one length: nothing is padded, and the model counts positions for itself."""
+    """Rows of cells and tokens, all of one length: nothing is padded,
+    and the model counts positions for itself.
+    """
     texts, absent = [], []
     for row in encoded:
         texts.append([token for token in row.ids if not is_cell(token)])

@@ -1,4 +1,6 @@
-"""Cells of a picture among the ids of a row: numbers above every vocabulary, below those of a decoder's tokens."""
+"""Cells of a picture among the ids of a row: numbers above every vocabulary,
+below those of a decoder's tokens.
+"""
 
 from __future__ import annotations
 

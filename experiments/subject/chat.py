@@ -1,8 +1,9 @@
 """A tokenizer's chat template around a message, rendered where it can do no harm.
 
-A template is a program that comes with a model. It is rendered in a child process with bounds on processor time, output and (on
-Linux) memory, so that one that loops or blows up is an error and not a full machine. Without ``fork`` (Windows) the child is
-a program of its own, which is watched from here (`chat_spawn`).
+A template is a program that comes with a model. It is rendered in a child process with bounds on
+processor time, output and (on Linux) memory, so that one that loops or blows up is an error and not
+a full machine. Without ``fork`` (Windows) the child is a program of its own, which is watched from
+here (`chat_spawn`).
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def _read_until(reader: int, deadline: float) -> bytes:
 def _render_and_exit(tokenizer: Any, message: str, reader: int, writer: int) -> None:
     """The child: nothing of the parent's is cleaned up or flushed here.
 
-    It answers in JSON, which can do nothing to the parent: a template that broke out of its sandbox ends here.
+    It answers in JSON, which can do nothing to the parent: a template that broke out of its sandbox
+    ends here.
     """
     try:
         os.close(reader)

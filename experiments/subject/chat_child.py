@@ -1,7 +1,8 @@
 """Renders chat templates in a process of its own, where a process cannot be forked.
 
-It is given the folder of a tokenizer, then a message a line in JSON, and answers with a line each. `chat` starts it, watches its
-time and memory, and ends it. It imports nothing of ours, so that it starts as fast as transformers does.
+It is given the folder of a tokenizer, then a message a line in JSON, and answers with a line each.
+`chat` starts it, watches its time and memory, and ends it. It imports nothing of ours, so that it
+starts as fast as transformers does.
 """
 
 from __future__ import annotations

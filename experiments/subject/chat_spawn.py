@@ -1,4 +1,6 @@
-"""A child process that is started anew (no ``fork``) and renders one tokenizer's chat templates, within bounds."""
+"""A child process that is started anew (no ``fork``) and renders one tokenizer's chat templates,
+within bounds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The doctor's checks of a subject: `hooks.verify` on plain sentences, and what only a tokenizer shows."""
+"""The doctor's checks of a subject: `hooks.verify` on plain sentences,
+and what only a tokenizer shows.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ TEXTS = (
 
 
 def examine(subject: Subject, quick: bool = False) -> Verdict:
-    """Every check, or those that every study runs first, on plain sentences as the subject encodes them."""
+    """Every check, or those that every study runs first,
+    on plain sentences as the subject encodes them.
+    """
     start = time.perf_counter()
     if not subject.reads_text:
         return verify(subject.model, quick=quick)
@@ -70,7 +74,9 @@ def summary(verdict: Verdict) -> dict[str, Any]:
 
 
 def round_trip(subject: Subject) -> Iterator[Finding]:
-    """The tokens of a text, put together again, are the text: exactly, or up to case, accents and white space."""
+    """The tokens of a text, put together again, are the text: exactly, or up to case,
+    accents and white space.
+    """
     for text in TEXTS:
         (encoded,) = subject.encode([text])
         ids = [i for i, special in zip(encoded.ids, encoded.special, strict=True) if not special]
@@ -86,7 +92,10 @@ def round_trip(subject: Subject) -> Iterator[Finding]:
         if lost == 0:
             yield Finding("", "", "OK", 0.0, 0.0, "up to case, accents and white space")
         else:
-            why = f"{lost:.0%} of {text[:24]!r} is not in its tokens: the vocabulary has no such characters"
+            why = (
+                f"{lost:.0%} of {text[:24]!r} is not in its tokens: "
+                "the vocabulary has no such characters"
+            )
             yield Finding("", "", "UNSUPPORTED", lost, 0.0, why)
 
 
@@ -99,7 +108,9 @@ def _folded(text: str) -> str:
 
 
 def spans(subject: Subject) -> Iterator[Finding]:
-    """Every visible word has tokens, every token of the text belongs to a word or stands between two, and order is kept."""
+    """Every visible word has tokens,
+    every token of the text belongs to a word or stands between two, and order is kept.
+    """
     for text in TEXTS:
         (encoded,) = subject.encode([text])
         words = [m.span() for m in re.finditer(r"\w+|[^\w\s]", text) if _folded(m[0])]

@@ -1,7 +1,8 @@
 """What a model's configuration asks for, against what its weight files hold.
 
-A folder or a GGUF file of unknown origin may say anything of itself: a billion layers, a string of a billion gigabytes. It is
-judged by sizes that are on disk before transformers builds what it describes.
+A folder or a GGUF file of unknown origin may say anything of itself: a billion layers, a string of
+a billion gigabytes. It is judged by sizes that are on disk before transformers builds what it
+describes.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ from .errors import SubjectError
 LOOPED = re.compile(
     r"(layers?|blocks?|depths?|experts?|groups?|group_num|stages|codebooks|labels)$"
 )
-"""Ends of the names of settings that say how many modules, or names of classes, are made one by one."""
+"""Ends of the names of settings that say how many modules, or names of classes,
+are made one by one.
+"""
 COUNTED = re.compile(r"^(n|num)_\w*layers?$")
-"""Settings that say how many layers there are; ``vision_feature_layer`` is a place, which may be counted from the end."""
+"""Settings that say how many layers there are; ``vision_feature_layer`` is a place,
+which may be counted from the end.
+"""
 FEW = 1024
-"""As many of anything are made without asking: models that share weights have more layers than tensors."""
+"""As many of anything are made without asking:
+models that share weights have more layers than tensors.
+"""
 SPARSE = 1.5
-"""A model may have so many times the parameters of its files: heads and poolers are often left out."""
+"""A model may have so many times the parameters of its files:
+heads and poolers are often left out.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,9 @@ class Held:
 
     @property
     def layers(self) -> int:
-        """One more than the largest number in a name: ``model.layers.11.mlp`` is of 12 layers at least."""
+        """One more than the largest number in a name:
+        ``model.layers.11.mlp`` is of 12 layers at least.
+        """
         numbers = [
             int(n) for name in self.shapes for n in re.findall(r"(?<=\.)\d{1,6}(?=\.)", name)
         ]
@@ -121,13 +132,14 @@ def _check(path: str, name: str, value: int, held: Held) -> None:
     if is_too_few or is_too_many:
         shown = str(value) if value < 10**20 else f"a number of {len(str(value))} digits"
         raise SubjectError(
-            f"{path}: {name} is {shown}, and {held.where} holds {len(held.shapes)} tensors: the weights are not "
-            "of this configuration"
+            f"{path}: {name} is {shown}, and {held.where} holds {len(held.shapes)} tensors: "
+            "the weights are not of this configuration"
         )
 
 
 def check_parameters(name: str, config: Any, build: Any, held: Held) -> None:
-    """Refuse a configuration with more layers than the weights, before memory is taken for what is missing.
+    """Refuse a configuration with more layers than the weights, before memory is taken for what is
+    missing.
 
     Args:
         build: makes the model of a configuration (an Auto class).
@@ -146,8 +158,9 @@ def check_parameters(name: str, config: Any, build: Any, held: Held) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if parameters > SPARSE * held.parameters:
         raise SubjectError(
-            f"{name}: config.json describes {max(claimed)} layers and {parameters:,} parameters, {held.where} holds "
-            f"{held.layers} layers and {held.parameters:,}: the weights are not of this configuration"
+            f"{name}: config.json describes {max(claimed)} layers and {parameters:,} "
+            f"parameters, {held.where} holds {held.layers} layers and {held.parameters:,}: "
+            "the weights are not of this configuration"
         )
 
 
@@ -160,7 +173,8 @@ _MOST_DIMENSIONS = 4
 
 
 class _Gguf:
-    """Walks over the header of a GGUF file; nothing is taken for granted that the file's size does not allow.
+    """Walks over the header of a GGUF file; nothing is taken for granted that the file's size does
+    not allow.
 
     Attributes:
         counts: whole numbers that are settings, by name.

@@ -1,4 +1,6 @@
-"""Texts as the tokens that a model reads: the recorded tokens in front, cut at the end, offsets into the text."""
+"""Texts as the tokens that a model reads: the recorded tokens in front, cut at the end,
+offsets into the text.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ TEXTS_TOGETHER = 1024
 
 
 def own_copy(tokenizer: Any) -> Any:
-    """A copy that neither cuts nor pads: calling a fast tokenizer resets what it was set up with."""
+    """A copy that neither cuts nor pads:
+    calling a fast tokenizer resets what it was set up with.
+    """
     copied = copy.deepcopy(tokenizer)
     copied.backend_tokenizer.no_truncation()
     copied.backend_tokenizer.no_padding()
@@ -28,7 +32,8 @@ def read_with(tokenizer: Any, *texts: Any, **how: Any) -> Any:
     """What a tokenizer gives for texts.
 
     Raises:
-        SubjectError: its own refusal, such as of a word that has no token where none is for unknown ones.
+        SubjectError: its own refusal, such as of a word that has no token where none is for unknown
+            ones.
     """
     try:
         return tokenizer(*texts, **how)
@@ -60,7 +65,8 @@ class TextEncoder:
             raise SubjectError("encode takes a list of texts, got one string")
         _require_characters(texts)
         encoded: list[Encoded] = []
-        # What a tokenizer gives of a text takes many times what is kept of it: some texts at a time.
+        # What a tokenizer gives of a text takes many times what is kept of it: some texts at a
+        # time.
         for start in range(0, len(texts), TEXTS_TOGETHER):
             encoded += self._encoded_together(texts[start : start + TEXTS_TOGETHER])
         return encoded
@@ -88,7 +94,8 @@ class TextEncoder:
         ]
 
     def encode_pair(self, first: str, second: str) -> tuple[Encoded, list[int]]:
-        """Two texts as the tokenizer joins them, and the type of each token; offsets are in both texts, a line each.
+        """Two texts as the tokenizer joins them, and the type of each token; offsets are in both
+        texts, a line each.
 
         Nothing is cut: ``cut`` is set where the two are too long.
         """
@@ -112,7 +119,9 @@ class TextEncoder:
         return encoded, list(out.get("token_type_ids") or [0] * len(ids))
 
     def target(self, target: str, start: int) -> Encoded:
-        """What a decoder reads: its start token, what the tokenizer puts in front of every target, and the target."""
+        """What a decoder reads: its start token, what the tokenizer puts in front of every target,
+        and the target.
+        """
         front, n_back = self._target_frame
         # Whisper's tokenizer opens every target itself.
         opening = front if front[:1] == (start,) else (start, *front)
@@ -135,7 +144,9 @@ class TextEncoder:
 
     @functools.cached_property
     def _target_frame(self) -> tuple[tuple[int, ...], int]:
-        """The special tokens that the tokenizer puts in front of every target, such as its language, and how many behind."""
+        """The special tokens that the tokenizer puts in front of every target, such as its
+        language, and how many behind.
+        """
         out = read_with(self._tokenizer, text_target="a", return_special_tokens_mask=True)
         special = out["special_tokens_mask"]
         front = next((i for i, s in enumerate(special) if not s), 0)
@@ -185,7 +196,9 @@ class TextEncoder:
         return self._tokenizer.unk_token_id
 
     def form(self, word: str) -> str:
-        """A word as the model sees it: an uncased tokenizer makes no difference between ``The`` and ``the``."""
+        """A word as the model sees it:
+        an uncased tokenizer makes no difference between ``The`` and ``the``.
+        """
         normalizer = self._tokenizer.backend_tokenizer.normalizer
         return word if normalizer is None else normalizer.normalize_str(word)
 
@@ -204,5 +217,6 @@ def _require_characters(texts: Sequence[str]) -> None:
         except UnicodeEncodeError as error:
             half = f"\\u{ord(text[error.start]):04x}"
             raise SubjectError(
-                f"text {number} ({text[:40]!a}): expected characters, got half of one ({half}, a lone surrogate)"
+                f"text {number} ({text[:40]!a}): expected characters, "
+                f"got half of one ({half}, a lone surrogate)"
             ) from None

@@ -13,7 +13,9 @@ class SubjectError(LayerscopeError, ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error that says something, and what to install where that is what is missing."""
+    """The first line of an error that says something,
+    and what to install where that is what is missing.
+    """
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if "torchvision" in first.lower():
         return f"{first.split(' Check out')[0]} pip install torchvision, the version for this torch"

@@ -55,7 +55,9 @@ def _with_offloaded(model: nn.Module) -> dict[str, Any]:
 
 
 def settings_sha256(settings: Any) -> str:
-    """Hash of settings that JSON can hold; those that only say where they are from are left out, at every level."""
+    """Hash of settings that JSON can hold; those that only say where they are from are left out,
+    at every level.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -75,7 +77,10 @@ def quantisation_of(config: Any) -> Any:
 
 
 def adapters_of(model: nn.Module) -> dict[str, Any] | None:
-    """The adapters in force and their settings; None without any. Their weights are in the state dict."""
+    """The adapters in force and their settings; None without any.
+
+    Their weights are in the state dict.
+    """
     configs = getattr(model, "peft_config", None)
     if not configs:
         return None
@@ -88,7 +93,10 @@ def adapters_of(model: nn.Module) -> dict[str, Any] | None:
 
 
 def processor_settings(processor: Any) -> Any:
-    """How pictures are prepared, and where a text holds them; None without a processor. Its tokenizer is the model's."""
+    """How pictures are prepared, and where a text holds them; None without a processor.
+
+    Its tokenizer is the model's.
+    """
     if processor is None:
         return None
     settings = {name: value for name, value in processor.to_dict().items() if name != "tokenizer"}

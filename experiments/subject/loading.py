@@ -180,12 +180,13 @@ def _about_modes(model: nn.Module, modes: Modes) -> list[str]:
     if modes.dtype is None and dtype.itemsize < 4:
         kind = str(dtype).removeprefix("torch.")
         notes.append(
-            f"weights and activations are in {kind}, the checkpoint's own type (--dtype float32 rounds less); means, norms and "
-            "probes are computed in float32"
+            f"weights and activations are in {kind}, the checkpoint's own type (--dtype "
+            "float32 rounds less); means, norms and probes are computed in float32"
         )
     if modes.load_in is not None:
         notes.append(
-            f"linear layers are quantised to {modes.load_in}: all numbers describe the quantised model"
+            f"linear layers are quantised to {modes.load_in}: "
+            "all numbers describe the quantised model"
         )
     if modes.adapter is not None:
         notes.append(f"the adapter in {modes.adapter} is applied")
@@ -237,15 +238,17 @@ def read_media_model(
 def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False) -> Any:
     """The transformers Auto class that builds what `config.architectures` names.
 
-    A head other than a language model's is left out and its body built; a classifier of texts keeps its own if asked.
-    With ``body_only`` a causal model still comes with its head, which has a say in the BOS; `load` drops it then.
+    A head other than a language model's is left out and its body built; a classifier of texts keeps
+    its own if asked. With ``body_only`` a causal model still comes with its head, which has a say
+    in the BOS; `load` drops it then.
     """
     import transformers as t
     from transformers.models.auto import modeling_auto as names
 
     kind = config.model_type
     architecture = (getattr(config, "architectures", None) or [None])[0]
-    # T5Gemma's encoder class takes only checkpoints of an encoder: the pair's is a part of its body.
+    # T5Gemma's encoder class takes only checkpoints of an encoder: the pair's is a part of its
+    # body.
     encoder = kind in names.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES and kind != "t5gemma"
     masked = names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 

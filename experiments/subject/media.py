@@ -1,6 +1,8 @@
-"""A model of pictures or sounds with its processor: the same face as a model of text, so that a study asks it the same.
+"""A model of pictures or sounds with its processor: the same face as a model of text, so that a
+study asks it the same.
 
-A text is the path of a file, and a word of it an item: the whole file, or a stretch of a sound (`experiments.corpus.items`).
+A text is the path of a file, and a word of it an item: the whole file, or a stretch of a sound
+(`experiments.corpus.items`).
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class MediaSubject(Subject):
     """A vision or sound model and its processor, neither of which is ever changed.
 
     Args:
-        model: a transformers model in evaluation mode that takes ``pixel_values``, ``input_values`` or ``input_features``.
+        model: a transformers model in evaluation mode that takes ``pixel_values``, ``input_values``
+            or ``input_features``.
         processor: its image processor or feature extractor.
         kind: images or audio.
 
@@ -116,7 +119,9 @@ class MediaSubject(Subject):
     # -- files in
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """What is known of the files before they are read: their paths, and how many positions they take."""
+        """What is known of the files before they are read: their paths,
+        and how many positions they take.
+        """
         encoded = []
         for path in texts:
             n, cut = self.n_positions, None
@@ -186,10 +191,11 @@ class MediaSubject(Subject):
     def pooler(
         self, spans: Sequence[Sequence[slice | None]], pooling: Pooling, batch: AnyBatch
     ) -> Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "n d"]]:
-        """From a site's values to a vector for each item, of the positions that it covers at that site.
+        """From a site's values to a vector for each item, of the positions that it covers at that
+        site.
 
-        A site may have fewer positions than the first block (Swin joins patches): the share of the file that an item
-        covers is what counts. CLS and register tokens belong to no item.
+        A site may have fewer positions than the first block (Swin joins patches): the share of the
+        file that an item covers is what counts. CLS and register tokens belong to no item.
         """
 
         @functools.cache
@@ -220,7 +226,9 @@ class MediaSubject(Subject):
         return at_site
 
     def _window(self, path: str) -> float:
-        """Seconds that the positions cover: the sound's own, or what the extractor pads every sound to (Whisper)."""
+        """Seconds that the positions cover: the sound's own,
+        or what the extractor pads every sound to (Whisper).
+        """
         return self._padded_to or seconds_of(path)
 
     @property
@@ -241,8 +249,8 @@ class MediaSubject(Subject):
             inputs[name] = made[name].to(device=self.device, dtype=self.dtype)
         if not inputs:
             raise SubjectError(
-                f"{type(self.model).__name__} takes {', '.join(wanted)}, its processor gives {', '.join(made)}: "
-                f"expected a model of {self.kind}"
+                f"{type(self.model).__name__} takes {', '.join(wanted)}, "
+                f"its processor gives {', '.join(made)}: expected a model of {self.kind}"
             )
         return inputs
 
@@ -379,6 +387,7 @@ def _soundfile(path: str) -> Any:
         import soundfile  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SubjectError(
-            f"{path}: expected a WAV file; other formats need the package soundfile: pip install soundfile"
+            f"{path}: expected a WAV file; other formats need the package soundfile: "
+            "pip install soundfile"
         ) from None
     return soundfile

@@ -1,4 +1,5 @@
-"""How a model is held in memory: its precision, its devices, its quantisation, an adapter on top, its attention.
+"""How a model is held in memory: its precision, its devices, its quantisation, an adapter on top,
+its attention.
 
 Weights go straight to where they stay: no whole copy on the CPU first.
 """
@@ -32,8 +33,8 @@ class Modes:
     Args:
         dtype: of the weights in memory; None is the checkpoint's own.
         device: None is a GPU where there is one.
-        device_map: how a model is spread: a name of accelerate's, a JSON file or a mapping from modules to devices, or
-            ``tensor-parallel``.
+        device_map: how a model is spread: a name of accelerate's, a JSON file or a mapping from
+            modules to devices, or ``tensor-parallel``.
         load_in: "8bit" or "4bit": linear layers are quantised as they are read.
         adapter: a folder that PEFT saved.
         revision: branch, tag or commit of a hub id.
@@ -52,7 +53,8 @@ class Modes:
         """What transformers' ``from_pretrained`` is told.
 
         Raises:
-            SubjectError: a mode that is unknown, or that needs a package or a device that is not there.
+            SubjectError: a mode that is unknown, or that needs a package or a device that is not
+                there.
         """
         arguments: dict[str, Any] = {"dtype": as_dtype(self.dtype) or "auto"}
         if self.device_map == TENSOR_PARALLEL:
@@ -107,12 +109,13 @@ def _spread(device_map: str | dict[str, Any], device: Any) -> Any:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SubjectError(
-            f"--device-map {device_map!r}: expected {', '.join(MAPS)}, {TENSOR_PARALLEL}, or a JSON file of modules and "
-            f"their devices ({type(error).__name__})"
+            f"--device-map {device_map!r}: expected {', '.join(MAPS)}, {TENSOR_PARALLEL}, "
+            f"or a JSON file of modules and their devices ({type(error).__name__})"
         ) from None
     if not isinstance(read, dict) or not all(isinstance(v, str | int) for v in read.values()):
         raise SubjectError(
-            f'--device-map {device_map}: expected an object such as {{"model.embed_tokens": 0, "lm_head": "cpu"}}'
+            f'--device-map {device_map}: expected an object such as {{"model.embed_tokens": '
+            '0, "lm_head": "cpu"}'
         )
     return read
 
@@ -134,8 +137,8 @@ def _tensor_parallel() -> str:
     """transformers' own plan, in a process that torchrun started."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise SubjectError(
-            f"--device-map {TENSOR_PARALLEL}: expected to be started by torchrun, such as torchrun --nproc-per-node 8 -m "
-            "layerscope ..."
+            f"--device-map {TENSOR_PARALLEL}: expected to be started by torchrun, "
+            "such as torchrun --nproc-per-node 8 -m layerscope ..."
         )
     return "auto"
 
@@ -167,7 +170,8 @@ def _quantised(load_in: str) -> Any:
         kind = Int8WeightOnlyConfig if load_in == "8bit" else Int4WeightOnlyConfig
         return TorchAoConfig(kind())
     raise SubjectError(
-        f"--load-in {load_in} needs bitsandbytes or torchao, and neither is installed: pip install bitsandbytes"
+        f"--load-in {load_in} needs bitsandbytes or torchao, and neither is installed: "
+        "pip install bitsandbytes"
     )
 
 
@@ -180,7 +184,8 @@ def with_adapter(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
     path = Path(folder).expanduser()
     if not (path / "adapter_config.json").exists():
         raise SubjectError(
-            f"--adapter {folder}: expected a folder with adapter_config.json, as PEFT's save_pretrained writes it"
+            f"--adapter {folder}: expected a folder with adapter_config.json, "
+            "as PEFT's save_pretrained writes it"
         )
     if importlib.util.find_spec("peft") is None:
         raise SubjectError(f"--adapter {folder} needs the package peft: pip install peft")
@@ -190,7 +195,9 @@ def with_adapter(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
 
 
 def base_of_adapter(folder: Path) -> str | None:
-    """What a folder's adapter was trained on, as it says itself; None where there is a whole model in the folder."""
+    """What a folder's adapter was trained on, as it says itself;
+    None where there is a whole model in the folder.
+    """
     settings = folder / "adapter_config.json"
     if not settings.exists() or (folder / "config.json").exists():
         return None

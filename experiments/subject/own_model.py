@@ -61,14 +61,15 @@ def of_function(
     name: str = "",
     bos: str | int = "never",
 ) -> Subject:
-    """A subject from a module or function of token ids ``batch pos`` that gives logits ``batch pos vocab``.
+    """A subject from a module or function of token ids ``batch pos`` that gives logits ``batch pos
+    vocab``.
 
     Args:
         function: a causal one may be given longer rows than a text: padding stands behind it.
-        tokenizer: a fast tokenizer, or a vocabulary: word -> id, of texts that are words and spaces (an unknown word is
-            ``<unk>``).
-        embedding: path of the module's embedding layer, for gradients and for vectors in a word's place; without it words
-            are deleted or replaced by other tokens.
+        tokenizer: a fast tokenizer, or a vocabulary: word -> id, of texts that are words and spaces
+            (an unknown word is ``<unk>``).
+        embedding: path of the module's embedding layer, for gradients and for vectors in a word's
+            place; without it words are deleted or replaced by other tokens.
         bos: the token in front of every text, as in `Subject`.
 
     Raises:
@@ -77,10 +78,12 @@ def of_function(
     if isinstance(tokenizer, Mapping):
         tokenizer = _of_words(tokenizer)
     if embedding is not None:
-        layer = dict(function.named_modules()).get(embedding) if isinstance(function, nn.Module) else None  # fmt: skip
+        modules = dict(function.named_modules()) if isinstance(function, nn.Module) else {}
+        layer = modules.get(embedding)
         if not isinstance(getattr(layer, "weight", None), Tensor):
             raise SubjectError(
-                f"embedding {embedding!r}: expected the path of an embedding layer in {type(function).__name__}"
+                f"embedding {embedding!r}: expected the path of an embedding layer in "
+                f"{type(function).__name__}"
             )
     with torch.no_grad():
         logits = function(torch.zeros(1, 2, dtype=torch.long))

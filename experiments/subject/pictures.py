@@ -1,8 +1,10 @@
-"""A picture before a text: how a vision-language model reads the two, with cells of the picture there or grey.
+"""A picture before a text: how a vision-language model reads the two, with cells of the picture
+there or grey.
 
-The picture is cut into cells, a grid laid over the file itself, so that nothing needs to be known of how a processor resizes,
-crops, tiles or flattens it. A row of token ids holds the cells first and then the text's tokens as the processor makes them:
-what removes and counts the tokens of a text does the same with cells. A cell that is absent has the picture's mean colour.
+The picture is cut into cells, a grid laid over the file itself, so that nothing needs to be known
+of how a processor resizes, crops, tiles or flattens it. A row of token ids holds the cells first
+and then the text's tokens as the processor makes them: what removes and counts the tokens of a text
+does the same with cells. A cell that is absent has the picture's mean colour.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Picture:
         width, height = self.image.size
         if columns > width or rows > height:
             raise SubjectError(
-                f"{path}: expected at least {columns} x {rows} pixels for so many patches, got {width} x {height}"
+                f"{path}: expected at least {columns} x {rows} pixels for so many patches, "
+                f"got {width} x {height}"
             )
         self._forced: Tensor | None = None
         self._versions = functools.lru_cache(maxsize=KEPT)(self._processed)
@@ -113,9 +116,11 @@ class Picture:
         return str(self.processor.image_token)
 
     def encode(self, text: str) -> Encoded:
-        """The cells, and the text's tokens as the processor makes them; a text without a placeholder follows the picture.
+        """The cells, and the text's tokens as the processor makes them; a text without a
+        placeholder follows the picture.
 
-        ``text`` of what is returned is what the tokens spell without the picture's and special ones.
+        ``text`` of what is returned is what the tokens spell without the picture's and special
+        ones.
 
         Raises:
             SubjectError: a text with places for several pictures.
@@ -139,7 +144,9 @@ class Picture:
         )
 
     def answer(self, encoded: Encoded, text: str, answer: str) -> tuple[int, ...]:
-        """An answer's tokens as they follow a text, or by themselves where the processor closes every text."""
+        """An answer's tokens as they follow a text,
+        or by themselves where the processor closes every text.
+        """
         whole = self.encode(text + answer).ids
         if whole[: len(encoded)] == encoded.ids:
             return whole[len(encoded) :]
@@ -149,7 +156,9 @@ class Picture:
         return self.processor(images=[image], text=[text], return_tensors="pt")
 
     def _spelled(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]], list[bool]]:
-        """What tokens spell, and which characters are each one's: processors change a text before it is cut."""
+        """What tokens spell, and which characters are each one's:
+        processors change a text before it is cut.
+        """
         tokenizer = self.processor.tokenizer
         silent = {*tokenizer.all_special_ids, *self.token_ids}
         silent |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -189,7 +198,9 @@ class Picture:
         return inputs
 
     def inputs_of(self, row: Tensor, absent: frozenset[int]) -> dict[str, Tensor]:
-        """What one row of tokens is given: the picture as the processor makes it, and what each token is."""
+        """What one row of tokens is given: the picture as the processor makes it,
+        and what each token is.
+        """
         inputs = dict(self._versions(absent))
         for name, kind_of in self._kinds.items():
             inputs[name] = torch.tensor([[kind_of.get(token, 0) for token in row.tolist()]])
@@ -222,7 +233,9 @@ class Picture:
 
     @functools.cached_property
     def _kinds(self) -> dict[str, dict[int, int]]:
-        """Inputs that say of each token what it is, such as part of a picture: the kind of every token id."""
+        """Inputs that say of each token what it is, such as part of a picture:
+        the kind of every token id.
+        """
         out = self._call(self.placeholder, self.image)
         ids = out["input_ids"][0].tolist()
         kinds = {}
@@ -245,7 +258,8 @@ def read_processor(name: str, **where: Any) -> Any:
         processor = t.AutoProcessor.from_pretrained(name, **where)
     except Exception as error:  # settings of a model folder may be anything
         raise SubjectError(
-            f"--image: {name} has no processor of pictures and text that can be read ({first_line(error)[:240]})"
+            f"--image: {name} has no processor of pictures and text that can be read "
+            f"({first_line(error)[:240]})"
         ) from None
     has_both = getattr(processor, "image_processor", None) is not None
     if not has_both or getattr(processor, "tokenizer", None) is None:

@@ -20,10 +20,12 @@ SHORT_TEXTS = ("The cat sat on the mat.", "Nobody knew why 12 dogs barked.")
 
 @contextmanager
 def blaming_model(subject_of: Callable[[], Any]) -> Iterator[None]:
-    """Make one line of an error that a model without usable numbers leads to; with any other model it stays a bug.
+    """Make one line of an error that a model without usable numbers leads to; with any other model
+    it stays a bug.
 
-    A weight that is NaN, infinite or 0 everywhere ends in a different error in every study: a matrix without an inverse, a
-    test without variance, a number that JSON does not have. Nothing is looked at unless there is an error.
+    A weight that is NaN, infinite or 0 everywhere ends in a different error in every study: a
+    matrix without an inverse, a test without variance, a number that JSON does not have. Nothing is
+    looked at unless there is an error.
 
     Args:
         subject_of: gives the model; None where none is loaded.
@@ -43,7 +45,9 @@ def blaming_model(subject_of: Callable[[], Any]) -> Iterator[None]:
 
 
 def fault_of(subject: Any) -> str | None:
-    """What of a model is no number to compute with, in one line; None where all is well, or where there is no model."""
+    """What of a model is no number to compute with, in one line; None where all is well,
+    or where there is no model.
+    """
     model = getattr(subject, "model", None)
     if not isinstance(model, nn.Module):
         return None

@@ -1,8 +1,9 @@
-"""A model that writes what it hears (Whisper): the face of an encoder-decoder whose source is a sound.
+"""A model that writes what it hears (Whisper): the face of an encoder-decoder whose source is a
+sound.
 
-A source is the path of a file. It has an id for each position of the encoder, the same for the same sound, so that what
-counts, compares and batches the tokens of a source does the same with a sound; the model is given what the extractor makes of
-it.
+A source is the path of a file. It has an id for each position of the encoder, the same for the same
+sound, so that what counts, compares and batches the tokens of a source does the same with a sound;
+the model is given what the extractor makes of it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from .media import EMBEDDING, read_sound, seconds_of
 from .word_spans import Encoded
 
 SOUND = 1 << 35
-"""Id of the first position of the first sound: above every vocabulary and every cell of a picture, below targets."""
+"""Id of the first position of the first sound: above every vocabulary and every cell of a picture,
+below targets.
+"""
 MOST_POSITIONS = 1 << 12
 """Positions of an encoder, at most: ids of one sound end before those of the next."""
 FEATURES = "input_features"
@@ -57,8 +60,8 @@ class SpokenSubject(Subject):
         self.longest = float(getattr(extractor, "chunk_length", None) or 0)
         if not self.longest:
             raise SubjectError(
-                f"{self.name}: expected an extractor that brings every sound to one length (Whisper's), got "
-                f"{type(extractor).__name__}"
+                f"{self.name}: expected an extractor that brings every sound to one length "
+                f"(Whisper's), got {type(extractor).__name__}"
             )
         unpadded = Policy(True)  # all sounds are of one length
         self.padding = Padding(unpadded, unpadded, causal=False)
@@ -103,7 +106,8 @@ class SpokenSubject(Subject):
         seconds = seconds_of(path)
         if seconds > self.longest:
             raise SubjectError(
-                f"{path}: expected a sound of at most {self.longest:g} s, got {seconds:.1f} s: cut it"
+                f"{path}: expected a sound of at most {self.longest:g} s, "
+                f"got {seconds:.1f} s: cut it"
             )
         samples = read_sound(path, self.extractor.sampling_rate)
         # The same sound has the same ids, whatever its file is called.

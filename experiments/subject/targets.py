@@ -1,8 +1,9 @@
 """Sources and targets: what an encoder-decoder reads as one row of token ids.
 
-The encoder reads the source (a text to translate), the decoder the target behind its start token (teacher forcing). A row
-holds the source's ids and then the decoder's, each of these moved past `TARGET`: what removes, masks and counts the tokens
-of a row needs to know nothing of the two, and `cut_row` finds the border wherever it has moved.
+The encoder reads the source (a text to translate), the decoder the target behind its start token
+(teacher forcing). A row holds the source's ids and then the decoder's, each of these moved past
+`TARGET`: what removes, masks and counts the tokens of a row needs to know nothing of the two, and
+`cut_row` finds the border wherever it has moved.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def decoder_start(subject: Subject) -> int:
     rows = len(subject.model.get_output_embeddings().weight)  # type: ignore[operator]
     if not isinstance(token, int) or not 0 <= token < rows:
         raise SubjectError(
-            f"{subject.name}: expected decoder_start_token_id, a token id below {rows} that opens every target, got {token}"
+            f"{subject.name}: expected decoder_start_token_id, "
+            f"a token id below {rows} that opens every target, got {token}"
         )
     return token
 
@@ -99,7 +101,9 @@ def source_of(row: Encoded) -> Encoded:
 
 
 def _declared_start(subject: Subject) -> int | None:
-    """What the settings of generation or the configuration name, else what the model shifts labels by."""
+    """What the settings of generation or the configuration name,
+    else what the model shifts labels by.
+    """
     generation: Any = getattr(subject.model, "generation_config", None)
     for config in (generation, subject.config):
         token = getattr(config, "decoder_start_token_id", None)

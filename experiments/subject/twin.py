@@ -27,10 +27,12 @@ def require_configured(model: Any) -> Any:
 
 
 def random_twin(model: Any, seed: int, config: Any = None) -> Any:
-    """The same class and configuration (or another) with fresh weights, by the model's own initialisation.
+    """The same class and configuration (or another) with fresh weights, by the model's own
+    initialisation.
 
-    The weights are drawn where they stay and in the model's type, as transformers draws those that a checkpoint lacks: on the
-    model's device, or by its device map. A seed gives other numbers on another kind of device.
+    The weights are drawn where they stay and in the model's type, as transformers draws those that
+    a checkpoint lacks: on the model's device, or by its device map. A seed gives other numbers on
+    another kind of device.
     """
     model = require_configured(model)
     config = copy.deepcopy(model.config if config is None else config)

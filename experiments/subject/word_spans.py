@@ -27,10 +27,11 @@ class Encoded:
         offsets: (start, end) of each token in characters of `text`; (0, 0) for special tokens.
         special: whether a token was added around the text (BOS, CLS, SEP, </s>).
         cut: character at which truncation cut the text, or None if all of it is there.
-        prefixes: places of tokens that only spell the space in front of the text, though their offsets hold its first
-            character; no word owns them.
+        prefixes: places of tokens that only spell the space in front of the text, though their
+            offsets hold its first character; no word owns them.
         unknown: places of the tokenizer's unknown token.
-        picture: that the text is about (`experiments.subject.pictures.Picture`); its cells stand first.
+        picture: that the text is about (`experiments.subject.pictures.Picture`); its cells stand
+            first.
         sound: whose positions the ids are (`experiments.subject.spoken.Sound`).
     """
 
@@ -54,7 +55,9 @@ def _once(value: Any) -> Any:
 
 
 def shared(value: S) -> S:
-    """The value as one object wherever it occurs: ids and offsets of a large corpus take a third of the memory so."""
+    """The value as one object wherever it occurs:
+    ids and offsets of a large corpus take a third of the memory so.
+    """
     return _once(value)
 
 
@@ -76,10 +79,10 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice | None]:
     """The tokens of each word: from the first to the last that shares a visible character with it.
 
-    A token shared by two words belongs to both; the lone token of the space that some tokenizers put in front of a text
-    belongs to none. A word gets None, never a guess, when truncation
-    cut it or dropped it, or when no token carries any of its characters (a tokenizer that deletes
-    control characters).
+    A token shared by two words belongs to both; the lone token of the space that some tokenizers
+    put in front of a text belongs to none. A word gets None, never a guess, when truncation cut it
+    or dropped it, or when no token carries any of its characters (a tokenizer that deletes control
+    characters).
 
     Args:
         encoded: a text from `Subject.encode`.
@@ -119,22 +122,25 @@ def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice
 
 
 def is_unknown(encoded: Encoded, span: slice) -> bool:
-    """Whether a word is the unknown token and nothing else: its vector would be that of any other such word."""
+    """Whether a word is the unknown token and nothing else:
+    its vector would be that of any other such word.
+    """
     return all(place in encoded.unknown for place in range(span.start, span.stop))
 
 
 class Pooler:
     """One vector per word: that of its first or last token, or the mean over its tokens.
 
-    Words come row by row in the order given; those whose span is None are left out. The indices are made once, and sent once
-    to each device that values lie on.
+    Words come row by row in the order given; those whose span is None are left out. The indices are
+    made once, and sent once to each device that values lie on.
 
     Args:
         spans: for each row of a batch, the token span of each word (`Batch.spans`).
         how: "first", "last" or "mean".
 
     Raises:
-        ValueError: another `how`; when it is called, a row too many or too few, a span that is empty or past the end.
+        ValueError: another `how`; when it is called, a row too many or too few, a span that is
+            empty or past the end.
     """
 
     def __init__(self, spans: Sequence[Sequence[slice | None]], how: Pooling = "mean") -> None:
@@ -150,7 +156,9 @@ class Pooler:
     def __call__(
         self, hidden: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "words d_model"]:
-        """The words' vectors; a mean is taken in float32 or wider and returned in the dtype of ``hidden``."""
+        """The words' vectors; a mean is taken in float32 or wider and
+        returned in the dtype of ``hidden``.
+        """
         batch, length, width = hidden.shape
         if self.n_rows != batch:
             raise InputError(f"{self.n_rows} rows of spans for a batch of {batch}")

@@ -1,4 +1,6 @@
-"""The parts of a model that a sweep goes through: heads, neurons, MLPs, attentions, blocks, and places in the text."""
+"""The parts of a model that a sweep goes through: heads, neurons, MLPs, attentions, blocks,
+and places in the text.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ CROSS = {"heads": "cross_attn.hook_z", "attentions": "hook_cross_attn_out"}
 
 @dataclass(frozen=True)
 class Component:
-    """One part of the model: a head, a neuron, a whole MLP, attention or block; or a place, a block's input at a token."""
+    """One part of the model: a head, a neuron, a whole MLP, attention or block; or a place,
+    a block's input at a token.
+    """
 
     kind: str
     layer: int
@@ -43,9 +47,10 @@ def components(
     """All parts of a kind, in the model's order; of an encoder-decoder also the decoder's.
 
     Args:
-        part: the site within a block, if not the kind's own: ``attn.hook_q`` for the queries of heads.
-        batch: any text: how many heads or neurons a site has is read off a forward. The decoder's parts are there only if it
-            has targets.
+        part: the site within a block, if not the kind's own: ``attn.hook_q`` for the queries of
+            heads.
+        batch: any text: how many heads or neurons a site has is read off a forward. The decoder's
+            parts are there only if it has targets.
 
     Raises:
         ValueError: an unknown kind.

@@ -1,7 +1,9 @@
-"""Effects of edits over prompts: means with intervals, tests and the false-discovery rate over the grid.
+"""Effects of edits over prompts: means with intervals, tests and the false-discovery rate over the
+grid.
 
-Prompts of one group are resampled together. Fewer groups than a test needs (`TESTABLE`) have effects without intervals and
-without p; the interval of an effect leaves 0 out where its p is below 0.05, and only there.
+Prompts of one group are resampled together. Fewer groups than a test needs (`TESTABLE`) have
+effects without intervals and without p; the interval of an effect leaves 0 out where its p is below
+0.05, and only there.
 """
 
 from __future__ import annotations
@@ -81,8 +83,8 @@ def differs_from_0(mean: Mean) -> bool:
 def is_comparable(whole: Mean) -> bool:
     """Whether effects can be given as shares of it.
 
-    A share of what may be 0 is not a number to report. A single cluster cannot tell, and its shares are reported without
-    intervals.
+    A share of what may be 0 is not a number to report. A single cluster cannot tell, and its shares
+    are reported without intervals.
     """
     return differs_from_0(whole) or (whole.n_clusters == 1 and whole.value != 0)
 
@@ -99,12 +101,14 @@ def effect_records(
 ) -> list[Record]:
     """One record a component.
 
-    ``effect`` is the mean over prompts of edited minus unedited, with an interval over clusters and ``p`` of one set of tests
-    (`probes.effects`), ``q`` its false-discovery rate over all components; ``normalised`` is effect / mean of ``whole``, None
-    where the interval of that mean holds 0.
+    ``effect`` is the mean over prompts of edited minus unedited, with an interval over clusters and
+    ``p`` of one set of tests (`probes.effects`), ``q`` its false-discovery rate over all
+    components; ``normalised`` is effect / mean of ``whole``, None where the interval of that mean
+    holds 0.
 
     Args:
-        measured: effects that are not exact have no ``p`` and ``q``, and count as p = 1 for the others' ``q``.
+        measured: effects that are not exact have no ``p`` and ``q``, and count as p = 1 for the
+            others' ``q``.
         whole: what effects are shares of: the unedited metric, or its distance to another run's.
         kind: the class of the records.
         common: further fields, the same for all.
@@ -150,7 +154,9 @@ def effect_records(
 
 
 def _share(effect: float, base: Mean, ends: tuple[float, float], p: float) -> dict[str, Any]:
-    """An effect as a share of the base, with the ratio's interval; it is 0 where the effect is, so it holds 0 where that may be."""
+    """An effect as a share of the base, with the ratio's interval; it is 0 where the effect is,
+    so it holds 0 where that may be.
+    """
     if not is_comparable(base):
         return estimated("normalised", None)
     low, high = ends

@@ -1,14 +1,18 @@
-"""Effects of many edits estimated from one gradient, and the certificate that says how far to trust them.
+"""Effects of many edits estimated from one gradient, and the certificate that says how far to trust
+them.
 
-    estimate = sum over positions and width of (edited value - value) * d metric / d value,    at the unedited run
+    estimate = sum over positions and width of (edited value - value) * d metric / d value,
+        at the unedited run
 
-One forward and one backward give it for every head and neuron at once: attribution patching, and for zero ablation the
-head gates of Michel et al. 2019. It is exact where the metric is linear in the value, and misleads where it is not: a
-saturated softmax, an early MLP, a norm that rescales. So no estimate goes without its certificate, the exact effects of
-the largest ones and of a random sample.
+One forward and one backward give it for every head and neuron at once: attribution patching, and
+for zero ablation the head gates of Michel et al. 2019. It is exact where the metric is linear in
+the value, and misleads where it is not: a saturated softmax, an early MLP, a norm that rescales. So
+no estimate goes without its certificate, the exact effects of the largest ones and of a random
+sample.
 
-Two corrections (Kramár et al. 2024, AtP*): an edit of queries or keys goes through the softmax exactly, and GradDrop
-ranks by gradients that pass by one layer at a time, so that two paths that cancel do not hide a part.
+Two corrections (Kramár et al. 2024, AtP*): an edit of queries or keys goes through the softmax
+exactly, and GradDrop ranks by gradients that pass by one layer at a time, so that two paths that
+cancel do not hide a part.
 """
 
 from __future__ import annotations
@@ -51,8 +55,10 @@ class Estimates(NamedTuple):
     """What the gradient says of every component on each prompt.
 
     Attributes:
-        effects: first-order effect of the edit: the sum over positions, which is the derivative of the example's gate.
-        per_position: absolute values summed over positions, as the code released with Michel et al. 2019 does.
+        effects: first-order effect of the edit: the sum over positions, which is the derivative of
+            the example's gate.
+        per_position: absolute values summed over positions, as the code released with Michel et al.
+            2019 does.
     """
 
     effects: Float[np.ndarray, "components prompts"]
@@ -72,7 +78,8 @@ def estimates(
 
     Args:
         edit_of: what the value of a component's whole site becomes.
-        dropped: a layer that gradients pass by, through the residual stream alone (a pass of GradDrop).
+        dropped: a layer that gradients pass by, through the residual stream alone (a pass of
+            GradDrop).
 
     Raises:
         MetricError: a metric without a gradient; keys by position.
@@ -81,14 +88,15 @@ def estimates(
     for part in parts:
         if part.kind == "positions" and parts_of[part.site.name] == "attn.hook_k":
             raise MetricError(
-                "keys by position have no estimate: a key's effect shows at the queries that read it"
+                "keys by position have no estimate: a key's effect shows at the queries "
+                "that read it"
             )
     edit = {part.site.name: edit_of(part) for part in parts}
     run = _unedited(subject, metric, chunk, edit, dropped)
     changes: dict[str, Tensor] = {}
     for name, part in parts_of.items():
-        # A softmax is flat where it is sure, and a gradient at one point is blind to what a large change would do:
-        # the new pattern is computed, and only what follows it is linear.
+        # A softmax is flat where it is sure, and a gradient at one point is blind to what a large
+        # change would do: the new pattern is computed, and only what follows it is linear.
         if part in BEFORE_SOFTMAX:
             changes[name] = _through_softmax(subject.model, run, name, edit[name])
         else:
@@ -104,7 +112,8 @@ class _Unedited(NamedTuple):
 
     Attributes:
         inputs: of the forward; ``batch`` tells which of a site's positions are tokens.
-        values: activations of the edited sites, of what their edits need, and of the patterns behind queries and keys.
+        values: activations of the edited sites, of what their edits need, and of the patterns
+            behind queries and keys.
         gradients: d metric / d value of each, summed over prompts, which do not meet.
     """
 
@@ -140,7 +149,9 @@ def _unedited(
 
 
 def _detached(model: nn.Module, layer: int) -> dict[SiteLike, Edit]:
-    """Edits that cut the gradient through a layer's attention and MLP; its residual stream keeps it."""
+    """Edits that cut the gradient through a layer's attention and MLP;
+    its residual stream keeps it.
+    """
     cut = edits.function(Tensor.detach)
     outputs = ("hook_attn_out", "hook_cross_attn_out", "hook_mlp_out")
     names = sites(model, f"*blocks.{layer}.*")
@@ -159,7 +170,8 @@ def _first_order(run: _Unedited, name: str, edit: Edit) -> Float[Tensor, "batch 
 def _through_softmax(
     model: nn.Module, run: _Unedited, name: str, edit: Edit
 ) -> Float[Tensor, "batch pos head 1"]:
-    """Queries and keys: the edited attention pattern is computed, and the gradient taken from there on (AtP*).
+    """Queries and keys: the edited attention pattern is computed, and the gradient taken from there
+    on (AtP*).
 
     A softmax that is saturated has next to no gradient, although the edit moves the pattern.
     """
@@ -258,7 +270,9 @@ def grad_drop(
 def to_verify(
     sizes: Float[np.ndarray, " components"], top: int, sample: int, seed: int
 ) -> tuple[list[int], list[int]]:
-    """The components that are measured exactly: the largest, and a random sample of all the others."""
+    """The components that are measured exactly: the largest,
+    and a random sample of all the others.
+    """
     # Stable: ties in the model's order, so that a run that is continued chooses the same.
     order = np.argsort(-sizes, kind="stable")
     rest = np.random.default_rng(seed).permutation(order[top:])[:sample]
@@ -274,9 +288,9 @@ def certificate(
 ) -> Certificate:
     """How the estimated mean effects agree with the exact ones, where those were measured.
 
-    The largest are all verified, of the others only a sample. So that the rank correlation is that of the whole grid and not
-    of a choice of large effects, each sampled part counts as often as there are parts that it stands for. Without a sample
-    there is none.
+    The largest are all verified, of the others only a sample. So that the rank correlation is that
+    of the whole grid and not of a choice of large effects, each sampled part counts as often as
+    there are parts that it stands for. Without a sample there is none.
     """
     top_parts, sampled = np.array(top, dtype=int), np.array(sample, dtype=int)
     verified = np.concatenate([top_parts, sampled])
@@ -313,7 +327,9 @@ def _spearman_of_grid(
     top: Int[np.ndarray, " t"],
     sampled: Int[np.ndarray, " s"],
 ) -> float | None:
-    """Of the whole grid, each sampled part standing for its share of the others; None without a sample of them."""
+    """Of the whole grid, each sampled part standing for its share of the others;
+    None without a sample of them.
+    """
     n_others = len(estimate) - len(top)
     if n_others and not len(sampled):
         return None
@@ -331,7 +347,8 @@ def _reasons(agreement: Certificate) -> list[str]:
         reasons.append(f"{1 - agreement.same_sign:.0%} of the largest have the other sign")
     if agreement.missed:
         reasons.append(
-            f"{agreement.missed} of {agreement.n_sample} sampled parts are larger than half of the top"
+            f"{agreement.missed} of {agreement.n_sample} sampled parts are "
+            "larger than half of the top"
         )
     return reasons
 
@@ -339,9 +356,11 @@ def _reasons(agreement: Certificate) -> list[str]:
 def weighted_spearman(
     a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> float | None:
-    """`probes.evaluation.weighted_spearman`; None of fewer than three pairs, or where one side does not vary.
+    """`probes.evaluation.weighted_spearman`; None of fewer than three pairs, or where one side does
+    not vary.
 
-    Parts are drawn with unequal chances: a weight is the number of parts that a drawn one stands for.
+    Parts are drawn with unequal chances: a weight is the number of parts that a drawn one stands
+    for.
     """
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None

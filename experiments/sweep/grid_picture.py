@@ -1,4 +1,6 @@
-"""A grid of effects: a row for each layer, a column for each head or token, coloured by the effect."""
+"""A grid of effects: a row for each layer, a column for each head or token,
+coloured by the effect.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,11 @@ def effect_grid(
     tokens: Sequence[str] = (),
     shares: bool = False,
 ) -> tuple[str, list[list[str]], str] | None:
-    """The drawing, what the pointer reads (name, effect, interval and tests) and a caption; None for too many cells.
+    """The drawing, what the pointer reads (name, effect, interval and tests) and a caption; None
+    for too many cells.
 
-    Orange cells make the metric lower when they are edited, blue ones higher, in four shades by size. Cells whose
-    false-discovery rate is below 5% have an outline.
+    Orange cells make the metric lower when they are edited, blue ones higher, in four shades by
+    size. Cells whose false-discovery rate is below 5% have an outline.
 
     Args:
         tokens: names of the columns, if they are positions of a text.
@@ -70,7 +73,9 @@ def effect_grid(
 
 
 def _ticks(grid: _Layout, tokens: Sequence[str], axis: str) -> list[str]:
-    """Numbers of the layers, and under the columns tokens or numbers; nothing there where there is one column."""
+    """Numbers of the layers, and under the columns tokens or numbers;
+    nothing there where there is one column.
+    """
     cells = grid.cells
     # With the stack's letter where there are several.
     has_stacks = len({stack for stack, _ in grid.rows}) > 1
@@ -150,7 +155,10 @@ def _cell(
     classes = f"m-{kind} m-clear" if outlined else f"m-{kind}"
     width = px(side - gap)
     out = [
-        f'<rect class="{classes}" data-k="{number}" x="{px(x)}" y="{px(y)}" width="{width}" height="{width}"/>'
+        (
+            f'<rect class="{classes}" data-k="{number}" x="{px(x)}" y="{px(y)}" width="{width}" '
+            f'height="{width}"/>'
+        )
     ]
     if not faint and side >= SIGN_SIDE:
         sign = "+" if size > 0 else "−"
@@ -189,7 +197,10 @@ def _caption(records: Sequence[EffectRecord], shares: bool, end: float) -> str:
     outlined = "Effects cannot be tested."
     if testable:
         verb = "is" if passing == 1 else "are"
-        outlined = f"{plural(passing, 'outlined cell')} {verb} significant (false-discovery rate below {LEVEL})."
+        outlined = (
+            f"{plural(passing, 'outlined cell')} {verb} significant "
+            f"(false-discovery rate below {LEVEL})."
+        )
     stacks = dict.fromkeys(stack_of(record.site) for record in records)
     named = ""
     if len(stacks) > 1:

@@ -1,4 +1,6 @@
-"""Effects of every component over all prompts: exactly, or estimated by gradient with the largest measured exactly."""
+"""Effects of every component over all prompts: exactly,
+or estimated by gradient with the largest measured exactly.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ def with_null(run: Run, grid: Grid, measured: Measured) -> Measured:
 def _null(run: Run, grid: Grid, measured: Measured) -> dict[str, np.ndarray]:
     """Effects of equally large changes in random directions, for what was measured exactly.
 
-    ``null`` is the mean of |effect| over draws and ``null_p`` = (1 + draws with at least the edit's |effect|) / (1 + draws).
+    ``null`` is the mean of |effect| over draws and ``null_p`` = (1 + draws with at least the edit's
+    |effect|) / (1 + draws).
     """
     tested = np.flatnonzero(measured.tested).tolist()
     seed = run.options.seed
@@ -105,8 +108,8 @@ def _null(run: Run, grid: Grid, measured: Measured) -> dict[str, np.ndarray]:
 def _screened(run: Run, grid: Grid) -> Measured:
     """Estimates of all, exact effects of the largest and of a random sample.
 
-    Estimates are kept in the run's folder: those made again could rank the components otherwise, by their rounding, and the
-    exact effects that are kept would be of others.
+    Estimates are kept in the run's folder: those made again could rank the components otherwise, by
+    their rounding, and the exact effects that are kept would be of others.
     """
     options, parts, count = run.options, grid.parts, grid.n_prompts
     estimated, drop = np.empty((len(parts), count)), np.zeros(len(parts))
@@ -146,7 +149,9 @@ def _screened(run: Run, grid: Grid) -> Measured:
 
 
 def _estimated(grid: Grid, number: int, method: str) -> dict[str, Any]:
-    """What the gradients give for every component on one group of prompts; sums over prompts where no effect is kept."""
+    """What the gradients give for every component on one group of prompts;
+    sums over prompts where no effect is kept.
+    """
     about = grid.subject, grid.metric, grid.groups[number], grid.parts, grid.edits_for(number)
     of_group, drop = estimates(*about), np.zeros(len(grid.parts))
     if not np.isfinite(of_group.effects).all():
@@ -182,7 +187,10 @@ def unchanged_notes(
         text = f"{count} of {total} measured {noun} changed no activation: {why}"
         notes.append(Note(kind=kind, text=text))
     if count := int(same_metric.sum()):
-        text = f"{count} of {total} measured {noun} changed activations but not the {metric} of any prompt"
+        text = (
+            f"{count} of {total} measured {noun} changed activations but not the "
+            f"{metric} of any prompt"
+        )
         notes.append(Note(kind="info", text=text))
     return notes
 
@@ -190,9 +198,10 @@ def unchanged_notes(
 def certificate_notes(name: str, agreement: Certificate) -> list[Note]:
     """The certificate in a sentence; a warning where the estimate misleads."""
     text = (
-        f"{name}: effects are estimated from gradients and exact for {agreement.n_top} of the largest and "
-        f"{agreement.n_sample} drawn at random: Spearman {_figure(agreement.spearman)}, "
-        f"top-half overlap {agreement.overlap:.0%}, same sign {_figure(agreement.same_sign, '.0%')}"
+        f"{name}: effects are estimated from gradients and exact for {agreement.n_top} of "
+        f"the largest and {agreement.n_sample} drawn at random: Spearman "
+        f"{_figure(agreement.spearman)}, top-half overlap {agreement.overlap:.0%}, "
+        f"same sign {_figure(agreement.same_sign, '.0%')}"
     )
     if agreement.misleads:
         reasons = "; ".join(agreement.misleads)

@@ -17,7 +17,8 @@ FLOAT = 4
 def sweep_bytes(
     subject: Subject, groups: Sequence[Chunk], parts: int, of_targets: bool = False
 ) -> int:
-    """What the largest batch of a sweep takes: each block's input, packed copies of the batch, and the logits that are read.
+    """What the largest batch of a sweep takes: each block's input, packed copies of the batch, and
+    the logits that are read.
 
     Args:
         parts: how many are edited.

@@ -1,4 +1,6 @@
-"""The report of an ablation or a patching run: grids of effects, rankings, and where they come from."""
+"""The report of an ablation or a patching run: grids of effects, rankings,
+and where they come from.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +152,9 @@ def significant_stat(records: Sequence[EffectRecord]) -> tuple[str, str, str]:
 def _patterns(
     patterns: Mapping[str, Any], records: Sequence[EffectRecord], first: int
 ) -> dict[str, Any]:
-    """Where each cell's head looks in one text: the tokens, the weights, and the place of each cell among them."""
+    """Where each cell's head looks in one text: the tokens, the weights,
+    and the place of each cell among them.
+    """
     layers, heads = list(patterns["layers"]), int(patterns["heads"])
     places: list[int | None] = []
     for record in records:
@@ -175,7 +179,8 @@ def certificate_section(
         Column("verified", hint="the largest by estimate, and others drawn at random"),
         Column(
             "Spearman",
-            hint="rank correlation of estimated and exact effects over the grid: drawn ones stand for all that were not verified",
+            hint="rank correlation of estimated and exact effects over the grid: "
+            "drawn ones stand for all that were not verified",
         ),
         Column("Spearman, drawn", hint="over those drawn at random"),
         Column(
@@ -204,8 +209,9 @@ def certificate_section(
         )
     exact = sum(record.exact for record in records)
     about = (
-        f"{count(len(records) - exact)} of the {count(len(records))} effects are estimates from one gradient; the other "
-        f"{count(exact)} are exact. Only exact effects are tested."
+        f"{count(len(records) - exact)} of the {count(len(records))} effects are estimates "
+        f"from one gradient; the other {count(exact)} are exact. "
+        "Only exact effects are tested."
     )
     caption = "Agreement of estimates with exact effects"
     parts = [Table("certificates", caption, columns, rows), _agreement(records, data)]

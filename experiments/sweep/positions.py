@@ -1,9 +1,10 @@
 """Which positions of a text an edit changes: the same ones that its replacement is made from.
 
-Position 0 is where many models keep an attention sink: whatever token is there, its values are far from those of all
-others. A mean that holds it is no mean of words; an ablation that overwrites it takes the sink from the model, and not what
-the part knows. So ablations and erasures leave it out of both by default. A classifier that attends both ways mostly reads its
-answer at the first token ([CLS]): there all positions are edited by default, or the last layers would seem to do nothing. A
+Position 0 is where many models keep an attention sink: whatever token is there, its values are far
+from those of all others. A mean that holds it is no mean of words; an ablation that overwrites it
+takes the sink from the model, and not what the part knows. So ablations and erasures leave it out
+of both by default. A classifier that attends both ways mostly reads its answer at the first token
+([CLS]): there all positions are edited by default, or the last layers would seem to do nothing. A
 patch puts in what the same position held in another run, and by default covers all.
 """
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 ALL, NOT_FIRST, AUTO = "all", "not-first", "auto"
 HELP = (
-    "positions to edit and to average over; not-first leaves out the first token of each text, where a model may have an "
-    "attention sink"
+    "positions to edit and to average over; not-first leaves out the first token of each "
+    "text, where a model may have an attention sink"
 )
 HELP_AUTO = f"{HELP}; auto: all for classifiers that attend both ways, else not-first"
 Options = TypeVar("Options")
@@ -57,5 +58,8 @@ def first_position(options: HasPositions) -> int:
 def positions_text(positions: str) -> str:
     """A sentence for the page."""
     if positions == NOT_FIRST:
-        return "The first token of each text, where a model may keep an attention sink, is left as it is and out of all means."
+        return (
+            "The first token of each text, where a model may keep an attention sink, "
+            "is left as it is and out of all means."
+        )
     return "All positions are edited, the first token of each text included."

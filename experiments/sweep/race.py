@@ -1,17 +1,20 @@
 """A race: the K parts with the largest effects, without running every part on every prompt.
 
-Prompts come in random order, in stages that grow. After each stage a part leaves the race where K others are significantly
-ahead of it: for each of the K largest, k, and both signs of the part's own effect,
+Prompts come in random order, in stages that grow. After each stage a part leaves the race where K
+others are significantly ahead of it: for each of the K largest, k, and both signs of the part's own
+effect,
 
     mean(s_k e_k -+ e_i) > t * standard error,    s_k the sign of k's mean effect
 
-with t the quantile of Student's distribution at `WRONG` over the stages (Bonferroni), paired by prompt and over groups of
-prompts. All K tests and both signs must agree, which is far stricter than one test: in simulations with heavy tails some part
-of the true top K left in fewer than 1% of the races. Those that are left have run on every prompt: their effects, intervals
-and tests are those of a run without a race. What left has an estimate from the prompts that it ran on, and no interval: it was
-selected for being small.
+with t the quantile of Student's distribution at `WRONG` over the stages (Bonferroni), paired by
+prompt and over groups of prompts. All K tests and both signs must agree, which is far stricter than
+one test: in simulations with heavy tails some part of the true top K left in fewer than 1% of the
+races. Those that are left have run on every prompt: their effects, intervals and tests are those of
+a run without a race. What left has an estimate from the prompts that it ran on, and no interval: it
+was selected for being small.
 
-Source: Maron and Moore 1994 (Hoeffding races), with t instead of Hoeffding's bound; Even-Dar et al. 2006 (elimination).
+Source: Maron and Moore 1994 (Hoeffding races), with t instead of Hoeffding's bound; Even-Dar et al.
+2006 (elimination).
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ def stages(clusters: Int[np.ndarray, " prompts"], seed: int) -> tuple[Int[np.nda
     count = int(clusters.max()) + 1
     if count <= FIRST:
         raise MetricError(
-            f"--race: expected more than {FIRST} prompts or groups of them, got {count}: run without it"
+            f"--race: expected more than {FIRST} prompts or groups of them, got {count}: "
+            "run without it"
         )
     order = np.random.default_rng(seed).permutation(count)
     cuts = [FIRST]
@@ -70,7 +74,8 @@ class Race:
     """What a race measured.
 
     Args:
-        measured: effects of every part; of one that left, on the prompts that it did not run on the mean of the others.
+        measured: effects of every part; of one that left, on the prompts that it did not run on the
+            mean of the others.
         ran_on: on how many prompts each part ran.
         share: of the edited forwards that a run without a race takes.
     """
@@ -87,8 +92,9 @@ class Race:
             left.append(f"{int((self.ran_on == n).sum())} after {n} prompts")
         who = ", ".join(left) if left else "none"
         text = (
-            f"race for the {keep} largest effects: {int((self.ran_on == total).sum())} of {len(self.ran_on)} {noun} ran on all "
-            f"{total} prompts, and only these have intervals and tests. Dropped: {who}. The race took {self.share:.0%} of the "
+            f"race for the {keep} largest effects: {int((self.ran_on == total).sum())} of "
+            f"{len(self.ran_on)} {noun} ran on all {total} prompts, and only these have "
+            f"intervals and tests. Dropped: {who}. The race took {self.share:.0%} of the "
             "edited forward passes of a full run"
         )
         return Note(kind="info", text=text)
@@ -101,7 +107,9 @@ def run_race(
     clusters: Int[np.ndarray, " prompts"],
     keep: int,
 ) -> Race:
-    """The effects of all parts, those that are surely not among the largest ``keep`` on some prompts alone."""
+    """The effects of all parts,
+    those that are surely not among the largest ``keep`` on some prompts alone.
+    """
     n_parts, n_prompts = len(grid.parts), grid.n_prompts
     effects = np.full((n_parts, n_prompts), np.nan)
     clean = np.empty(n_prompts)

@@ -30,7 +30,9 @@ class Place(Protocol):
 
 
 def families(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Records by value and kind of part: those of one family share a grid and a false-discovery rate."""
+    """Records by value and kind of part:
+    those of one family share a grid and a false-discovery rate.
+    """
     out: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         out.setdefault((record.value, record.component), []).append(record)
@@ -54,8 +56,10 @@ STACKS = {"L": "encoder", "D": "decoder", "X": "decoder's attention to the sourc
 def stack_of(site: str) -> str:
     """The letter of the stack that a site is in.
 
-    >>> stack_of("blocks.0.attn.hook_z"), stack_of("decoder_blocks.0.attn.hook_z"), stack_of("decoder_blocks.0.cross_attn.hook_z")
-    ('L', 'D', 'X')
+    >>> stack_of("blocks.0.attn.hook_z"), stack_of("decoder_blocks.0.attn.hook_z")
+    ('L', 'D')
+    >>> stack_of("decoder_blocks.0.cross_attn.hook_z")
+    'X'
     """
     if not site.startswith("decoder_"):
         return "L"
@@ -68,7 +72,9 @@ def row_of(record: Place) -> tuple[int, int]:
 
 
 def part_name(kind: str, layer: int, index: int | None, stack: str = "L") -> str:
-    """How people call a part: L3H5, L3N1024, L3 MLP, L3 at position 7; D3H5 and X3H5 in a decoder."""
+    """How people call a part: L3H5, L3N1024, L3 MLP, L3 at position 7;
+    D3H5 and X3H5 in a decoder.
+    """
     after = {
         "heads": f"H{index}",
         "neurons": f"N{index}",
@@ -93,12 +99,16 @@ def ranking(records: Sequence[EffectRecord], count: int = 5) -> str:
 
 
 def flips_of(parts: int) -> int:
-    """Random sign flips of a grid: enough that its smallest p can be told from 0 in the whole grid."""
+    """Random sign flips of a grid:
+    enough that its smallest p can be told from 0 in the whole grid.
+    """
     return max(REPLICATES, 10 * parts)
 
 
 def power_note(records: Sequence[EffectRecord], noun: str) -> str:
-    """What so few groups cannot show, in a sentence; empty where one part by itself can be significant."""
+    """What so few groups cannot show, in a sentence;
+    empty where one part by itself can be significant.
+    """
     tested = [record for record in records if record.p is not None]
     if not tested:
         return ""
@@ -127,7 +137,10 @@ def significance_text(records: Sequence[EffectRecord], noun: str, change: str) -
         change: subject and verb of the sentence, such as ``Zero ablation changes it``.
     """
     if records[0].n_clusters < TESTABLE:
-        return f"Effects of {noun} cannot be tested: {groups_text(records[0])}, and a test at 5% needs {TESTABLE}."
+        return (
+            f"Effects of {noun} cannot be tested: {groups_text(records[0])}, "
+            f"and a test at 5% needs {TESTABLE}."
+        )
     passing = len(significant(records))
     limits = power_note(records, noun)
     if not passing and limits:

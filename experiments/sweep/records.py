@@ -1,4 +1,6 @@
-"""What every study of effects writes: a mean, the effect of one part, and how an estimate agrees with exact effects."""
+"""What every study of effects writes: a mean, the effect of one part,
+and how an estimate agrees with exact effects.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ class EffectRecord:
     normalised: float | None = entry("effect as a share of what it is compared with", "share")
     normalised_interval: Interval | None = entry("its 95% interval", "share")
     p: float | None = entry(
-        "of no effect: sign flips and studentised bootstrap over groups of prompts, below 0.05 where the interval leaves 0 out; "
-        "null where it was not tested"
+        "of no effect: sign flips and studentised bootstrap over groups of prompts, "
+        "below 0.05 where the interval leaves 0 out; null where it was not tested"
     )
     q: float | None = entry("its false-discovery rate over the grid (Benjamini & Hochberg 1995)")
     n: int = entry("prompts")

@@ -1,9 +1,11 @@
-"""The parts of a model, each edited in turn, measured on prompts: one mechanism under ablation and patching.
+"""The parts of a model, each edited in turn, measured on prompts: one mechanism under ablation and
+patching.
 
-The clean forward of a batch is recorded once (`hooks.Resume`). The copies that edit a block start at that block's
-recorded input, several in one batch, and are joined on their way by the copies that edit a later block; edits of a
-position in a causal model start at that position; and only the positions that the metric reads are projected to the
-vocabulary, or to those tokens of it that the metric reads.
+The clean forward of a batch is recorded once (`hooks.Resume`). The copies that edit a block start
+at that block's recorded input, several in one batch, and are joined on their way by the copies that
+edit a later block; edits of a position in a causal model start at that position; and only the
+positions that the metric reads are projected to the vocabulary, or to those tokens of it that the
+metric reads.
 """
 
 from __future__ import annotations
@@ -38,9 +40,13 @@ EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
 READ_BYTES = 1 << 28
 """Most memory for the logits of one packed batch."""
 PACK = {"cpu": 1024, "cuda": 16384}
-"""Most positions of a packed batch: where products are fastest; more only leave the processor's cache."""
+"""Most positions of a packed batch: where products are fastest;
+more only leave the processor's cache.
+"""
 SMALL_PACK = 64
-"""Positions that make a batch worth its products: edits of neighbouring positions start together until there are so many."""
+"""Positions that make a batch worth its products:
+edits of neighbouring positions start together until there are so many.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class Chunk:
 def chunks(
     subject: Subject, reads: Reads, tokens: int, only: Collection[int] | None = None
 ) -> Iterator[Chunk]:
-    """Prompts by falling length, as many to a batch as hold about ``tokens`` positions (at least one).
+    """Prompts by falling length, as many to a batch as hold about ``tokens`` positions (at least
+    one).
 
     Args:
         only: some of the prompts; by default all.
@@ -102,7 +109,9 @@ ONE_BATCH = 1 << 40
 
 
 def _chunk(subject: Subject, reads: Reads, prompts: list[int], texts: Sequence[int]) -> Chunk:
-    """Some prompts and their texts as a batch; reads are numbered by its rows and by the prompts' places in it."""
+    """Some prompts and their texts as a batch;
+    reads are numbered by its rows and by the prompts' places in it.
+    """
     # A model that cannot be padded makes a batch of each length.
     batches = list(subject.batches([reads.texts[text] for text in texts], tokens=ONE_BATCH))
     if len(batches) > 1:
@@ -115,7 +124,8 @@ def _chunk(subject: Subject, reads: Reads, prompts: list[int], texts: Sequence[i
     places = []
     for text, position, target, prompt in reads.places[is_chosen].tolist():
         row = row_of[text]
-        # Logits are of the target alone in an encoder-decoder, and of the tokens behind a picture's cells.
+        # Logits are of the target alone in an encoder-decoder, and of the tokens behind a picture's
+        # cells.
         places.append((row, position - batch.n_before[row], target, number_of[prompt]))
     ordered = [reads.texts[texts[place]] for place in batch.rows]
     words = reads.words[is_chosen] if reads.words is not None else None
@@ -184,15 +194,20 @@ class Sweep:
 
     @property
     def _read_bytes(self) -> int:
-        """Bytes that a copy takes where it ends: the stream at the places that are read, and the logits that are made of it."""
+        """Bytes that a copy takes where it ends: the stream at the places that are read,
+        and the logits that are made of it.
+        """
         n_read = len(self.chunk.reads.positions)
         return 4 * (n_read * self.resume.width + self._baseline.numel())
 
     @torch.no_grad()
     def _ends(self, parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[list[int], Tensor]]:
-        """Which components, and what is read of their copies; as many together as are projected to the vocabulary at once."""
+        """Which components, and what is read of their copies;
+        as many together as are projected to the vocabulary at once.
+        """
         most = max(1, READ_BYTES // self._read_bytes)
-        # In half precision a row's last bits may depend on the batch it is in: copies start again from one layer.
+        # In half precision a row's last bits may depend on the batch it is in: copies start again
+        # from one layer.
         if not isinstance(self.resume, Resume) or not self.resume.exact:
             at_once = min(most, self._copies(0))
             for layer, name, of_site in _by_site(range(len(parts)), parts):
@@ -214,7 +229,9 @@ class Sweep:
     def _joined(
         self, numbers: Sequence[int], parts: Sequence[tuple[Component, Edit]], start: int, most: int
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Components that first change the position ``start``, from the first edited block up: each block's join the others."""
+        """Components that first change the position ``start``, from the first edited block up:
+        each block's join the others.
+        """
         resume = self.resume
         assert isinstance(resume, Resume)
         running: list[int] = []
@@ -234,7 +251,9 @@ class Sweep:
             yield running, resume.run(layer_at, residual, start=start, finish=False)
 
     def _starts(self, parts: Sequence[tuple[Component, Edit]]) -> dict[int, list[int]]:
-        """Where components start -> those components: a position that they change, or one a little before it."""
+        """Where components start -> those components: a position that they change,
+        or one a little before it.
+        """
         changed_at: dict[int, list[int]] = {}
         for i, (component, _) in enumerate(parts):
             # In a causal model nothing before an edited position can change.
@@ -266,7 +285,8 @@ class Sweep:
         start: int,
         until: int | None,
     ) -> Tensor:
-        """Copies that each edit the site ``name`` in a way of their own, as `Resume.run` gives them.
+        """Copies that each edit the site ``name`` in a way of their own, as `Resume.run` gives
+        them.
 
         Args:
             numbers: which of ``parts``, a copy for each.
@@ -303,7 +323,9 @@ class Sweep:
     def _value(
         self, logits: Tensor, edited: Sequence[Component] = ()
     ) -> Float[np.ndarray, "copies prompts"]:
-        """The metric of each copy; a rank or a share of right answers would hide a logit that is NaN, so they are looked at."""
+        """The metric of each copy;
+        a rank or a share of right answers would hide a logit that is NaN, so they are looked at.
+        """
         copies = logits.view(-1, *self._baseline.shape)
         is_sound = copies.amax((1, 2)) < torch.inf  # of NaN the comparison is false too
         if not is_sound.all():
@@ -392,7 +414,9 @@ class Grid:
 
 
 class Swept(NamedTuple):
-    """What a sweep measured: effects, the metric without edits, and which edits changed an activation."""
+    """What a sweep measured: effects, the metric without edits,
+    and which edits changed an activation.
+    """
 
     effects: Float[np.ndarray, "components prompts"]
     clean: Float[np.ndarray, " prompts"]
@@ -408,7 +432,9 @@ def sweep_all(
 
 
 def sweep_grid(folder: RunFolder, grid: Grid, engine: Engine) -> Swept:
-    """Every component edited in turn on every prompt; blocks of components whose effects are saved are not run."""
+    """Every component edited in turn on every prompt;
+    blocks of components whose effects are saved are not run.
+    """
     n_parts = len(grid.parts)
     blocks = []
     for number in range(len(grid.groups)):
@@ -439,7 +465,9 @@ def sweep_grid(folder: RunFolder, grid: Grid, engine: Engine) -> Swept:
 
 @dataclass(frozen=True)
 class Block:
-    """Components of neighbouring layers on one group of prompts: what an interrupted sweep loses at most."""
+    """Components of neighbouring layers on one group of prompts:
+    what an interrupted sweep loses at most.
+    """
 
     group: int
     parts: tuple[int, ...]
@@ -450,11 +478,15 @@ class Block:
 
 
 BLOCK_PACKS = 4
-"""Packed batches that make a block worth being saved by itself; fewer would not be joined by those of later layers."""
+"""Packed batches that make a block worth being saved by itself;
+fewer would not be joined by those of later layers.
+"""
 
 
 def _cuts(grid: Grid, number: int) -> Iterator[tuple[int, ...]]:
-    """The components of a group in blocks of whole layers, each with some packed batches of work."""
+    """The components of a group in blocks of whole layers,
+    each with some packed batches of work.
+    """
     enough = BLOCK_PACKS * pack(grid.subject.device) // grid.groups[number].batch.n_positions
     by_layer: dict[int, list[int]] = {}
     for i, part in enumerate(grid.parts):

@@ -22,7 +22,10 @@ def tables(results: Any) -> list[Table]:
 
 def _effect_table(records: Sequence[EffectRecord]) -> Table:
     first = records[0]
-    title = f"{first.value}, {len(records)} {first.component}: the strongest ({first.metric}, {first.unit}; n = {first.n})"
+    title = (
+        f"{first.value}, {len(records)} {first.component}: the strongest ({first.metric}, "
+        f"{first.unit}; n = {first.n})"
+    )
     rows = (
         (
             component_name(record),

@@ -1,7 +1,9 @@
-"""How much memory and disk a study's probes take, and whether their vectors are held or left on disk.
+"""How much memory and disk a study's probes take, and whether their vectors are held or left on
+disk.
 
-They hold one site's vectors and what a joint solve makes of it, or, where that is too much, leave both on disk
-(`probes.rows.OnDisk`) and hold blocks, coefficients, labels, and a sample of the rows as large as the memory allows.
+They hold one site's vectors and what a joint solve makes of it, or, where that is too much, leave
+both on disk (`probes.rows.OnDisk`) and hold blocks, coefficients, labels, and a sample of the rows
+as large as the memory allows.
 """
 
 from __future__ import annotations
@@ -53,21 +55,27 @@ class Solve:
 
     @property
     def labels(self) -> int:
-        """Labels, weights of the rows, and predictions of those that are scored, wherever the vectors are."""
+        """Labels, weights of the rows, and predictions of those that are scored,
+        wherever the vectors are.
+        """
         return self.rows * (32 * self.targets + 96) + self.others * (
             24 * self.columns + 32 * self.targets
         )
 
     @property
     def whole(self) -> int:
-        """With the vectors in memory, which are copied, turned and rounded; logits, and for the curvature probabilities twice."""
+        """With the vectors in memory, which are copied, turned and rounded; logits, and for the
+        curvature probabilities twice.
+        """
         return self.labels + 4 * (
             self.rows * (4 * self.width + 4 * self.columns) + 3 * self.others * self.width
         )
 
     @property
     def least(self) -> int:
-        """With the vectors on disk: blocks, coefficients and what L-BFGS keeps of them, the Gram matrix and its eigenvectors."""
+        """With the vectors on disk: blocks, coefficients and what L-BFGS keeps of them,
+        the Gram matrix and its eigenvectors.
+        """
         block = block_of(4 * self.width)
         on_cpu = min(block, CPU_BLOCK)
         blocks = 16 * block * self.width + 16 * on_cpu * (2 * self.width + 4 * self.columns)
@@ -94,7 +102,8 @@ class Fits:
     Attributes:
         memory: peak of the process, in bytes.
         disk: bytes of temporary files.
-        hold: None if vectors are held in memory; else they stay on disk, and a sample of them may take so many bytes.
+        hold: None if vectors are held in memory; else they stay on disk, and a sample of them may
+            take so many bytes.
     """
 
     memory: int
@@ -134,8 +143,8 @@ class Fits:
         name = f"--max-ram {size(max_ram)}"
         if beside:
             raise RunError(
-                f"{name}: {' and '.join(beside)} hold vectors in memory and need {size(whole)}: leave them out, or "
-                f"take more memory"
+                f"{name}: {' and '.join(beside)} hold vectors in memory and need "
+                f"{size(whole)}: leave them out, or take more memory"
             )
         if least > max_ram:
             raise RunError(
@@ -152,6 +161,7 @@ class Fits:
         if self.hold is None:
             return f"probes in memory, up to {size(self.memory)}"
         return (
-            f"probes of vectors on disk ({size(self.disk)} at a time), two passes a solve, one an iteration and one a "
-            f"sample of {size(self.hold)}; in memory up to {size(self.memory)}"
+            f"probes of vectors on disk ({size(self.disk)} at a time), two passes a solve, "
+            f"one an iteration and one a sample of {size(self.hold)}; "
+            f"in memory up to {size(self.memory)}"
         )

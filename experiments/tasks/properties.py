@@ -6,7 +6,8 @@ and a row of the dict:
     >>> from layerscope.experiments.tasks.properties import PROPERTIES, Property, get_property
     >>> def capital(sentence, train):
     ...     return ["yes" if word.form[0].isupper() else "no" for word in sentence.words]
-    >>> PROPERTIES["capital"] = Property("capital", "word", "class", capital, "begins with a capital")
+    >>> about = "begins with a capital"
+    >>> PROPERTIES["capital"] = Property("capital", "word", "class", capital, about)
     >>> from layerscope.experiments.corpus import read_conllu
     >>> from layerscope.experiments.demo import demo_paths
     >>> corpus = read_conllu(demo_paths().dev, limit=1)
@@ -57,13 +58,15 @@ class Property:
     Args:
         name: as the command line spells it.
         level: ``word`` (one value per word), ``arc`` (one per word: of the arc to its head, None
-            at the root), ``pair`` (of any two words, as many as `read` names) or ``sentence`` (one value).
+            at the root), ``pair`` (of any two words, as many as `read` names) or ``sentence`` (one
+            value).
         kind: ``class`` (values are labels) or ``number``.
         read: of the sentence and the training corpus; counts come from the training corpus alone.
         doc: one line.
         rewrite: the sentence that the model is shown instead, or None to leave this one out;
             `read` then gets the rewritten sentence. It may take words from the whole split.
-        balance: ``class`` to keep as many sentences of every class, ``length`` to do so within each band of lengths.
+        balance: ``class`` to keep as many sentences of every class, ``length`` to do so within each
+            band of lengths.
     """
 
     name: str
@@ -78,8 +81,8 @@ class Property:
 def get_property(name: str, corpus: Corpus) -> Property:
     """The property of this name.
 
-    ``feats:X`` is a feature X that the corpus annotates, ``misc:X`` a key X of its last column, and ``column:X`` a column of
-    its words as it stands.
+    ``feats:X`` is a feature X that the corpus annotates, ``misc:X`` a key X of its last column, and
+    ``column:X`` a column of its words as it stands.
 
     Raises:
         UnknownProperty: no such property in this corpus.
@@ -107,7 +110,9 @@ MOST_CLASSES = 20
 
 
 def _of_items(column: str, corpus: Corpus) -> Property:
-    """A column of a table of pictures or sounds: classes, or numbers where it holds many different ones."""
+    """A column of a table of pictures or sounds: classes,
+    or numbers where it holds many different ones.
+    """
     values = {word.feats[column] for s in corpus for word in s.words if column in word.feats}
     if len(values) > MOST_CLASSES and all(map(_is_number, values)):
         read = _each(lambda word: float(word.feats[column]) if column in word.feats else None)
@@ -208,7 +213,8 @@ def shape(word: Word) -> str:
             mark = "d"
         else:
             mark = "c" if is_letter(character) else "."
-        # Long words and short ones have the same shape: what is left is the pattern, not the length.
+        # Long words and short ones have the same shape: what is left is the pattern, not the
+        # length.
         if not out.endswith(mark * 2):
             out += mark
     return out
@@ -242,8 +248,9 @@ def arc_label(word: Word) -> str | None:
 def arc_exists(sentence: Sentence, train: Corpus) -> list[Pair]:
     """Each word with its head, and with another word that it has no arc with.
 
-    The other word stands as far away on the other side where there is one without an arc, so that distance does not tell;
-    otherwise it is drawn from the words without one. A word that has an arc with every other is left out, both times.
+    The other word stands as far away on the other side where there is one without an arc, so that
+    distance does not tell; otherwise it is drawn from the words without one. A word that has an arc
+    with every other is left out, both times.
     """
     rng = np.random.default_rng(zlib.crc32(sentence.text.encode()))
     heads = [word.head - 1 for word in sentence.words]

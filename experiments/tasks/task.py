@@ -1,4 +1,6 @@
-"""Tasks: a property read off the three splits, as rows of the features with labels, word types and sentences."""
+"""Tasks: a property read off the three splits, as rows of the features with labels,
+word types and sentences.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,11 @@ class Part:
     """One split of a task.
 
     Args:
-        rows: for each item the rows of the features that make its vector: one for a word, two (dependent, head) for
-            an arc or a pair, those of all its words for a sentence.
+        rows: for each item the rows of the features that make its vector: one for a word, two
+            (dependent, head) for an arc or a pair, those of all its words for a sentence.
         labels: a class (str) or a number for each item.
-        types: what a control task keys on: the word's form as the model sees it, the two forms of an arc, a sentence's first
-            word.
+        types: what a control task keys on: the word's form as the model sees it, the two forms of
+            an arc, a sentence's first word.
         clusters: the item's sentence, as an index into the split.
         words: the item's word within its sentence, -1 for a sentence.
     """
@@ -75,8 +77,8 @@ class Task:
 
     Args:
         n_dropped: items left out because a word of theirs has no vector.
-        n_classes: classes in training before rare ones were left out, and ``n_rare`` their items, by split; 0 and empty
-            where none was.
+        n_classes: classes in training before rare ones were left out, and ``n_rare`` their items,
+            by split; 0 and empty where none was.
     """
 
     property: Property
@@ -91,17 +93,22 @@ class Task:
             return ""
         items = ", ".join(f"{count:,} {split}" for split, count in self.n_rare.items())
         return (
-            f"{self.property.name}: {self.n_classes:,} classes in training: the {MAX_CLASSES} most frequent are probed, and "
-            f"items of the others ({items}) are left out"
+            f"{self.property.name}: {self.n_classes:,} classes in training: the "
+            f"{MAX_CLASSES} most frequent are probed, and items of the others ({items}) "
+            "are left out"
         )
 
     @cached_property
     def beside(self) -> int:
-        """How many words' vectors stand side by side in an item's: two of an arc or a pair, else one."""
+        """How many words' vectors stand side by side in an item's: two of an arc or a pair,
+        else one.
+        """
         return 2 if self.property.level in ("arc", "pair") else 1
 
     def distances(self, split: Split) -> list[str] | None:
-        """For arcs and pairs how many words to the right the second stands, as a type that a baseline can key on."""
+        """For arcs and pairs how many words to the right the second stands,
+        as a type that a baseline can key on.
+        """
         if self.beside == 1:
             return None
         return [str(b - a) for a, b in self.parts[split].rows]
@@ -123,8 +130,8 @@ class Task:
     def vectors(self, features: Vectors, split: Split) -> Vectors: ...
 
     def vectors(self, features: Vectors, split: Split) -> Vectors:
-        """The items' vectors: a word's own, dependent and head side by side, or the mean over a sentence's words; on disk
-        where the features are."""
+        """The items' vectors: a word's own, dependent and head side by side, or the mean over a
+        sentence's words; on disk where the features are."""
         rows = self.parts[split].rows
         if not isinstance(features, OnDisk):
             return self._of(features, rows)
@@ -160,7 +167,8 @@ def build_task(
     """Read one property off the splits.
 
     Args:
-        layouts: where each split's words are in the features; `offsets` the row at which each split begins.
+        layouts: where each split's words are in the features; `offsets` the row at which each split
+            begins.
         form: a word as the model sees it.
 
     Raises:
@@ -189,9 +197,11 @@ def build_task(
         classes = set(parts["train"].labels)
         if len(classes) < 2:
             raise TaskError(
-                f"property {prop.name!r}: expected at least 2 classes in training, got one: {classes.pop()!r}"
+                f"property {prop.name!r}: expected at least 2 classes in training, got one: "
+                f"{classes.pop()!r}"
             )
-        # A probe can only say classes that it was trained on; without one in common every accuracy is 0.
+        # A probe can only say classes that it was trained on; without one in common every accuracy
+        # is 0.
         if not classes & set(parts["test"].labels):
             raise TaskError(
                 f"property {prop.name!r}: no class of the test split occurs in training"
@@ -201,13 +211,15 @@ def build_task(
             # R2 divides by the variance.
             if float(np.ptp(parts[split].labels)) == 0:
                 raise TaskError(
-                    f"property {prop.name!r}: expected numbers that vary in {split}, got one value only"
+                    f"property {prop.name!r}: expected numbers that vary in {split}, "
+                    "got one value only"
                 )
     return _limited(Task(prop, parts, dropped))
 
 
 def _limited(task: Task) -> Task:
-    """The task with the most frequent classes of training alone, where there are more than a joint solve can carry.
+    """The task with the most frequent classes of training alone, where there are more than a joint
+    solve can carry.
 
     A class that training does not have at all stays in test, and counts as wrong there.
     """
@@ -223,8 +235,8 @@ def _limited(task: Task) -> Task:
         parts[split], n_rare[split] = part.of(common), len(part) - len(common)
         if not common:
             raise TaskError(
-                f"property {task.property.name!r}: expected items of the {MAX_CLASSES} most frequent classes in {split}, "
-                "got none"
+                f"property {task.property.name!r}: expected items of the {MAX_CLASSES} most "
+                f"frequent classes in {split}, got none"
             )
     return replace(task, parts=parts, n_classes=len(counts), n_rare=n_rare)
 
@@ -313,13 +325,17 @@ class _Items:
 
 
 STRAY = 10
-"""A class with less than one in so many of the mean class's items is left out of a balanced part."""
+"""A class with less than one in so many of the mean class's
+items is left out of a balanced part.
+"""
 
 
 def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
-    """As many items of every class, the first ones; with the items' ``lengths`` within each band of them.
+    """As many items of every class, the first ones; with the items' ``lengths`` within each band of
+    them.
 
-    A class with less than a tenth of the mean class's items is left out, so that one stray label does not empty a band.
+    A class with less than a tenth of the mean class's items is left out, so that one stray label
+    does not empty a band.
     """
     groups: dict[Any, dict[Any, list[int]]] = {}
     for i, label in enumerate(part.labels):
@@ -339,7 +355,8 @@ def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
 
 
 def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
-    """The corpus as a property such as ``bigram_shift`` shows it to the model; sentences it cannot use are left out.
+    """The corpus as a property such as ``bigram_shift`` shows it to the model; sentences it cannot
+    use are left out.
 
     Each sentence draws by its id, so that its fate does not depend on the others'.
     """

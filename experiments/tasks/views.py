@@ -1,4 +1,6 @@
-"""The text as properties see it, its layout in the features, and the tasks that are read from it."""
+"""The text as properties see it, its layout in the features,
+and the tasks that are read from it.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +47,14 @@ class View:
             texts.append(f"{self.name}: {counts} sentences cannot be rewritten and are left out")
         if self.layout.n_unknown:
             texts.append(
-                f"{self._prefix}{self.layout.n_unknown:,} of {self._n_words:,} words are unknown to the tokenizer and have no "
-                "vector"
+                f"{self._prefix}{self.layout.n_unknown:,} of {self._n_words:,} words are "
+                "unknown to the tokenizer and have no vector"
             )
         for task in self.tasks:
             if task.n_dropped:
                 texts.append(
-                    f"{task.property.name}: {task.n_dropped} items left out: a word has no tokens (truncated) or is unknown "
-                    "to the tokenizer"
+                    f"{task.property.name}: {task.n_dropped} items left out: "
+                    "a word has no tokens (truncated) or is unknown to the tokenizer"
                 )
             if limits := task.limits():
                 texts.append(limits)
@@ -79,10 +81,12 @@ def build_views(
     seed: int,
     sentence_pooling: SentencePooling = "mean",
 ) -> list[View]:
-    """Group the properties by the text that the model must see and the rows that it must give, and read their tasks.
+    """Group the properties by the text that the model must see and the rows that it must give, and
+    read their tasks.
 
     Args:
-        sentence_pooling: a sentence's vector: the mean over its words', or that of its ``first`` or ``last`` token.
+        sentence_pooling: a sentence's vector: the mean over its words', or that of its ``first`` or
+            ``last`` token.
     """
 
     def is_single(prop: Property) -> bool:

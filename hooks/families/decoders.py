@@ -199,7 +199,8 @@ CTRL = Family(
     "multi_head_attention",
 )
 
-# Attention and MLP are given the stream and add it themselves: what they add is their last projection's.
+# Attention and MLP are given the stream and add it themselves: what they add is their last
+# projection's.
 BLOOM = Family(
     "h",
     {"hook_embed": "word_embeddings:output", "ln_final.hook_normalized": "ln_f:output"},

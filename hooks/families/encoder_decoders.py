@@ -38,7 +38,9 @@ _EMBEDS = {"hook_embed": "embed_tokens:output", "hook_pos_embed": "embed_positio
 
 
 def _pair(mid: str, decoder_mid: str, cross_mid: str, end: str | None) -> Family:
-    """An encoder and a decoder of BART's modules, their norms in front of the sublayers or behind the sums."""
+    """An encoder and a decoder of BART's modules,
+    their norms in front of the sublayers or behind the sums.
+    """
     final: dict[str, PlaceSpec] = {"ln_final.hook_normalized": f"{end}:output"} if end else {}
     decoder = Family(
         "decoder.layers",

@@ -223,7 +223,8 @@ MODERNBERT = Family(
 XMOD = BERT.without("adapters of the language follow it", "hook_mlp_out")
 
 
-# Its body keeps the parts of all blocks in four lists, and masks padding in place behind each block.
+# Its body keeps the parts of all blocks in four lists, and masks padding in place behind each
+# block.
 XLM = Family(
     "attentions",
     {"hook_embed": "embeddings:output", "hook_pos_embed": "position_embeddings:output"},

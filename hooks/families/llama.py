@@ -1,4 +1,6 @@
-"""Llama's modules, which most decoders share: each place lists the names that families give one part."""
+"""Llama's modules, which most decoders share:
+each place lists the names that families give one part.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ LLAMA4 = LLAMA.without(
 ).but({"mlp.hook_router_logits": "feed_forward.router:output[1]|rows"})
 
 # Queries, keys and values from latents: a key has a part of each head's own, which is the site, and
-# one that all heads share. The cache holds the latents, so a step gives keys and values of the whole text.
+# one that all heads share. The cache holds the latents, so a step gives keys and values of the
+# whole text.
 MLA = LLAMA.but(
     {
         "attn.hook_q": "self_attn.q_b_proj:output|heads or self_attn.q_proj:output|heads",

@@ -1,4 +1,6 @@
-"""One row of the table: what it says of a family, and the short forms that rows are written with."""
+"""One row of the table: what it says of a family,
+and the short forms that rows are written with.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,16 @@ class Family:
         blocks: path of the list of blocks (or of the one shared block, see `shared`).
         outside: site -> place, paths from the body.
         inside: site without its ``blocks.{i}.`` -> place, paths from the block.
-        attention: path of the attention module inside the block, where patterns are seen (``.`` is the block itself); None when
-            there is none.
-        shared: True where one block is called again for every layer (ALBERT); the n-th call is layer n.
+        attention: path of the attention module inside the block, where patterns are seen (``.`` is
+            the block itself); None when there is none.
+        shared: True where one block is called again for every layer (ALBERT); the n-th call is
+            layer n.
         when: tells from the configuration whether this row is the right one of its model type.
         missing: site -> why this family has none, in one line.
         cross: path of the attention to another text inside the block.
         decoder: the row of the stack that reads this one's output, in an encoder-decoder.
-        calls: site -> which call of its module in one forward is the site's, and of how many, where it is not called once.
+        calls: site -> which call of its module in one forward is the site's, and of how many, where
+            it is not called once.
     """
 
     blocks: str

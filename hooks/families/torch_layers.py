@@ -1,4 +1,6 @@
-"""PyTorch's own transformer layers, `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer`."""
+"""PyTorch's own transformer layers,
+`nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from .row import RESIDUAL, Family, PlaceSpec, multihead
 
 
 def row_of(layer: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> Family:
-    """The row of a layer's options: its norms before the sublayers or behind the sums, positions first or texts."""
+    """The row of a layer's options: its norms before the sublayers or behind the sums,
+    positions first or texts.
+    """
     inside: dict[str, PlaceSpec] = {**RESIDUAL, **multihead("attn", "self_attn")}
     is_decoder = isinstance(layer, nn.TransformerDecoderLayer)
     last = 3 if is_decoder else 2

@@ -101,7 +101,9 @@ CONVNEXT = Family(
     None,
     missing={
         **dict.fromkeys(NO_ATTENTION, "a convolution stands in the place of attention"),
-        "hook_resid_mid": "the MLP reads what the convolution gives, which is not added to the stream",
+        "hook_resid_mid": (
+            "the MLP reads what the convolution gives, which is not added to the stream"
+        ),
         "hook_mlp_out": "the block scales it before adding it: no module returns what is added",
     },
 )

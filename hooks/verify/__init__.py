@@ -2,7 +2,8 @@
 
 >>> import torch
 >>> from transformers import GPT2Config, GPT2LMHeadModel
->>> model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=50, n_positions=16)).eval()
+>>> size = dict(n_layer=2, n_embd=8, n_head=2, vocab_size=50, n_positions=16)
+>>> model = GPT2LMHeadModel(GPT2Config(**size)).eval()
 >>> verdict = verify(model, quick=True)
 >>> verdict.status, len(verdict.wrong)
 ('OK', 0)
@@ -41,7 +42,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the doctor's table: a name, what is compared, and whether every study runs it first."""
+    """One row of the doctor's table: a name, what is compared,
+    and whether every study runs it first.
+    """
 
     name: str
     run: Callable[[Exam], Iterator[Finding]]
@@ -50,8 +53,12 @@ class Check:
     @property
     def about(self) -> str:
         """What is compared, in one sentence."""
-        function = self.run.func if isinstance(self.run, functools.partial) else self.run
-        return (function.__doc__ or "").strip()
+        return described(self.run.func if isinstance(self.run, functools.partial) else self.run)
+
+
+def described(function: Callable[..., object]) -> str:
+    """A check's docstring on one line."""
+    return " ".join((function.__doc__ or "").split())
 
 
 CHECKS: tuple[Check, ...] = (
@@ -99,20 +106,24 @@ def verify(
     only: Sequence[str] | None = None,
     padding: Padding | None = None,
 ) -> Verdict:
-    """Check on this model that its sites hold what their names say: identities, edits, gradients, batches, precision.
+    """Check on this model that its sites hold what their names say: identities, edits, gradients,
+    batches, precision.
 
-    The model is left as it was. Its attention implementation is switched for one check (``eager attention``) and put back.
+    The model is left as it was. Its attention implementation is switched for one check (``eager
+    attention``) and put back.
 
     Args:
         model: in evaluation mode, as it will be used; any `nn.Module`.
-        inputs: keyword arguments of one forward of two items or more; by default random ones of the configuration's kind.
+        inputs: keyword arguments of one forward of two items or more; by default random ones of the
+            configuration's kind.
         sites: which sites; by default all. ``module:`` paths for a model that is not known by name.
         quick: only the checks that take a few forwards of a few tokens.
         only: only these checks, by name (see `CHECKS`).
         padding: how the model is padded, where that is known; else it is found by trying.
 
     Returns:
-        A `Verdict`: the findings, each with its number and bound. ``verdict.require()`` raises where one is WRONG.
+        A `Verdict`: the findings, each with its number and bound. ``verdict.require()`` raises
+            where one is WRONG.
 
     Raises:
         ValueError: a model that does not say what it takes, without ``inputs``; an unknown check.
@@ -136,7 +147,8 @@ def _run(check: Check, exam: Exam) -> Iterator[Finding]:
         yield from (replace(found, check=check.name) for found in check.run(exam))
     except Exception as error:  # whatever a model may raise
         line = next(iter(str(error).splitlines()), "")
-        # A forward that breaks under the hooks of every study is wrong; what raises elsewhere is loud enough.
+        # A forward that breaks under the hooks of every study is wrong; what raises elsewhere is
+        # loud enough.
         status: Status = "WRONG" if check.quick else "UNSUPPORTED"
         yield Finding(
             check.name, "", status, reason=f"the check raised {type(error).__name__}: {line[:200]}"

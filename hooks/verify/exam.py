@@ -38,8 +38,10 @@ class Exam:
 
     Args:
         model: in evaluation mode, as it will be used.
-        inputs: keyword arguments of one forward of several items; by default random ones made from the configuration.
-        sites: which sites; by default all that the anatomy lists. ``module:`` paths for a model without one.
+        inputs: keyword arguments of one forward of several items; by default random ones made from
+            the configuration.
+        sites: which sites; by default all that the anatomy lists. ``module:`` paths for a model
+            without one.
         padding: how it is padded, where that is known; else it is found by trying.
     """
 
@@ -53,7 +55,8 @@ class Exam:
         away = sum(p.is_meta for p in model.parameters())
         if away and not is_offloaded(model):
             raise InputError(
-                f"{away} weights of {type(model).__name__} are on the meta device, which holds no values: load it"
+                f"{away} weights of {type(model).__name__} are on the meta device, "
+                "which holds no values: load it"
             )
         self.model = model
         self.attached = attached(model)
@@ -94,7 +97,9 @@ class Exam:
 
     @functools.cached_property
     def text_sites(self) -> frozenset[str]:
-        """Sites that fire where the texts are read without pictures beside them: Mllama's cross-attention then does not run."""
+        """Sites that fire where the texts are read without pictures beside them: Mllama's
+        cross-attention then does not run.
+        """
         if not any(kind in name for name in self.inputs for kind in ("pixel", "features")):
             return frozenset(self.acts)
         _, acts = self.watch({"input_ids": self.inputs["input_ids"]})
@@ -111,7 +116,9 @@ class Exam:
 
     @property
     def learned_prompt(self) -> bool:
-        """Whether an adapter puts learned tokens, or their keys and values, in front of every text."""
+        """Whether an adapter puts learned tokens, or their keys and values,
+        in front of every text.
+        """
         adapters = getattr(self.model, "peft_config", None)
         return isinstance(adapters, dict) and any(
             getattr(a, "is_prompt_learning", False) for a in adapters.values()
@@ -131,7 +138,9 @@ class Exam:
         return getattr(text_config(self.config), "use_cache", None) is not None
 
     def _reached(self, site: str) -> bool:
-        """Whether the inputs run a site's tower: pictures and sounds are only given where the model is made of them."""
+        """Whether the inputs run a site's tower:
+        pictures and sounds are only given where the model is made of them.
+        """
         given = "".join(self.inputs)
         towers = {"vision_blocks": "pixel", "audio_blocks": "input_features"}
         return all(kind in given for tower, kind in towers.items() if site.startswith(tower))
@@ -155,7 +164,9 @@ class Exam:
     # -- forwards
 
     def run(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Tensor:
-        """The model's answer: logits, else its hidden states, else the first tensor that it returns."""
+        """The model's answer: logits, else its hidden states,
+        else the first tensor that it returns.
+        """
         return main_tensor(self.raw(inputs, **more))
 
     def raw(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Any:
@@ -235,7 +246,9 @@ class Exam:
 
     @functools.cached_property
     def causal(self) -> bool | None:
-        """Whether earlier positions are blind to the last one, by trying; None where the input is not token ids, or all one token."""
+        """Whether earlier positions are blind to the last one, by trying; None where the input is
+        not token ids, or all one token.
+        """
         ids = self.inputs.get("input_ids")
         name = self.last_stream
         if ids is None or name is None:
@@ -302,7 +315,9 @@ class Exam:
     # -- findings
 
     def within(self, site: str, measured: float, bound: float, reason: str = "") -> Finding:
-        """OK if the number is within its bound, else WRONG with the reason (NaN is never within)."""
+        """OK if the number is within its bound,
+        else WRONG with the reason (NaN is never within).
+        """
         good = measured <= bound
         return Finding(
             "",
@@ -345,7 +360,8 @@ def isolated(
     rows: int,
     read: Sequence[str],
 ) -> dict[str, Tensor]:
-    """Copies of the first text in one forward, in which every block is entered with the clean stream again.
+    """Copies of the first text in one forward, in which every block is entered with the clean
+    stream again.
 
     What a change does therefore stays in its own block: all blocks are examined at once.
 
@@ -385,14 +401,18 @@ def _reset(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warning that an edit changed nothing: the doctor edits with clean values on purpose."""
+    """Without the warning that an edit changed nothing:
+    the doctor edits with clean values on purpose.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingChanged)
         yield
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Largest ||a - b|| / ||b|| over vectors of the last axis; where b is a tenth of the median size, of that."""
+    """Largest ||a - b|| / ||b|| over vectors of the last axis;
+    where b is a tenth of the median size, of that.
+    """
     if found.shape != expected.shape:
         return float("inf")
     a, b = found.detach().double(), expected.detach().double().to(found.device)
@@ -450,9 +470,12 @@ def noise(like: Tensor, seed: int, size: float) -> Tensor:
 
 
 def token_rows(value: Tensor, site: str, row: int, keep: Tensor, prefix: int = 0) -> Tensor:
-    """One text's values at its real tokens, in whatever shape the site has; scores, which count up to a constant, from their top."""
+    """One text's values at its real tokens, in whatever shape the site has; scores, which count up
+    to a constant, from their top.
+    """
     if HEAD_AXIS.get(Site(site).part) == 1:
-        # Keys are the learned prefix, the tokens, and perhaps a sink, which is a column that is no token.
+        # Keys are the learned prefix, the tokens, and perhaps a sink, which is a column that is no
+        # token.
         n_sinks = value.shape[-1] - len(keep) - prefix
         columns = torch.cat([keep.new_ones(prefix), keep, keep.new_ones(n_sinks)])
         part = value[row][:, keep][:, :, columns]

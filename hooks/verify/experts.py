@@ -15,7 +15,9 @@ from .findings import Finding
 
 
 def sums(exam: Exam) -> Iterator[Finding]:
-    """Every expert's neurons through its down projection, weighted by the router, add up to what the experts return."""
+    """Every expert's neurons through its down projection, weighted by the router,
+    add up to what the experts return.
+    """
     layers: dict[str, list[str]] = defaultdict(list)
     for site, place in exam.anatomy.places.items() if exam.anatomy is not None else ():
         if place.end == "neurons" and site.endswith("hook_post"):

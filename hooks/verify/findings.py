@@ -16,7 +16,9 @@ Status = Literal["OK", "UNSUPPORTED", "WRONG"]
 
 
 class UnsoundModel(LayerscopeError, ValueError):
-    """A check of the model is WRONG: values read from it would not be what the names of its sites say."""
+    """A check of the model is WRONG:
+    values read from it would not be what the names of its sites say.
+    """
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Finding:
     Args:
         check: the check's name.
         site: the site, or ``""`` for the whole model.
-        status: OK, UNSUPPORTED (it cannot be had or cannot be checked here; ``reason`` says why), WRONG.
+        status: OK, UNSUPPORTED (it cannot be had or cannot be checked here; ``reason`` says why),
+            WRONG.
         measured: what was measured; OK means at most ``bound`` (for ``edits``, a change, at least).
         reason: one line.
     """
@@ -111,7 +114,9 @@ class Verdict(Sequence[Finding]):
         return out
 
     def records(self) -> list[dict[str, Any]]:
-        """The findings as plain records; None where a number is not finite (its status says that it is none)."""
+        """The findings as plain records;
+        None where a number is not finite (its status says that it is none).
+        """
         return [
             {
                 k: None if isinstance(v, float) and not math.isfinite(v) else v

@@ -1,4 +1,6 @@
-"""Checks of attention: patterns are distributions over what may be seen, and what heads write is what attention returns."""
+"""Checks of attention: patterns are distributions over what may be seen,
+and what heads write is what attention returns.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ PROJECTED = (
 
 
 def rows(exam: Exam) -> Iterator[Finding]:
-    """Each query's weights sum to 1 (with those of a sink, where there is one) and are the softmax of its scores."""
+    """Each query's weights sum to 1 (with those of a sink, where there is one)
+    and are the softmax of its scores.
+    """
     for site in (*_of(exam, "attn.hook_pattern"), *_of(exam, "cross_attn.hook_pattern")):
         pattern, scores = exam.acts[site], site.replace("pattern", "attn_scores")
         sinks = _sinks(exam, site)
@@ -50,7 +54,9 @@ def _sinks(exam: Exam, site: str) -> torch.Tensor | None:
 
 
 def mask(exam: Exam) -> Iterator[Finding]:
-    """A model that reads from left to right gives later tokens no weight, and its earlier positions are blind to them."""
+    """A model that reads from left to right gives later tokens no weight,
+    and its earlier positions are blind to them.
+    """
     seen = exam.causal
     must = _must_be_causal(exam)
     if seen is None:
@@ -61,7 +67,8 @@ def mask(exam: Exam) -> Iterator[Finding]:
             "",
             "",
             "WRONG",
-            reason="it generates, yet a later token changes earlier positions: a causal mask is missing",
+            reason="it generates, yet a later token changes earlier positions: "
+            "a causal mask is missing",
         )
     elif must:
         yield Finding("", "", "OK")
@@ -88,7 +95,9 @@ def _must_be_causal(exam: Exam) -> bool:
 
 
 def products(exam: Exam) -> Iterator[Finding]:
-    """sum over keys of pattern x v = z, head by head (a key-value head serves its group), times a gate where there is one."""
+    """sum over keys of pattern x v = z, head by head (a key-value head serves its group),
+    times a gate where there is one.
+    """
     for block, kind in itertools.product(exam.blocks, ("attn", "cross_attn")):
         pattern, value, z, gate = (
             f"{block}.{kind}.hook_{part}" for part in ("pattern", "v", "z", "gate")
@@ -148,7 +157,9 @@ def _gates(gate: Tensor, like: Tensor) -> list[Tensor]:
 
 
 def _up_to_scale_and_bias(made: Tensor, found: Tensor) -> float:
-    """The error left once values may be scaled by one number (MiMo) or moved by a bias of each head's (DeBERTa)."""
+    """The error left once values may be scaled by one number (MiMo)
+    or moved by a bias of each head's (DeBERTa).
+    """
     error = relative(made, found)
     scale = (made * found).sum() / made.square().sum()
     moved = made + (found - made).mean((0, 1), keepdim=True)
@@ -156,7 +167,9 @@ def _up_to_scale_and_bias(made: Tensor, found: Tensor) -> float:
 
 
 def projections(exam: Exam) -> Iterator[Finding]:
-    """z through the output projection is attn_out, and mlp.hook_post through the down projection is mlp_out (or its norm's input)."""
+    """z through the output projection is attn_out, and mlp.hook_post through the down projection is
+    mlp_out (or its norm's input).
+    """
     for block in exam.blocks:
         for site, out in PROJECTED:
             site, out = f"{block}.{site}", f"{block}.{out}"

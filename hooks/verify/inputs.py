@@ -15,7 +15,9 @@ from ..placement import dtype_of
 
 TEXTS, LENGTH, SAMPLES = 3, 7, 1600
 READ_BOTH_WAYS = ("paligemma",)
-"""Model types that generate, and whose prompt (token type 0) is read both ways; XLNet says so in ``attn_type``."""
+"""Model types that generate, and whose prompt (token type 0) is read both ways;
+XLNet says so in ``attn_type``.
+"""
 
 
 def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
-"""Checks of edits and gradients: what is changed at a site goes on from there, to the heads it belongs to, as autograd says.
+"""Checks of edits and gradients: what is changed at a site goes on from there, to the heads it
+belongs to, as autograd says.
 
-All sites of all blocks are examined in one forward: its rows are copies of one text, each changed at one kind of site, and
-every block is entered with the clean stream again. The change at a block's output is then that block's own answer.
+All sites of all blocks are examined in one forward: its rows are copies of one text, each changed
+at one kind of site, and every block is entered with the clean stream again. The change at a block's
+output is then that block's own answer.
 """
 
 from __future__ import annotations
@@ -27,13 +29,17 @@ from .weights import quantised
 BIG = 0.5
 """Size of a change, as a share of the site's root mean square."""
 STEP = {torch.float32: 2e-3, torch.float64: 3e-4}
-"""The same for finite differences, which lower precision does not allow (norms run in float32 whatever the weights are)."""
+"""The same for finite differences,
+which lower precision does not allow (norms run in float32 whatever the weights are).
+"""
 FLAT = {torch.float64: 1e-12, torch.float32: 1e-6}
 """The least change that counts as one; 1e-3 in half precision."""
 SLOPE = 2e-2
 """The largest error of a slope, as a share of the gradient's size."""
 COPIED = 300_000_000
-"""Parameters of a model that is examined in a copy of double precision, where small changes are not lost in rounding."""
+"""Parameters of a model that is examined in a copy of double precision,
+where small changes are not lost in rounding.
+"""
 TOKENS = 5
 """Of the one text."""
 MOVED_ALONE = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "mlp.hook_pre")
@@ -147,7 +153,9 @@ def _one_part(value: Tensor, by: Tensor, part: str) -> Tensor:
 
 
 def edits_reach(exam: Exam) -> Iterator[Finding]:
-    """An edit at the site changes its block's output, and an edit of that output changes the model's answer."""
+    """An edit at the site changes its block's output,
+    and an edit of that output changes the model's answer.
+    """
     exam, found = response(exam)
     least = FLAT.get(exam.dtype, 1e-3)
     why = "an edit here changes nothing"
@@ -168,7 +176,9 @@ def edits_reach(exam: Exam) -> Iterator[Finding]:
 
 
 def _edit_elsewhere(exam: Exam, site: str, least: float, why: str) -> Iterator[Finding]:
-    """An edit in another stack, of the first and the last of its blocks, through the whole model."""
+    """An edit in another stack, of the first and the last of its blocks,
+    through the whole model.
+    """
     assert exam.anatomy is not None
     stack = site.partition(".")[0]
     if ".experts." in site or exam.anatomy.places[site].read_only:
@@ -186,7 +196,9 @@ def _edit_elsewhere(exam: Exam, site: str, least: float, why: str) -> Iterator[F
 
 
 def _outputs_reach(exam: Exam, found: Response) -> dict[str, float]:
-    """The change of the answer when a block's output is changed: the last one's measured, the others' through the next block."""
+    """The change of the answer when a block's output is changed: the last one's measured, the
+    others' through the next block.
+    """
     posts = [
         s for layer in range(exam.n_layers) if exam.has(s := f"blocks.{layer}.hook_resid_post")
     ]
@@ -219,7 +231,9 @@ def _whole(exam: Exam, site: str, size: float) -> float:
 
 
 def own_heads(exam: Exam) -> Iterator[Finding]:
-    """A query moves only its own row of its head's scores, a key its column in its group's heads, a value its group's z."""
+    """A query moves only its own row of its head's scores, a key its column in its group's heads,
+    a value its group's z.
+    """
     exam, found = response(exam)
     for layer in range(exam.n_layers):
         for name, out in (("q", "attn_scores"), ("k", "attn_scores"), ("v", "z")):
@@ -299,7 +313,8 @@ def gradients(exam: Exam) -> Iterator[Finding]:
     if step is None:
         yield exam.cannot(
             "",
-            f"finite differences need float32, the weights are {str(exam.dtype).removeprefix('torch.')}",
+            "finite differences need float32, the weights are "
+            f"{str(exam.dtype).removeprefix('torch.')}",
         )
         return
     if any(quantised(exam.model)):
@@ -354,7 +369,8 @@ def gradients(exam: Exam) -> Iterator[Finding]:
 
 
 def _slope_error(gradient: Tensor, direction: Tensor, sides: list[float]) -> tuple[float, float]:
-    """How far g . d is outside the differences to both sides (a ReLU's kink may stand between them), and what it is relative to.
+    """How far g . d is outside the differences to both sides (a ReLU's kink may stand between
+    them), and what it is relative to.
 
     That is |g| times the direction's size, which is what a random direction gives.
     """

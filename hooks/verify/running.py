@@ -1,8 +1,10 @@
-"""Checks of models as people run them: token by token behind a cache, by position, in adapters, under autocast, in `generate`.
+"""Checks of models as people run them: token by token behind a cache, by position, in adapters,
+under autocast, in `generate`.
 
-One oracle for all: an edit gives what it gives on each text alone, in one forward without a cache. What the model itself
-answers otherwise (left padding that it cannot be given, a state that reads many tokens only at once) is not the hooks' fault
-and is reported as not supported; the hooks are WRONG where the model agrees with itself and the edited model does not.
+One oracle for all: an edit gives what it gives on each text alone, in one forward without a cache.
+What the model itself answers otherwise (left padding that it cannot be given, a state that reads
+many tokens only at once) is not the hooks' fault and is reported as not supported; the hooks are
+WRONG where the model agrees with itself and the edited model does not.
 """
 
 from __future__ import annotations
@@ -147,7 +149,9 @@ class Running:
     def compared(
         self, name: str, way: Way, model: nn.Module | None = None, patterns: bool = False
     ) -> Iterator[Finding]:
-        """The findings of one way: the whole model's, those of each edit, and the newest token's weights."""
+        """The findings of one way: the whole model's, those of each edit,
+        and the newest token's weights.
+        """
         model = self.exam.model if model is None else model
         with torch.no_grad(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -185,7 +189,9 @@ class Running:
         return min(self.exam.far, max(self.exam.local, bound))
 
     def _as_it_is(self, way: Way, model: nn.Module, patterns: bool) -> tuple[str, float | None]:
-        """Why a way says nothing of the hooks, if it does not; and how far the newest token's weights are off."""
+        """Why a way says nothing of the hooks, if it does not;
+        and how far the newest token's weights are off.
+        """
         acts: Any = None
         try:
             with self.watched(model) if patterns else nullcontext() as acts:
@@ -218,7 +224,9 @@ class Running:
             yield self.exam.within("", together, self._bound, why)
 
     def _pattern_error(self, answers: list[tuple[Tensor, int, Tensor]], newest: Tensor) -> float:
-        """How far the last call's weights of each text's newest token are from those of the text alone."""
+        """How far the last call's weights of each text's newest token
+        are from those of the text alone.
+        """
         prompts = self.texts.batch("left")[1].bool()
         error = 0.0
         for row, (text, prompt, _) in enumerate(answers):
@@ -232,7 +240,9 @@ class Running:
     def _measured(
         self, way: Way, trials: list[Trial], model: nn.Module
     ) -> tuple[float | None, str]:
-        """`error`, infinite where it raises, and why; None where positions cannot be known there, which is refused."""
+        """`error`, infinite where it raises, and why; None where positions cannot be known there,
+        which is refused.
+        """
         try:
             return self.error(way, trials, model), ""
         except PositionsUnknown as error:
@@ -271,7 +281,9 @@ def _texts(exam: Exam) -> Texts:
 
 
 def _trials(exam: Exam) -> Trials:
-    """An edit at positions of a prompt and behind it, one under a mask of tokens, and a key that is hidden."""
+    """An edit at positions of a prompt and behind it, one under a mask of tokens,
+    and a key that is hidden.
+    """
     streams = [f"blocks.{layer}.hook_resid_post" for layer in range(exam.n_layers)]
     streams = [site for site in streams if _in_text(exam, site)]
     made: Trials = {}
@@ -317,7 +329,9 @@ def running(exam: Exam) -> Running:
 
 
 def cached_steps(exam: Exam) -> Iterator[Finding]:
-    """Read in steps behind a left-padded prompt, edits at positions, token masks, knockouts and patterns are each text's own."""
+    """Read in steps behind a left-padded prompt, edits at positions, token masks,
+    knockouts and patterns are each text's own.
+    """
     yield from _in_steps(exam, "token by token", ways.steps())
 
 
@@ -345,7 +359,9 @@ def _in_steps(exam: Exam, name: str, way: Way, patterns: bool = True) -> Iterato
 
 
 def _newest(pattern: Tensor, real: Tensor) -> Tensor:
-    """The last query's weights on the tokens that a cache holds; a static one has room behind them, a window dropped some."""
+    """The last query's weights on the tokens that a cache holds; a static one has room behind them,
+    a window dropped some.
+    """
     keys = pattern.shape[-1]
     real = real.to(pattern.device)
     last = pattern[:, -1]
@@ -353,7 +369,9 @@ def _newest(pattern: Tensor, real: Tensor) -> Tensor:
 
 
 def wrapped(exam: Exam) -> Iterator[Finding]:
-    """A PEFT adapter that changes nothing, around a copy of the model: edits are what they are on the model itself."""
+    """A PEFT adapter that changes nothing, around a copy of the model:
+    edits are what they are on the model itself.
+    """
     compared = running(exam)
     why = compared.cannot or _unwrappable(exam)
     if why:
@@ -395,7 +413,9 @@ def _adapted(model: nn.Module) -> nn.Module:
 
 
 def autocast(exam: Exam) -> Iterator[Finding]:
-    """Under autocast looking changes nothing, and a direction that is erased from the stream is gone to rounding of its type."""
+    """Under autocast looking changes nothing,
+    and a direction that is erased from the stream is gone to rounding of its type.
+    """
     site, kind = exam.last_stream, exam.device.type
     if site is None or exam.dtype != torch.float32:
         yield exam.cannot("", "the blocks are not known, or the weights are no float32")
@@ -425,7 +445,9 @@ def autocast(exam: Exam) -> Iterator[Finding]:
 
 
 def score_masks(exam: Exam) -> Iterator[Finding]:
-    """Scores that are set to 0 leave hidden what the mask hides, and give every other key the same weight."""
+    """Scores that are set to 0 leave hidden what the mask hides,
+    and give every other key the same weight.
+    """
     pairs = {
         site: site.replace("attn_scores", "pattern")
         for layer in range(exam.n_layers)
@@ -468,7 +490,9 @@ MODES: dict[str, Way] = {
 
 
 def generated(exam: Exam) -> Iterator[Finding]:
-    """In every mode of `generate`, an adapter's too, each step's logits under edits are those of the text so far in one forward."""
+    """In every mode of `generate`, an adapter's too, each step's logits under edits are those of
+    the text so far in one forward.
+    """
     compared = running(exam)
     able = getattr(exam.model, "can_generate", lambda: False)()
     if compared.cannot or not able:

@@ -1,4 +1,6 @@
-"""Checks of the residual stream: what is added adds up, blocks follow each other, the end gives the logits."""
+"""Checks of the residual stream: what is added adds up, blocks follow each other,
+the end gives the logits.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from .findings import Finding
 
 
 def sums(exam: Exam) -> Iterator[Finding]:
-    """resid_pre + attn_out = resid_mid; + mlp_out = resid_post, or that norm's input whose output resid_post is."""
+    """resid_pre + attn_out = resid_mid; + mlp_out = resid_post,
+    or that norm's input whose output resid_post is.
+    """
     for block in exam.blocks:
         yield from _sums_of(exam, block)
 
@@ -91,7 +95,9 @@ def chain(exam: Exam) -> Iterator[Finding]:
 
 
 def end(exam: Exam) -> Iterator[Finding]:
-    """The final norm and the head, applied to the last block's output, give the model's logits (the logit lens's identity)."""
+    """The final norm and the head, applied to the last block's output,
+    give the model's logits (the logit lens's identity).
+    """
     name, last = "ln_final.hook_normalized", exam.last_stream
     if exam.anatomy is None or last is None:
         yield exam.cannot("", "the blocks are not known by name")
@@ -124,7 +130,8 @@ def end(exam: Exam) -> Iterator[Finding]:
         gap = "" if resume.error is None else f" (they are off by {resume.error:.1g})"
         yield exam.cannot(
             "",
-            f"the final norm and the head alone do not give its logits{gap}: forwards are run whole",
+            f"the final norm and the head alone do not give its logits{gap}: "
+            "forwards are run whole",
         )
     else:
         yield exam.within("", resume.error, exam.local)

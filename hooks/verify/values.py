@@ -1,4 +1,6 @@
-"""Checks of captured values: nothing is changed by looking, batches and padding change nothing, nothing stays behind."""
+"""Checks of captured values: nothing is changed by looking, batches and padding change nothing,
+nothing stays behind.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def same_outputs(exam: Exam) -> Iterator[Finding]:
 
 
 def fires(exam: Exam) -> Iterator[Finding]:
-    """Every listed site holds a finite tensor after one forward; parts that are not listed are named."""
+    """Every listed site holds a finite tensor after one forward;
+    parts that are not listed are named.
+    """
     for site in exam.sites:
         if site not in exam.acts:
             yield Finding(
@@ -88,7 +92,9 @@ def batched(exam: Exam) -> Iterator[Finding]:
 
 
 def padding(exam: Exam) -> Iterator[Finding]:
-    """Padded left, padded right and alone are the same at every site and in the answer, with the position ids found for it."""
+    """Padded left, padded right and alone are the same at every site and in the answer,
+    with the position ids found for it.
+    """
     ids = exam.inputs.get("input_ids")
     if ids is None:
         yield exam.cannot("", "the input is not token ids")
@@ -157,7 +163,9 @@ def position_policy(exam: Exam) -> Padding | None:
 
 
 def hooks_gone(exam: Exam) -> Iterator[Finding]:
-    """No hook and no mode is left: after a forward, an exception in an edit, Ctrl-C, a stopped forward, a closed generator."""
+    """No hook and no mode is left: after a forward, an exception in an edit, Ctrl-C,
+    a stopped forward, a closed generator.
+    """
     if not exam.acts:
         yield exam.cannot("", "no site is known to hook")
         return

@@ -1,7 +1,8 @@
-"""Ways in which a model is run, and what it says of two texts under each; each text alone is the oracle of them all.
+"""Ways in which a model is run, and what it says of two texts under each; each text alone is the
+oracle of them all.
 
-A `Way` takes a model, a function from rows of ids to the edits of these rows, and the texts. It gives for each text its
-tokens, how many of them were the prompt, and the logits of its last tokens.
+A `Way` takes a model, a function from rows of ids to the edits of these rows, and the texts. It
+gives for each text its tokens, how many of them were the prompt, and the logits of its last tokens.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def edited(model: nn.Module, edits: Edits) -> AbstractContextManager[object]:
 def alone(
     model: nn.Module, edits: Edits, text: Int[Tensor, " pos"]
 ) -> Float[Tensor, "columns vocab"]:
-    """The oracle: logits of a text by itself, in one forward without a cache (an adapter may put columns in front)."""
+    """The oracle: logits of a text by itself,
+    in one forward without a cache (an adapter may put columns in front).
+    """
     rows = text[None]
     with torch.no_grad(), edited(model, edits):
         out: Any = model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False)
@@ -177,7 +180,9 @@ def _cache(model: Any, kind: str) -> Any:
 
 
 def _logits(model: Any, out: Any) -> Tensor:
-    """The logits of a call of the model or of its body; a body by itself answers with its last hidden states."""
+    """The logits of a call of the model or of its body;
+    a body by itself answers with its last hidden states.
+    """
     if hasattr(out, "logits"):
         return out.logits
     head = getattr(model, "lm_head", None)
@@ -216,7 +221,9 @@ def generated(**options: Any) -> Way:
 
 
 def beams(width: int = 3) -> Way:
-    """Beam search of the first prompt: the likelihood of each beam, which its own logits must give."""
+    """Beam search of the first prompt: the likelihood of each beam,
+    which its own logits must give.
+    """
 
     def run(model: nn.Module, make: Make, texts: Texts) -> Answer:
         options = {"num_beams": width, "num_return_sequences": width, "length_penalty": 0.0}
@@ -228,7 +235,9 @@ def beams(width: int = 3) -> Way:
 
 
 def wanted(answer: tuple[Tensor, int, Tensor], oracle: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """What a way should have given for a text: the oracle's logits of its last tokens, or a beam's likelihood."""
+    """What a way should have given for a text: the oracle's logits of its last tokens,
+    or a beam's likelihood.
+    """
     text, prompt, found = answer
     if found.ndim:
         return oracle(text, prompt)[-len(found) :]

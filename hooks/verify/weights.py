@@ -1,4 +1,6 @@
-"""What about a model's weights a reader of its numbers must know: shared, adapted, quantised, frozen in other precisions."""
+"""What about a model's weights a reader of its numbers must know: shared, adapted, quantised,
+frozen in other precisions.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ def _tied(model: nn.Module) -> Iterator[str]:
     shared = [names for names in owners.values() if len(names) > 1]
     if shared:
         others = f" (and {len(shared) - 1} other groups)" if len(shared) > 1 else ""
-        yield f"{' and '.join(shared[0][:3])} are one tensor{others}: a change of one is a change of the others"
+        yield (
+            f"{' and '.join(shared[0][:3])} are one tensor{others}: "
+            "a change of one is a change of the others"
+        )
 
 
 def _adapters(model: nn.Module) -> Iterator[str]:
@@ -41,8 +46,8 @@ def _adapters(model: nn.Module) -> Iterator[str]:
         merged = sum(bool(getattr(module, "merged", False)) for _, module in adapted)
         off = sum(bool(getattr(module, "disable_adapters", False)) for _, module in adapted)
         yield (
-            f"adapters {', '.join(names)} on {len(adapted)} modules ({merged} merged, {off} switched off): sites are read with "
-            "them at work, as the model runs"
+            f"adapters {', '.join(names)} on {len(adapted)} modules ({merged} merged, "
+            f"{off} switched off): sites are read with them at work, as the model runs"
         )
 
 

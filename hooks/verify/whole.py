@@ -1,4 +1,6 @@
-"""Checks through the whole model: heads cut in two ways, eager attention, resuming, the KV cache, lower precision."""
+"""Checks through the whole model: heads cut in two ways, eager attention, resuming, the KV cache,
+lower precision.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ DRIFT = 0.25
 
 
 def cut_heads(exam: Exam) -> Iterator[Finding]:
-    """z[head] = 0 answers as an output projection whose columns of that head are 0; every layer, a head each."""
+    """z[head] = 0 answers as an output projection whose columns of that head are 0; every layer,
+    a head each.
+    """
     chosen: dict[str, int] = {}
     expected: Any = None
     with ExitStack() as stack, torch.no_grad(), quiet():
@@ -41,7 +45,8 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
             if weight is None:
                 yield exam.cannot(
                     site,
-                    f"the weight of its projection in a {type(module).__name__} is no plain matrix of its own",
+                    f"the weight of its projection in a {type(module).__name__} is no plain "
+                    "matrix of its own",
                 )
             elif place.calls > 1:
                 yield exam.cannot(site, "its projection serves all layers")
@@ -94,7 +99,9 @@ def _replaced(weight: Tensor) -> Any:
 
 
 def eager(exam: Exam) -> Iterator[Finding]:
-    """Scores, patterns and the answer under PyTorch's fused attention are those of eager attention."""
+    """Scores, patterns and the answer under PyTorch's fused
+    attention are those of eager attention.
+    """
     model: Any = exam.model
     before = getattr(exam.config, "_attn_implementation", None)
     if before != "sdpa" or not hasattr(model, "set_attn_implementation"):
@@ -124,7 +131,9 @@ def eager(exam: Exam) -> Iterator[Finding]:
 
 
 def resumed(exam: Exam) -> Iterator[Finding]:
-    """Continued from any block, with a changed input or under an edit, the answer is that of the whole model patched so."""
+    """Continued from any block, with a changed input or under an edit,
+    the answer is that of the whole model patched so.
+    """
     if exam.last_stream is None or getattr(exam.config, "is_encoder_decoder", False):
         yield exam.cannot("", "the blocks are not known, or their end is not the model's")
         return
@@ -139,8 +148,8 @@ def resumed(exam: Exam) -> Iterator[Finding]:
     if not resume.exact:
         yield exam.cannot(
             "",
-            "its end is not the final norm and the head, or a block gives something else when it is run again: forwards are run "
-            "whole, which is slower",
+            "its end is not the final norm and the head, or a block gives something else "
+            "when it is run again: forwards are run whole, which is slower",
         )
         return
     why = "resumed from here, the answer is not the whole model's"
@@ -161,7 +170,9 @@ def resumed(exam: Exam) -> Iterator[Finding]:
 
 
 def cached(exam: Exam) -> Iterator[Finding]:
-    """The last tokens read with a KV cache of the others give the answer and the stream of one forward."""
+    """The last tokens read with a KV cache of the others give the
+    answer and the stream of one forward.
+    """
     ids = exam.inputs.get("input_ids")
     able = exam.caches and not getattr(exam.config, "is_encoder_decoder", False)
     if ids is None or not able:
@@ -170,7 +181,8 @@ def cached(exam: Exam) -> Iterator[Finding]:
     if exam.learned_prompt:
         yield exam.cannot(
             "",
-            "its adapter puts a learned prompt in front of every call: only `generate` continues a cache",
+            "its adapter puts a learned prompt in front of every call: "
+            "only `generate` continues a cache",
         )
         return
     if exam.causal is False:
@@ -198,7 +210,9 @@ def cached(exam: Exam) -> Iterator[Finding]:
 def _in_steps(
     exam: Exam, early: int, steps: list[int], sites: list[str]
 ) -> tuple[Tensor, Tensor] | None:
-    """The answer and the stream of the last tokens, read so many at a time behind a cache of the first ones."""
+    """The answer and the stream of the last tokens,
+    read so many at a time behind a cache of the first ones.
+    """
     ids = exam.inputs["input_ids"]
     rest = {k: v for k, v in exam.inputs.items() if k not in ("input_ids", "attention_mask")}
     outs, streams, at = [], [], early

@@ -27,7 +27,8 @@ class Chance:
 
     Attributes:
         ece: its ECE in each draw.
-        low, high: its accuracy in each bin, 2.5th and 97.5th percentile; NaN where the bin is empty.
+        low, high: its accuracy in each bin, 2.5th and 97.5th percentile; NaN where the bin is
+            empty.
         gaps: accuracy less confidence of each bin in each draw, times the bin's share of the rows.
     """
 
@@ -55,12 +56,14 @@ def chance(
     correct: Bool[np.ndarray, " n"] | None = None,
     clusters: Int[np.ndarray, " n"] | None = None,
 ) -> Chance:
-    r"""Labels drawn from the confidences themselves: correct with the probability that each row claims.
+    r"""Labels drawn from the confidences themselves: correct with the probability that each row
+    claims.
 
-    Rows of one group (questions on one text) tend to be right together, which makes a larger ECE by chance. With ``clusters``
-    each row takes, with probability :math:`\sqrt\rho`, the number that its group has drawn in place of one of its own, so that
-    each row keeps its probability and rows of a group have the correlation :math:`\rho` that `correlation` finds in
-    ``correct``. Source: Bröcker & Smith 2007; Vaicenavicius et al. 2019, section 5; Lunn & Davies 1998 (groups).
+    Rows of one group (questions on one text) tend to be right together, which makes a larger ECE by
+    chance. With ``clusters`` each row takes, with probability :math:`\sqrt\rho`, the number that
+    its group has drawn in place of one of its own, so that each row keeps its probability and rows
+    of a group have the correlation :math:`\rho` that `correlation` finds in ``correct``. Source:
+    Bröcker & Smith 2007; Vaicenavicius et al. 2019, section 5; Lunn & Davies 1998 (groups).
     """
     rng, n, width = np.random.default_rng(seed), len(confidence), len(bins.high)
     # Rows sorted by bin, so that the sums of all bins are one `reduceat`.
@@ -98,15 +101,17 @@ def correlation(
 ) -> float:
     r"""How far rows of a group are right together beyond what their confidences say, from 0 to 1.
 
-    .. math:: \hat\rho = \sum_{i \ne j} r_i r_j \Big/ \sum_{i \ne j} \min(c_i, c_j)\,(1 - \max(c_i, c_j))
+    .. math:: \hat\rho = \sum_{i \ne j} r_i r_j \Big/ \sum_{i \ne j} \min(c_i, c_j)\,(1 - \max(c_i,
+    c_j))
 
-    over pairs of rows of one group, with r = correct - confidence less its mean; below the quotient is the largest covariance
-    that two such outcomes can have.
+    over pairs of rows of one group, with r = correct - confidence less its mean; below the quotient
+    is the largest covariance that two such outcomes can have.
     """
     rest = correct - confidence
     rest = rest - rest.mean()
     _, index = np.unique(clusters, return_inverse=True)
-    # Over pairs of a group: the squared sum has each pair twice, and each row with itself, which is taken off.
+    # Over pairs of a group: the squared sum has each pair twice, and each row with itself, which is
+    # taken off.
     group_sums = np.bincount(index, rest)
     above = float((group_sums**2).sum() - (rest**2).sum())
 
@@ -127,13 +132,16 @@ def ece_interval(
     boot: ClusterBootstrap,
     by_chance: Chance | None = None,
 ) -> Interval:
-    r"""The ECE with an interval that holds at 0 and away from it, for 100 rows as for 1,000; the bins stay those of the sample.
+    r"""The ECE with an interval that holds at 0 and away from it, for 100 rows as for 1,000; the
+    bins stay those of the sample.
 
-    With the bins' signed gaps :math:`\delta` and their error :math:`e = \hat\delta - \delta` the triangle inequality gives
-    :math:`\lVert\hat\delta\rVert_1 - \lVert e\rVert_1` as lower end; and :math:`\lVert\delta\rVert_1 = \sigma\delta \le
-    \lVert\hat\delta\rVert_1 - \sigma e` for the signs :math:`\sigma` of :math:`\delta` as upper end. Of both the 97.5th
-    percentile counts, over resamples and over draws of ``by_chance``, whichever is wider: resamples of a bin whose rows are all
-    right have no spread. The ends hold for any gaps, and are wider than needed for most: they cover in 96 to 100%.
+    With the bins' signed gaps :math:`\delta` and their error :math:`e = \hat\delta - \delta` the
+    triangle inequality gives :math:`\lVert\hat\delta\rVert_1 - \lVert e\rVert_1` as lower end; and
+    :math:`\lVert\delta\rVert_1 = \sigma\delta \le \lVert\hat\delta\rVert_1 - \sigma e` for the
+    signs :math:`\sigma` of :math:`\delta` as upper end. Of both the 97.5th percentile counts, over
+    resamples and over draws of ``by_chance``, whichever is wider: resamples of a bin whose rows are
+    all right have no spread. The ends hold for any gaps, and are wider than needed for most: they
+    cover in 96 to 100%.
 
     Args:
         by_chance: of these confidences, bins and groups; None draws it without groups.
@@ -162,13 +170,15 @@ def ranking_intervals(
 ) -> tuple[Interval, Interval]:
     """AUROC of confidence and the area under the risk-coverage curve, with their intervals.
 
-    The area's are percentiles of resamples that take the confidences in at most ``RANKS`` groups of equal mass, each one tie.
+    The area's are percentiles of resamples that take the confidences in at most ``RANKS`` groups of
+    equal mass, each one tie.
     """
     groups = Bins.of(confidence, min(RANKS, len(confidence)), "mass")
     size = len(groups.high)
     right = boot.grouped(groups.index, size, correct.astype(float))
     wrong = boot.grouped(groups.index, size, (~correct).astype(float))
-    # Area of each resample: from the most confident group down, each row at the middle of its group.
+    # Area of each resample: from the most confident group down, each row at the middle of its
+    # group.
     rows, errors = (right + wrong)[:, ::-1], wrong[:, ::-1]
     errors_before = np.cumsum(errors, 1) - errors / 2
     rows_before = np.cumsum(rows, 1) - rows / 2
@@ -193,9 +203,10 @@ def auroc_interval(
         \sum_{j \in c,\,\text{wrong}} \frac{V_j - A}{n_0}\Bigr)^2, \qquad
         n = \min\Bigl(\frac{A(1-A)}{s^2},\ \frac{m_1 m_0}{1 + (m_1 + m_0 - 2)/4}\Bigr)
 
-    with the share of the other side's rows that each row is on the right side of, V. A ranking without a mistake has no standard
-    error, and one wrong row tells little of all others: what :math:`m_1` and :math:`m_0` clusters with right and with wrong rows
-    can tell at most bounds the number of items. NaN where all are right or all wrong.
+    with the share of the other side's rows that each row is on the right side of, V. A ranking
+    without a mistake has no standard error, and one wrong row tells little of all others: what
+    :math:`m_1` and :math:`m_0` clusters with right and with wrong rows can tell at most bounds the
+    number of items. NaN where all are right or all wrong.
 
     Source: DeLong et al. 1988; Obuchowski 1997 (clusters); Newcombe 2006, method 5 (the bound).
     """
@@ -227,8 +238,8 @@ def auroc_interval(
 def bin_intervals(
     correct: Bool[np.ndarray, " n"], bins: Bins, boot: ClusterBootstrap
 ) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]]:
-    """95% interval of each bin's accuracy: the wider of the cluster bootstrap's and Wilson's, which has a width even
-    where all rows of a bin are right. Source: Wilson 1927."""
+    """95% interval of each bin's accuracy: the wider of the cluster bootstrap's and Wilson's, which
+    has a width even where all rows of a bin are right. Source: Wilson 1927."""
     right = boot.grouped(bins.index, len(bins.high), correct.astype(float))
     count = boot.grouped(bins.index, len(bins.high), np.ones(len(correct)))
     empty = np.full_like(right, np.nan)
@@ -238,7 +249,8 @@ def bin_intervals(
     low, high = np.full(len(n), np.nan), np.full(len(n), np.nan)
     for b in np.flatnonzero(n):
         drawn = np.nanquantile(shares[:, b], TAILS)
-        # Where all rows of a bin are right every resample is too, and the bootstrap alone would claim certainty.
+        # Where all rows of a bin are right every resample is too, and the bootstrap alone would
+        # claim certainty.
         least, most = wilson(float(p[b]), float(n[b]), z)
         low[b], high[b] = min(drawn[0], least), max(drawn[1], most)
     return low, high

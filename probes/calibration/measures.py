@@ -13,7 +13,9 @@ from layerscope.errors import LayerscopeError
 
 BINS = 15
 TOLERANCE = 1e-3
-"""How far from 1 the probabilities of a row may sum: what single precision and printed digits leave."""
+"""How far from 1 the probabilities of a row may sum:
+what single precision and printed digits leave.
+"""
 Bands = Literal["width", "mass"]
 
 
@@ -25,8 +27,8 @@ def check(P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> None:
     """Raise one line unless each row is a distribution and each label one of its classes.
 
     Raises:
-        CalibrationError: no rows, fewer than two classes, NaN, a probability outside 0 to 1, a row that does not sum to 1,
-            a label that is no class; the first offender is named.
+        CalibrationError: no rows, fewer than two classes, NaN, a probability outside 0 to 1, a row
+            that does not sum to 1, a label that is no class; the first offender is named.
     """
     n, c = P.shape
     if not n or c < 2:
@@ -47,8 +49,8 @@ def check(P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> None:
     if bad.any():
         row = P[bad][0]
         raise CalibrationError(
-            f"row {_first(bad)}: expected probabilities that sum to 1, got {_row_text(row)}, which sum to "
-            f"{row.sum():.6g} (give logits as logits)"
+            f"row {_first(bad)}: expected probabilities that sum to 1, "
+            f"got {_row_text(row)}, which sum to {row.sum():.6g} (give logits as logits)"
         )
     bad = (y < 0) | (y >= c)
     if bad.any():
@@ -80,7 +82,8 @@ class Bins:
     Attributes:
         high: upper edge of each bin.
         index: the bin of each row.
-        how: equal in width or in mass; rows of equal confidence share a bin, so that ties make fewer bins of equal mass.
+        how: equal in width or in mass; rows of equal confidence share a bin, so that ties make
+            fewer bins of equal mass.
     """
 
     high: Float[np.ndarray, " b"]
@@ -160,7 +163,9 @@ def maximum_error(
 def classwise(
     P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"], bins: int = BINS
 ) -> Float[np.ndarray, " c"]:
-    """The ECE of each class's own probability against whether it is the label; their mean is the classwise ECE."""
+    """The ECE of each class's own probability against whether it is the label;
+    their mean is the classwise ECE.
+    """
     of_class = []
     for k in range(P.shape[1]):
         probability = np.minimum(P[:, k], 1.0)
@@ -181,7 +186,9 @@ def one_hot(y: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "n c"]:
 def squared_error(
     confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-    r""":math:`(c_i - [\text{correct}_i])^2` of each row, from 0 to 1; of two classes half of the row's Brier score."""
+    r""":math:`(c_i - [\text{correct}_i])^2` of each row, from 0 to 1;
+    of two classes half of the row's Brier score.
+    """
     return (confidence - correct) ** 2
 
 
@@ -189,7 +196,8 @@ def squared_error(
 class BrierParts:
     """Brier = reliability - resolution + uncertainty + within.
 
-    ``within`` is what bins add: the variance of the forecasts within a bin less twice their covariance with the outcome.
+    ``within`` is what bins add: the variance of the forecasts within a bin less twice their
+    covariance with the outcome.
     """
 
     reliability: float
@@ -208,10 +216,12 @@ def brier_parts(
 ) -> BrierParts:
     r"""The Brier score taken apart, summed over the classes, each in its own equal-width bins.
 
-    .. math:: \sum_b \tfrac{n_b}{n}(\bar f_b - \bar o_b)^2 - \sum_b \tfrac{n_b}{n}(\bar o_b - \bar o)^2 + \bar o(1 - \bar o)
+    .. math:: \sum_b \tfrac{n_b}{n}(\bar f_b - \bar o_b)^2 - \sum_b \tfrac{n_b}{n}(\bar o_b - \bar
+    o)^2 + \bar o(1 - \bar o)
         + \tfrac1n \sum_i (f_i - \bar f_b)^2 - \tfrac2n \sum_i (f_i - \bar f_b)(o_i - \bar o_b)
 
-    Source: Murphy 1973; Stephenson, Coelho & Jolliffe 2008 (the terms within bins, which make it exact).
+    Source: Murphy 1973; Stephenson, Coelho & Jolliffe 2008 (the terms within bins, which make it
+    exact).
 
     Raises:
         CalibrationError: one column, which is half of a score of two classes.
@@ -238,13 +248,16 @@ def brier_parts(
 
 
 def nll(P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Negative log-likelihood of each row's label in nats; infinite where it was given no probability."""
+    """Negative log-likelihood of each row's label in nats;
+    infinite where it was given no probability.
+    """
     with np.errstate(divide="ignore"):
         return -np.log(P[np.arange(len(y)), y])
 
 
 def auroc(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> float:
-    r"""How often a right row is more confident than a wrong one, ties half; NaN where all are right or all wrong.
+    r"""How often a right row is more confident than a wrong one, ties half; NaN where all are right
+    or all wrong.
 
     >>> auroc(np.full(4, 0.9), np.array([True, False, True, True]))
     0.5
@@ -261,7 +274,8 @@ def auroc(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) 
 def risk_coverage(
     confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-    r"""The error rate of the k most confident rows, k = 1 to n; of tied rows the expectation over their orders.
+    r"""The error rate of the k most confident rows, k = 1 to n; of tied rows the expectation over
+    their orders.
 
     Its mean is the area under the risk-coverage curve. Source: Geifman & El-Yaniv 2017.
     """

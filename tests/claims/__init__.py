@@ -1,7 +1,8 @@
-"""What each sentence of a run claims, recomputed from the recorded numbers without the code that wrote the sentence.
+"""What each sentence of a run claims, recomputed from the recorded numbers without the code that
+wrote the sentence.
 
-A sentence is known by a pattern; its checker is given the run's results as raw JSON and the pattern's groups. `held` takes a
-text apart from its beginning: each part must be known, and true.
+A sentence is known by a pattern; its checker is given the run's results as raw JSON and the
+pattern's groups. `held` takes a text apart from its beginning: each part must be known, and true.
 """
 
 from __future__ import annotations

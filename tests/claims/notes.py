@@ -108,7 +108,9 @@ def impossible(results: Raw, g: Groups, about: str) -> None:
 
 
 def fitted_on(results: Raw, g: Groups, about: str) -> None:
-    """A temperature that divides logits makes confidences flatter above 1 and sharper below; its rows are in no record."""
+    """A temperature that divides logits makes confidences flatter above 1 and sharper below;
+    its rows are in no record.
+    """
     plain = results["records"][0]
     scaled = next(r for r in results["records"] if "temperature" in r["method"])
     if plain["confidence"] is not None and scaled["confidence"] is not None:

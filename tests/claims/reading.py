@@ -1,4 +1,6 @@
-"""How a sentence is held against its records: patterns with numbers in them, and what a number must be."""
+"""How a sentence is held against its records: patterns with numbers in them,
+and what a number must be.
+"""
 
 from __future__ import annotations
 

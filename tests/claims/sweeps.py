@@ -19,7 +19,9 @@ def of_family(results: Raw, about: str) -> list[Raw]:
 
 
 def discoveries(records: list[Raw]) -> int:
-    """How many pass, with q from the p by scipy's procedure; parts that were not tested count as 1."""
+    """How many pass, with q from the p by scipy's procedure;
+    parts that were not tested count as 1.
+    """
     p = [1.0 if r["p"] is None else r["p"] for r in records]
     q = stats.false_discovery_control(p)
     for record, value in zip(records, q, strict=True):
@@ -57,7 +59,8 @@ def floor(results: Raw, g: Groups, about: str) -> None:
     least = 2.0 ** (1 - n)
     drawn = max(10_000, 10 * len(records))
     if 2**n > drawn:
-        # Of drawn signs 1 / (1 + R), or the normal tail that bounds a sum of signs (Bentkus & Dzindzalieta 2015).
+        # Of drawn signs 1 / (1 + R), or the normal tail that bounds a sum of signs (Bentkus &
+        # Dzindzalieta 2015).
         bound = 2 * stats.norm.sf(n**0.5) / (4 * stats.norm.sf(2**0.5))
         least = min(1 / (1 + drawn), max(least, bound))
     same(g["p"], least, "smallest p")

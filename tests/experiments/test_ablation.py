@@ -1,4 +1,6 @@
-"""Ablation sweeps against the naive loop, and on a model whose heads are known because they were written by hand."""
+"""Ablation sweeps against the naive loop,
+and on a model whose heads are known because they were written by hand.
+"""
 
 from __future__ import annotations
 
@@ -186,7 +188,9 @@ def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(
 
 
 def written(one: Subject, text: str) -> torch.Tensor:
-    """What each head writes before the output projection (layer pos head d), from a forward with plain hooks."""
+    """What each head writes before the output projection (layer pos head d),
+    from a forward with plain hooks.
+    """
     seen: list[torch.Tensor] = []
     handles = [
         block.attn.c_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
@@ -199,7 +203,9 @@ def written(one: Subject, text: str) -> torch.Tensor:
 
 
 def put(one: Subject, item: Prompt, layer: int, head: int, new: torch.Tensor) -> float:
-    """The logit difference of one prompt while a head writes `new`, a vector for each position, in place of its own."""
+    """The logit difference of one prompt while a head writes `new`, a vector for each position,
+    in place of its own.
+    """
     width = slice(head * induction.D, (head + 1) * induction.D)
 
     def replaced(module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
@@ -515,7 +521,9 @@ def test_blimps_one_prefix_lines_are_prompts(tmp_path: Path) -> None:
 
 
 def test_a_group_is_read_alike_from_every_kind_of_line(tmp_path: Path) -> None:
-    """No field and null are no group, a number is its text, anything else is refused with its line."""
+    """No field and null are no group, a number is its text,
+    anything else is refused with its line.
+    """
     readers = {
         "prompts": (read_prompts, {"prompt": "a", "answer": "b"}),
         "pairs": (read_pairs, {"sentence_good": "a", "sentence_bad": "b"}),

@@ -115,7 +115,9 @@ def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(
 
 
 def test_a_mix_that_is_weaker_than_one_of_its_layers_is_refused(corpora):
-    """A perfect probe of one layer shows that a mix of noise was not trained to its end; one that is never right does not."""
+    """A perfect probe of one layer shows that a mix of noise was not trained to its end;
+    one that is never right does not.
+    """
     splits, layouts, offsets, n = corpora
     task = build_task(get_property("upos", splits["train"]), splits, layouts, offsets)
     tags = [word.upos for s in SPLITS for sentence in splits[s] for word in sentence.words]
@@ -234,7 +236,9 @@ def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of
 
 @pytest.mark.parametrize("n_sentences", [3, 5, 6, 12])
 def test_layers_of_few_sentences_differ_in_interval_and_test_or_in_neither(corpora, n_sentences):
-    """One layer is better on every word: from six sentences on that is significant, below nothing can be."""
+    """One layer is better on every word: from six sentences on that is significant,
+    below nothing can be.
+    """
     labels, found = _length_summary(corpora, n_sentences)
     (pair,) = found.comparisons
     spread = ((labels - labels.mean()) ** 2).mean()

@@ -1,4 +1,6 @@
-"""Dependencies and offsets, on patterns that are put in a head's place and on counts whose answer is known."""
+"""Dependencies and offsets,
+on patterns that are put in a head's place and on counts whose answer is known.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ SENTENCES = """# text = w3 w4 w5 w6
 
 
 def looks(targets: list[list[int]]) -> edits.Edit:
-    """A pattern in which token i of text t looks at token targets[t][i] alone, where one is named."""
+    """A pattern in which token i of text t looks at token targets[t][i] alone,
+    where one is named.
+    """
 
     def apply(pattern: Tensor) -> Tensor:
         out = pattern.clone()
@@ -100,7 +104,9 @@ def test_a_relation_of_few_texts_is_left_out_however_many_arcs_they_have(tmp_pat
 
 
 def test_of_random_heads_few_are_called_syntactic_and_a_planted_one_is() -> None:
-    """Heads that look anywhere: the best of many gains on the half that chooses, and nothing on the other."""
+    """Heads that look anywhere: the best of many gains on the half that chooses,
+    and nothing on the other.
+    """
     rng = np.random.default_rng(0)
     groups, heads, arcs = 60, 400, 3
     hits = rng.binomial(arcs, 0.3, size=(1, groups, 1, heads)).astype(float)
@@ -130,7 +136,9 @@ SHARED = """# text = w3 w4 w55
 
 
 def test_dependencies_between_words_of_one_token_are_left_out_and_counted(tmp_path: Path) -> None:
-    """``w5`` and ``5`` are the token ``w55``: of three arcs one is between words that are the same."""
+    """``w5`` and ``5`` are the token ``w55``:
+    of three arcs one is between words that are the same.
+    """
     (tmp_path / "s.conllu").write_text((SHARED + "\n") * 2, encoding="utf-8")
     sentences = list(read_conllu(tmp_path / "s.conllu"))
     one = subject("bert")
@@ -138,7 +146,8 @@ def test_dependencies_between_words_of_one_token_are_left_out_and_counted(tmp_pa
     assert layout.spans[0][2] == layout.spans[0][3]
     totals = WordTotals(one, sentences, layout, np.array([0, 1]), least=1)
     lead = 1 if one.encode(["w3"])[0].special[0] else 0
-    # Every word looks at the last token: w3 at its governor w5, and the two words of the token at what else there is.
+    # Every word looks at the last token: w3 at its governor w5, and the two words of the token at
+    # what else there is.
     last = [[lead + 2] * (lead + 3) + [-1] * 3] * 2
     with intervene(one.model, {"blocks.0.attn.hook_pattern[1]": looks(last)}):
         pass_over(one, layout.encoded, [totals])

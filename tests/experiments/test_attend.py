@@ -1,4 +1,6 @@
-"""layerscope attend: the command on the embedded model, with and without annotation, beside an ablation."""
+"""layerscope attend: the command on the embedded model, with and without annotation,
+beside an ablation.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def test_every_head_has_its_numbers_between_their_ends(found: dict[str, Any]) ->
 
 
 def test_the_trained_model_follows_its_grammar(found: dict[str, Any]) -> None:
-    """The corpus is generated from a grammar with agreement: some head looks from the verb's side to its subject."""
+    """The corpus is generated from a grammar with agreement:
+    some head looks from the verb's side to its subject.
+    """
     by_kind = {(r["relation"], r["direction"]): r for r in found["relations"]}
     assert by_kind["nsubj", "to dependent"]["syntactic"]
     assert (

@@ -1,4 +1,6 @@
-"""Attention: statistics against loops over single texts, heads whose pattern is known, contributions, paths, similarity."""
+"""Attention: statistics against loops over single texts, heads whose pattern is known,
+contributions, paths, similarity.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +159,9 @@ def test_a_uniform_head_has_entropy_1_and_the_uniform_masses_and_a_self_head_ent
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """Ratios of sums over independent texts: 95% intervals of 60 corpora cover the true ratio about 95% of the time."""
+    """Ratios of sums over independent texts:
+    95% intervals of 60 corpora cover the true ratio about 95% of the time.
+    """
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(60):
@@ -340,7 +344,9 @@ def test_a_head_by_itself_is_like_no_other() -> None:
 
 
 def test_a_softmax_with_a_sink_of_its_own(tmp_path: Path) -> None:
-    """gpt-oss: the weights that transformers gives back do not sum to 1; what is missing went to the learned sink."""
+    """gpt-oss: the weights that transformers gives back do not sum to 1;
+    what is missing went to the learned sink.
+    """
     width = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
     experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
     config = hf.GptOssConfig(

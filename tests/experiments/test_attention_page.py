@@ -1,4 +1,6 @@
-"""The attention viewer in headless Chromium: hiding the first token scales the other weights, every layer is in view."""
+"""The attention viewer in headless Chromium: hiding the first token scales the other weights,
+every layer is in view.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ HIDE = "document.querySelector('[data-role=hide]').click()"
 
 @pytest.mark.browser
 def test_hiding_the_first_token_scales_the_others_to_1(tmp_path: Path) -> None:
-    """The pattern's second row is 128, 127, 0 of 255: without the first token all of it is the second's."""
+    """The pattern's second row is 128, 127, 0 of 255:
+    without the first token all of it is the second's.
+    """
     if CHROMIUM is None:
         pytest.skip("no chromium on PATH")
     results = make.recorded("attend-checkpoints")

@@ -1,4 +1,6 @@
-"""layerscope attribute on the embedded model, faithfulness against closed forms, bad input in one line."""
+"""layerscope attribute on the embedded model, faithfulness against closed forms,
+bad input in one line.
+"""
 
 from __future__ import annotations
 

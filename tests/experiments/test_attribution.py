@@ -1,4 +1,6 @@
-"""Attribution's core: units, the scorer against plain forwards of single rows, the game, a planted truth, bad input."""
+"""Attribution's core: units, the scorer against plain forwards of single rows, the game,
+a planted truth, bad input.
+"""
 
 from __future__ import annotations
 
@@ -295,7 +297,9 @@ def test_the_two_words_that_matter_are_found(method: str) -> None:
 
 
 def test_local_gradients_see_where_a_word_could_matter_not_which_does() -> None:
-    """The model would answer to w40 at any place, so moving any word's vector towards it changes as much."""
+    """The model would answer to w40 at any place,
+    so moving any word's vector towards it changes as much.
+    """
     found = attribute(
         planted.subject(), planted.TEXT, target=Target(" w50", measure="logit"), method="saliency"
     )

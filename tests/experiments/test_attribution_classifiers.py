@@ -1,4 +1,6 @@
-"""Attribution of classifiers: labels that do not exclude each other, pairs of texts, what the model answers, NaN."""
+"""Attribution of classifiers: labels that do not exclude each other, pairs of texts,
+what the model answers, NaN.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sites put out inside the model, against edits made by hand; proposals of another model; how far noise moves a gradient."""
+"""Sites put out inside the model, against edits made by hand; proposals of another model;
+how far noise moves a gradient.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +161,9 @@ def test_a_mean_is_that_of_the_texts_own_words_or_of_the_reference_texts(subject
 
 
 def test_a_shuffled_layer_keeps_what_does_not_depend_on_order() -> None:
-    """The planted model counts two words, wherever they are: all exchanged loses nothing, one replaced loses that word."""
+    """The planted model counts two words, wherever they are: all exchanged loses nothing,
+    one replaced loses that word.
+    """
     target = Target(" w50", measure="logit")
     more: dict[str, Any] = {
         "target": target,
@@ -205,7 +209,9 @@ def test_what_cannot_be_put_out_is_one_line(
 
 @pytest.fixture(scope="module")
 def masked() -> Subject:
-    """Whatever it is asked, its likeliest words are w30 to w41, and it has words that are no words of its own."""
+    """Whatever it is asked, its likeliest words are w30 to w41,
+    and it has words that are no words of its own.
+    """
     tokenizer = tiny.tokenizer()
     tokenizer.mask_token = "w4"
     found = Subject(tiny.model("bert"), tokenizer)

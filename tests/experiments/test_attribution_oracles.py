@@ -50,7 +50,9 @@ def random_game(n: int, seed: int = 0) -> Fake:
 )
 @pytest.mark.parametrize("n", [1, 4])
 def test_errors_of_a_drawn_removal_are_those_of_the_mean_over_draws(method: Any, n: int) -> None:
-    """In a game that is linear in every draw a method's scores are its weights, and nothing else is left to chance."""
+    """In a game that is linear in every draw a method's scores are its weights,
+    and nothing else is left to chance.
+    """
     weights = np.random.default_rng(0).normal(size=(5, n))
     found = method(
         Fake(n, *((lambda mask, w=w: -float(w @ ~mask)) for w in weights)), Options(samples=64)
@@ -125,7 +127,9 @@ def test_the_standard_errors_are_the_spread_over_seeds(method: Any, samples: int
 
 
 def test_the_process_has_the_shapley_values_of_its_own_expectation() -> None:
-    """The one-dimensional integral against the sum over all sets of the game that the process expects."""
+    """The one-dimensional integral against the sum over all sets
+    of the game that the process expects.
+    """
     rng = np.random.default_rng(0)
     masks = np.unique(rng.random((12, 6)) < 0.5, axis=0)
     process = SetProcess.fit(masks, rng.normal(size=len(masks)))
@@ -135,7 +139,9 @@ def test_the_process_has_the_shapley_values_of_its_own_expectation() -> None:
 
 
 def interacting(n: int, seed: int) -> Fake:
-    """Weights, pairs and triples of neighbours, and a saturating sum: 2^n sets have values of few parameters."""
+    """Weights, pairs and triples of neighbours, and a saturating sum:
+    2^n sets have values of few parameters.
+    """
     rng = np.random.default_rng(seed)
     weights, pairs, triples = rng.normal(size=n), rng.normal(size=n), rng.normal(size=n)
 
@@ -149,7 +155,9 @@ def interacting(n: int, seed: int) -> Fake:
 
 
 def test_leverage_shap_stops_at_the_error_that_it_prints() -> None:
-    """Simulated on 15 games of 10 units: 95% intervals cover, and the surrogate pays against the regression alone."""
+    """Simulated on 15 games of 10 units: 95% intervals cover,
+    and the surrogate pays against the regression alone.
+    """
     covered, ours, kernel = [], [], []
     for seed in range(15):
         game = interacting(10, seed)
@@ -307,7 +315,9 @@ def test_integrated_gradients_are_captums(captum: Any, subject: Subject) -> None
 
 
 class Bend:
-    """sum_i w_i tanh(sharpness (x_i - .3)): its path integral is known, and almost all of it lies at one place."""
+    """sum_i w_i tanh(sharpness (x_i - .3)): its path integral is known,
+    and almost all of it lies at one place.
+    """
 
     def __init__(self, weights: torch.Tensor, sharpness: float) -> None:
         self.weights, self.sharpness = weights, sharpness
@@ -322,7 +332,9 @@ class Bend:
 
 @pytest.mark.parametrize(("sharpness", "most"), [(1.0, 10), (200.0, 250)])
 def test_steps_go_where_the_gradient_moves(sharpness: float, most: int) -> None:
-    """Against the closed form; a smooth path takes one round, a sharp one far fewer steps than a Gauss rule of all of it."""
+    """Against the closed form; a smooth path takes one round,
+    a sharp one far fewer steps than a Gauss rule of all of it.
+    """
     weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     bend = Bend(weights, sharpness)
     start, x = torch.zeros(3).double(), torch.ones(3).double()
@@ -362,7 +374,9 @@ def test_a_sampled_baseline_is_the_mean_over_texts_of_drawn_words(subject: Subje
 def test_verified_leave_one_out_is_exact_on_top_and_captums_gradient_below(
     captum: Any, subject: Subject, removal: str
 ) -> None:
-    """Estimates are gradient x (input - baseline) of Captum; the measured ones those of leaving every unit out."""
+    """Estimates are gradient x (input - baseline) of Captum;
+    the measured ones those of leaving every unit out.
+    """
     text = " ".join(f"w{i}" for i in range(3, 23))
     question = ask(subject, text, TARGET, "token")
     whole = explain(Scorer(question), "leave-one-out", removal=removal)
@@ -430,7 +444,8 @@ def test_kernel_shap_is_captums_on_its_samples(captum: Any, subject: Subject) ->
     scores, _ = shapley.kernel_solve(
         found[0][inside], found[1][inside], np.ones(inside.sum()), full, empty
     )
-    # Captum's own problem, solved in float64: a million for the whole text and the empty one. In float32 it is off by 1e-3.
+    # Captum's own problem, solved in float64: a million for the whole text and the empty one. In
+    # float32 it is off by 1e-3.
     X, y = np.column_stack([np.ones(len(found[0])), found[0]]), found[1]
     w = np.where(found[0].all(1) | ~found[0].any(1), 1e6, 1.0)
     np.testing.assert_allclose(

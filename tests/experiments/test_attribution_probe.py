@@ -1,4 +1,6 @@
-"""A model and the probe that a study trained on it, explained as one module: against the same put together by hand."""
+"""A model and the probe that a study trained on it, explained as one module:
+against the same put together by hand.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def saved(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_hand(
     subject: Subject, saved: Path, vectors: torch.Tensor, read: list[int], label: str
 ) -> torch.Tensor:
-    """The probe's logit for rows of embeddings, from a whole forward and the probe's own weights."""
+    """The probe's logit for rows of embeddings,
+    from a whole forward and the probe's own weights.
+    """
     probe, states = LogisticProbe.load(saved), []
     block = subject.model.get_submodule(
         "model.layers.0" if subject.causal else "bert.encoder.layer.0"

@@ -1,4 +1,6 @@
-"""Relevance propagation: conserved where nothing can absorb it, Captum's on a plain network, closed forms of its rules."""
+"""Relevance propagation: conserved where nothing can absorb it, Captum's on a plain network,
+closed forms of its rules.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def test_a_plain_network_is_captums(rule: str) -> None:
 def taylor(
     first: str | None, x: np.ndarray, weights: list[np.ndarray], bounds: tuple[float, float]
 ) -> np.ndarray:
-    """Deep Taylor's closed form on a ReLU network without biases, one sum at a time (Montavon et al. 2017, table 1)."""
+    """Deep Taylor's closed form on a ReLU network without biases,
+    one sum at a time (Montavon et al. 2017, table 1).
+    """
     layers = [x]
     for at, weight in enumerate(weights):
         out = weight @ layers[-1]
@@ -227,9 +231,11 @@ def test_relevance_of_heads_is_theirs() -> None:
 
 
 def attending(model: Any, ids: torch.Tensor, relevance: bool) -> list[torch.Tensor]:
-    """The attention patterns of a GPT-2 whose MLPs write nothing, and its logit, from the weights alone.
+    """The attention patterns of a GPT-2 whose MLPs write nothing, and its logit, from the weights
+    alone.
 
-    For relevance a norm's size is a constant, and either factor of a product takes half of the gradient.
+    For relevance a norm's size is a constant, and either factor of a product takes half of the
+    gradient.
     """
 
     def factor(value: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""Calibration by the command: planted temperatures, whole forwards, pages, probes, and options that are refused."""
+"""Calibration by the command: planted temperatures, whole forwards, pages, probes,
+and options that are refused.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def test_a_planted_temperature_is_found_mended_and_not_fitted_on_test_rows(
 
 
 def test_terminal_and_page_show_the_brier_score_of_the_records(tmp_path: Path) -> None:
-    """One name, one meaning: by numpy, 0 to 2 for whole distributions and 0 to 1 for the answer alone."""
+    """One name, one meaning: by numpy,
+    0 to 2 for whole distributions and 0 to 1 for the answer alone.
+    """
     rng = np.random.default_rng(0)
     P, y = rng.dirichlet(np.ones(3), 40), rng.integers(0, 3, 40)
     P[0], y[0] = [0.0, 0.5, 0.5], 0  # a label of probability 0
@@ -309,7 +313,9 @@ def test_a_probing_study_measures_its_probes(
 
 
 def test_an_interval_ends_where_its_quantity_does():
-    """Twelve sure rows, one of them wrong: so skewed that a studentised interval alone runs to 14."""
+    """Twelve sure rows, one of them wrong:
+    so skewed that a studentised interval alone runs to 14.
+    """
     confidence = np.array(
         [0.999, 0.998, 0.9999, 0.9995, 0.97, 0.99, 0.9991, 0.93, 0.98, 0.9992, 0.9996, 0.71]
     )

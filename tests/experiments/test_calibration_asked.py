@@ -1,4 +1,6 @@
-"""Confidence that a model is asked for: tokens, letters, words and drawn answers, against single forwards."""
+"""Confidence that a model is asked for: tokens, letters, words and drawn answers,
+against single forwards.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_choices_and_p_true_are_read_where_their_tokens_stand(
 def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(
     small: Subject, tmp_path: Path, wording: str
 ) -> None:
-    """The texts are written out: where the letters stand, what a template or a chat puts around them, what comes last."""
+    """The texts are written out: where the letters stand,
+    what a template or a chat puts around them, what comes last.
+    """
     asked_for = "Answer with the letter of the right choice.\nAnswer:"
     judged = "Is the proposed answer true or false?\nA. True\nB. False\nAnswer:"
     more: list[object] = []

@@ -1,4 +1,6 @@
-"""Files of predictions: formats, labels that name their class, and lines for what cannot be read."""
+"""Files of predictions: formats, labels that name their class,
+and lines for what cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -268,7 +270,9 @@ def test_a_row_that_is_no_distribution_is_left_out_and_named(
 
 
 def test_an_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    """A megabyte of packed zeros that would be a gigabyte, and an array that claims more than it holds."""
+    """A megabyte of packed zeros that would be a gigabyte,
+    and an array that claims more than it holds.
+    """
     path = tmp_path / "bomb.npz"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,

@@ -1,4 +1,6 @@
-"""The capture command: rows are what single forwards give, kills change no byte, text is not held."""
+"""The capture command: rows are what single forwards give, kills change no byte,
+text is not held.
+"""
 
 from __future__ import annotations
 

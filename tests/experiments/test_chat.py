@@ -1,4 +1,6 @@
-"""Chat templates: one BOS whoever writes it, and a template that raises, loops or blows up is one clear line."""
+"""Chat templates: one BOS whoever writes it, and a template that raises,
+loops or blows up is one clear line.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def tokenizer(adds_bos: bool, template: Any = OURS) -> Any:
 
 @pytest.mark.parametrize(("adds_bos", "bos"), [(True, "auto"), (False, "always"), (False, "never")])
 def test_a_chat_is_read_as_transformers_reads_it(adds_bos: bool, bos: str) -> None:
-    """The ids are those of ``apply_chat_template(tokenize=True)``, and so are the probabilities of the choices."""
+    """The ids are those of ``apply_chat_template(tokenize=True)``,
+    and so are the probabilities of the choices.
+    """
     subject = Subject(tiny.model("llama"), tokenizer(adds_bos), bos=bos)
     templates = Templates(subject, None, chat=True)
     turn = [{"role": "user", "content": "Question: Who wins?"}]
@@ -90,7 +94,10 @@ def test_a_text_that_begins_with_bos_has_one() -> None:
         ("{{ 'a' * 10 ** 7 }}", "expected a text of at most 1,000,000 characters"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         (
-            "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% for c in r %}{% endfor %}{% endfor %}{% endfor %}",
+            (
+                "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% for c in r %}{% "
+                "endfor %}{% endfor %}{% endfor %}"
+            ),
             "expected a text within 1 s and",
         ),
     ],

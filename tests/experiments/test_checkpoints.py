@@ -1,4 +1,6 @@
-"""Heads over a training run: a head whose queries are 0 looks everywhere alike, and movement is what two plain forwards differ by."""
+"""Heads over a training run: a head whose queries are 0 looks everywhere alike, and movement is
+what two plain forwards differ by.
+"""
 
 from __future__ import annotations
 

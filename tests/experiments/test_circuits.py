@@ -1,4 +1,6 @@
-"""Circuits of heads against TransformerLens's factored matrices and weights whose circuit is known."""
+"""Circuits of heads against TransformerLens's factored matrices
+and weights whose circuit is known.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ def test_tokens_of_a_block_are_the_models_own(bridge_and_subject):
 
 
 def test_grouped_heads_and_folded_norms():
-    """Head 3 of 4 over 2 key/value heads reads with the second; gains are folded into what is read."""
+    """Head 3 of 4 over 2 key/value heads reads with the second;
+    gains are folded into what is read.
+    """
     subject = subject_of("llama")
     attention = subject.model.model.layers[1].self_attn
     gain = subject.model.model.layers[1].input_layernorm.weight
@@ -105,7 +109,9 @@ def test_grouped_heads_and_folded_norms():
 
 
 def test_a_head_that_was_built_to_copy_copies():
-    """Orthonormal embeddings, W_V W_O = identity on the head's dimensions: each token raises itself; -W_O lowers it."""
+    """Orthonormal embeddings, W_V W_O = identity on the head's dimensions:
+    each token raises itself; -W_O lowers it.
+    """
     subject = subject_of("llama")
     model = subject.model
     layer, width = model.model.layers[0], subject.d_model
@@ -153,7 +159,9 @@ def test_composition_of_unrelated_weights_is_its_baseline():
 
 @pytest.mark.parametrize("family", ["olmo2", "gemma2", "neox", "falcon", "bloom", "gptj", "phi3"])
 def test_what_heads_write_is_their_weights(family):
-    """The attention's output for the first token is x W_OV summed over heads, up to the writing norm's scale."""
+    """The attention's output for the first token is x W_OV summed over heads,
+    up to the writing norm's scale.
+    """
     subject = subject_of(family)
     heads = all_heads(subject, fold=False)
     assert set(heads) == set(range(subject.n_layers))

@@ -1,4 +1,6 @@
-"""Metrics of classifiers, and ablation, usage and pruning by them, against transformers' own forward."""
+"""Metrics of classifiers, and ablation, usage and pruning by them,
+against transformers' own forward.
+"""
 
 from __future__ import annotations
 
@@ -168,11 +170,15 @@ def test_ablate_usage_and_prune_take_labelled_texts(classifier: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("--prompts {file}", "classifies texts (LlamaForSequenceClassification): expected --labelled FILE"),
+        ("--prompts {file}", ("classifies texts "
+        "(LlamaForSequenceClassification): "
+        "expected --labelled FILE")),
         ("--labelled {file} --metric loss", "metric loss is of prompts: expected --prompts FILE"),
-        ("--labelled {file} --prompts {file}", "expected one of --prompts, --pairs, --labelled, --text, got --prompts and"),
+        ("--labelled {file} --prompts {file}", ("expected one of --prompts, --pairs, --labelled, "
+        "--text, got --prompts and")),
         ("--labelled {odd}", "expected a label of good, bad, got 'ugly'"),
-        ("--labelled {bare}", "bare.jsonl: no line can be used; line 1: expected 'label', the text's class; the line has text"),
+        ("--labelled {bare}", ("bare.jsonl: no line can be used; line 1: expected 'label', the text's class; "
+        "the line has text")),
         ("", "expected one of --prompts, --pairs, --labelled, --text, got none"),
     ],
 )  # fmt: skip
@@ -191,7 +197,10 @@ def test_what_does_not_fit_is_one_line(
 
 
 def test_a_language_model_is_not_asked_for_classes(tmp_path: Path, capsys: Any) -> None:
-    line = f"ablate --model {demo_paths().model} --labelled {labelled(tmp_path)} --out {tmp_path / 'run'}"
+    line = (
+        f"ablate --model {demo_paths().model} --labelled {labelled(tmp_path)} --out "
+        f"{tmp_path / 'run'}"
+    )
     assert cli.main(line.split()) == 2
     assert "expected a model that classifies texts" in capsys.readouterr().err
 
@@ -218,7 +227,9 @@ def test_a_text_of_the_command_line_is_a_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_an_encoder_is_ablated_where_its_head_reads(name: str, tmp_path: Path) -> None:
-    """By default the first token is edited in encoders, whose head reads it, and left in decoders."""
+    """By default the first token is edited in encoders, whose head reads it,
+    and left in decoders.
+    """
     one = subject(name)
     texts = [
         {"text": text.prompt, "label": f"LABEL_{k}"}

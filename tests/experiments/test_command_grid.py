@@ -1,4 +1,6 @@
-"""Commands on saved models of classes that people load: a sample of what ``tools/command_grid.py`` runs whole."""
+"""Commands on saved models of classes that people load:
+a sample of what ``tools/command_grid.py`` runs whole.
+"""
 
 from __future__ import annotations
 

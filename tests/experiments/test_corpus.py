@@ -155,7 +155,9 @@ PLUS = ["# global.columns = ID FORM UPOS HEAD DEPREL FEATS NER", "# text = big r
 
 
 def test_columns_of_conllu_plus_hold_for_all_sentences_that_follow(tmp_path: Path) -> None:
-    """The words are those of the same sentences in ten columns; a column of its own goes into the last."""
+    """The words are those of the same sentences in ten columns;
+    a column of its own goes into the last.
+    """
     plus = ["1\tbig\tADJ\t2\tamod\tDegree=Pos\t_", "2\trivers\tNOUN\t0\troot\tNumber=Plur\tLOC"]
     ten = [
         "1\tbig\t_\tADJ\t_\tDegree=Pos\t2\tamod\t_\t_",
@@ -240,7 +242,8 @@ NINE = "\t".join(["1", "a", "a", "X", "_", "_", "0", "dep", "_"])
     ("lines", "line", "said"),
     [
         ([NINE], 1, "expected 10 tab-separated columns, got 9"),
-        (["# c", row("1", "a"), "", "# c", row("1", "b"), NINE + "\t_\t_"], 6, "10 tab-separated columns, got 11"),
+        (["# c", row("1", "a"), "", "# c", row("1", "b"), NINE + "\t_\t_"], 6, ("10 "
+        "tab-separated columns, got 11")),
         ([row("1", "a").replace("\t", "    ")], 1, "expected 10 tab-separated columns, got 1"),
         ([row("1", "")], 1, "column form to hold text or _, got nothing"),
         ([row("1", "a").removesuffix("_")], 1, "column misc to hold text or _, got nothing"),
@@ -249,23 +252,33 @@ NINE = "\t".join(["1", "a", "a", "X", "_", "_", "0", "dep", "_"])
         ([row("1", "a"), row("1", "b", "1")], 2, "expected the word id 2, got 1"),
         ([row("one", "a")], 1, "expected an id such as 3, 3-4 or 3.1, got 'one'"),
         ([row("1", "a"), row("0.1", "b", "_")], 2, "expected an empty node 1.n, got 0.1"),
-        ([token("2-3", "ab"), row("1", "a")], 1, "a multiword token that begins at word 1, outside any other, got 2-3"),
-        ([token("1-3", "ab"), row("1", "a"), row("2", "b", "1")], 3, "words up to 3 in a multiword token, got 2"),
+        ([token("2-3", "ab"), row("1", "a")], 1, ("a multiword token that begins at word 1, "
+        "outside any other, got 2-3")),
+        ([token("1-3", "ab"), row("1", "a"), row("2", "b", "1")], 3, ("words up to 3 in a multiword "
+        "token, got 2")),
         ([row("1", "a"), row("2", "b", "x")], 2, "expected a head that is a word id or 0, got 'x'"),
         ([row("1", "a"), row("2", "b", "_")], 2, "expected a head that is a word id or 0, got '_'"),
         ([row("1", "a", "-1")], 1, "expected a head that is a word id or 0, got '-1'"),
         ([row("1", "a"), row("2", "b", "3")], 2, "expected a head from 0 to 2, got 3"),
-        ([row("1", "a"), row("2", "b", "3"), row("3", "c", "2")], 2, "a chain of heads that ends at 0, got a cycle"),
+        ([row("1", "a"), row("2", "b", "3"), row("3", "c", "2")], 2, ("a chain of heads that ends at "
+        "0, got a cycle")),
         ([row("1", "a", "9" * 5000)], 1, "expected a head that is a word id or 0"),
         ([row("9" * 5000, "a")], 1, "expected an id such as 3, 3-4 or 3.1"),
-        (["# global.columns = ID FORM", row("1", "a")], 2, "expected 2 tab-separated columns (ID FORM), got 10"),
-        (["# global.columns = ID LEMMA", row("1", "a")], 1, "global.columns that differ, ID and FORM among them"),
-        (["# global.columns = ID FORM FORM", "1\ta\tb"], 1, "global.columns that differ, ID and FORM among them"),
-        (["# global.columns = ID FORM LEMMA", "1\ta\t"], 2, "column lemma to hold text or _, got nothing"),
+        (["# global.columns = ID FORM", row("1", "a")], 2, ("expected 2 tab-separated columns "
+        "(ID FORM), got 10")),
+        (["# global.columns = ID LEMMA", row("1", "a")], 1, ("global.columns that differ, "
+        "ID and FORM among them")),
+        (["# global.columns = ID FORM FORM", "1\ta\tb"], 1, ("global.columns that differ, "
+        "ID and FORM among them")),
+        (["# global.columns = ID FORM LEMMA", "1\ta\t"], 2, ("column lemma to hold text or "
+        "_, got nothing")),
         ([row("1", "a", "1")], 1, "a chain of heads that ends at 0, got a cycle from word 1"),
-        ([row("1", "a", feats="Number")], 1, "expected features as Name=Value|Name=Value or _, got 'Number'"),
-        (["# text = a c", row("1", "a"), row("2", "b", "1")], 3, "expected 'b' in the text at character 2, got 'c'"),
-        (["# text = a b", row("1", "a")], 1, "the text to end with the last token, got 'b' after it"),
+        ([row("1", "a", feats="Number")], 1, ("expected features as "
+        "Name=Value|Name=Value or _, got 'Number'")),
+        (["# text = a c", row("1", "a"), row("2", "b", "1")], 3, ("expected 'b' in the text at "
+        "character 2, got 'c'")),
+        (["# text = a b", row("1", "a")], 1, ("the text to end with the last "
+        "token, got 'b' after it")),
         ([row("0.1", "a", "_")], 1, "expected a word in the sentence, got only empty nodes"),
         (["", ""], 1, "expected at least one sentence, got none"),
     ],

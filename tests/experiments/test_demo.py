@@ -1,4 +1,6 @@
-"""The embedded demo: its corpus is what its grammar writes, its trees are sound, its model loads and knows agreement."""
+"""The embedded demo: its corpus is what its grammar writes, its trees are sound,
+its model loads and knows agreement.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +181,10 @@ def test_the_demo_is_a_few_megabytes() -> None:
 
 
 def test_finding_the_demo_imports_neither_torch_nor_the_parser() -> None:
-    code = "import sys, experiments.demo as d; d.demo_paths(); print({'torch', 'conllu', 'numpy'} & set(sys.modules))"
+    code = (
+        "import sys, experiments.demo as d; d.demo_paths(); print({'torch', 'conllu', "
+        "'numpy'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )

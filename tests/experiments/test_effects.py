@@ -1,4 +1,6 @@
-"""What an effect is made from: which texts and positions, what few groups can show, items that cannot be measured."""
+"""What an effect is made from: which texts and positions, what few groups can show,
+items that cannot be measured.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,9 @@ def test_a_text_is_never_its_own_partner_and_every_other_one_is_drawn() -> None:
 
 @pytest.mark.parametrize("tokens", [6, 400])
 def test_a_resampled_effect_is_that_of_another_text(tmp_path: Path, tokens: int) -> None:
-    """Whatever the batches: the effect of each prompt is that of one of the other texts that are long enough."""
+    """Whatever the batches: the effect of each prompt is that of one
+    of the other texts that are long enough.
+    """
     one = loud()
     results = ablate(
         one,
@@ -260,9 +264,9 @@ def test_one_group_has_no_interval_and_no_test_and_keeps_its_recovery() -> None:
 def test_six_prompts_are_no_finding_of_nothing() -> None:
     effects = np.random.default_rng(0).normal(size=(8, 6))
     note = power_note(some_records(effects, np.arange(6)), "heads")
-    assert (
-        note
-        == "With 6 prompts, the smallest possible p is 0.031. For q < 0.05, at least 6 of 8 heads must reach it."
+    assert note == (
+        "With 6 prompts, the smallest possible p is 0.031. For q < 0.05, "
+        "at least 6 of 8 heads must reach it."
     )
     few = some_records(effects[:, :5], np.arange(5))
     assert {(r.p, r.q, r.effect_interval, r.normalised_interval) for r in few} == {(None,) * 4}

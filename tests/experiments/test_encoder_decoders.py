@@ -1,4 +1,6 @@
-"""Encoder-decoders on sources and targets that are given: ablation against edited weights, losses against the model's own."""
+"""Encoder-decoders on sources and targets that are given: ablation against edited weights,
+losses against the model's own.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +52,17 @@ def subject_of(name: str) -> Subject:
 
 
 def target_ids(subject: Subject, prompt: Prompt, answer: str) -> tuple[list[int], int]:
-    """What the decoder is to say, by the tokenizer alone, and how many tokens the given beginning has."""
+    """What the decoder is to say, by the tokenizer alone,
+    and how many tokens the given beginning has.
+    """
     given = subject.tokenizer(prompt.target_prefix or "")["input_ids"]
     return [*given, *subject.tokenizer(answer)["input_ids"]], len(given)
 
 
 def log2p(subject: Subject, model: Any, prompt: Prompt, answer: str) -> float:
-    """log2 p(answer | source, the target's beginning) by the model's own forward on one text, without padding."""
+    """log2 p(answer | source, the target's beginning) by the model's own forward on one text,
+    without padding.
+    """
     labels, begin = target_ids(subject, prompt, answer)
     start = {
         "T5ForConditionalGeneration": 0,
@@ -181,7 +187,9 @@ SOURCE = " the old dog sees"
 
 
 def of_embeddings(subject: Subject, source: Any, target: Any) -> torch.Tensor:
-    """log2 p of the token `` birds`` behind a target, when source and target have these embeddings."""
+    """log2 p of the token `` birds`` behind a target,
+    when source and target have these embeddings.
+    """
     (token,) = subject.tokenizer(" birds")["input_ids"]
     out = subject.model(inputs_embeds=source[None], decoder_inputs_embeds=target[None])
     return BITS * out.logits[0, -1].log_softmax(-1)[token]

@@ -1,4 +1,6 @@
-"""A bug is told from bad input, a page that fails loses nothing, and every error of ours has one base class."""
+"""A bug is told from bad input, a page that fails loses nothing,
+and every error of ours has one base class.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,9 @@ def test_a_changed_configuration_is_another_model(setting):
 
 
 def test_a_changed_processor_or_longest_input_is_another_run():
-    """The processor is given by the first study that has pictures, when the model may be hashed already."""
+    """The processor is given by the first study that has pictures,
+    when the model may be hashed already.
+    """
     from vision_language import build
 
     from experiments.subject import Subject
@@ -198,8 +202,9 @@ def test_a_folder_in_use_is_refused_and_a_dead_process_holds_no_lock(tmp_path):
 
     folder = RunFolder(tmp_path / "run", {"a": 1})
     code = (
-        "import sys, time; from layerscope.experiments.runs.folder import RunFolder; from pathlib import Path\n"
-        "with RunFolder(Path(sys.argv[1]), {'a': 1}).locked():\n    print('held', flush=True)\n    time.sleep(60)"
+        "import sys, time; from layerscope.experiments.runs.folder import RunFolder; "
+        "from pathlib import Path\nwith RunFolder(Path(sys.argv[1]), {'a': "
+        "1}).locked():\n    print('held', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,6 @@
-"""Gradient estimates against finite differences, gates of autograd's own, and models where they are exact."""
+"""Gradient estimates against finite differences, gates of autograd's own,
+and models where they are exact.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def one_chunk(one: Subject, prompts: list[Prompt], metric: str = "logit_differen
 @pytest.mark.parametrize("kind", ["heads", "neurons", "mlps", "attentions", "positions"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
 def test_estimates_are_the_derivative(name: str, kind: str) -> None:
-    """For an edit that moves values by a small share, the estimate is the exact effect to first order."""
+    """For an edit that moves values by a small share,
+    the estimate is the exact effect to first order.
+    """
     one = subject(name)
     one.model.double()
     metric, chunk = get_metric("log_probability"), one_chunk(one, PROMPTS, "log_probability")
@@ -94,7 +98,9 @@ def test_the_estimate_is_exact_where_the_metric_is_linear() -> None:
     ("name", "part"), [("gpt2", "q"), ("gpt2", "k"), ("llama", "q"), ("llama", "k")]
 )
 def test_queries_and_keys_go_through_the_softmax_exactly(name: str, part: str) -> None:
-    """One attention layer that adds to the logits: exact for the corrected estimate, which a plain gradient is not."""
+    """One attention layer that adds to the logits: exact for the corrected estimate,
+    which a plain gradient is not.
+    """
     one = subject(name)
     model = one.model
     body = model.transformer if name == "gpt2" else model.model
@@ -132,7 +138,9 @@ def test_queries_and_keys_go_through_the_softmax_exactly(name: str, part: str) -
 
 
 def test_head_gates_are_the_gradients_of_gates() -> None:
-    """Michel et al. 2019: |d metric / d gate| per example, with a gate on each head that autograd sees."""
+    """Michel et al. 2019: |d metric / d gate| per example,
+    with a gate on each head that autograd sees.
+    """
     one = subject("llama")
     chunk, metric = one_chunk(one, PROMPTS), get_metric("logit_difference")
     parts = components(one.model, "heads", chunk.batch)
@@ -330,7 +338,9 @@ def test_few_prompts_are_said_and_one_says_nothing() -> None:
 def test_a_continued_run_keeps_its_choice_of_what_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gradients made again may rank the parts otherwise; exact effects must stay with the parts that they are of."""
+    """Gradients made again may rank the parts otherwise;
+    exact effects must stay with the parts that they are of.
+    """
     one = subject("gpt2")
     (tmp_path / "p.jsonl").write_text(
         "\n".join(json.dumps(vars(p)) for p in PROMPTS), encoding="utf-8"

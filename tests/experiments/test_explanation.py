@@ -1,4 +1,6 @@
-"""Self-explanations on the embedded model: words that matter are told from words that do not, against whole forwards."""
+"""Self-explanations on the embedded model: words that matter are told from words that do not,
+against whole forwards.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def preference(
     subject: Subject, text: str, answer: str, wrong: str, absent: int | None = None
 ) -> float:
-    """log2 p(answer | text) - log2 p(wrong | text) from a forward of each whole text, a word's tokens left out."""
+    """log2 p(answer | text) - log2 p(wrong | text) from a forward of each whole text,
+    a word's tokens left out.
+    """
     starts = [found.start() for found in re.finditer(r"\S+", text)] + [len(text) + 1]
     start, bits = len(subject.encode([text])[0].ids), []
     for said in (answer, wrong):
@@ -308,7 +312,8 @@ def test_in_a_chat_the_question_is_the_users_turn_and_the_answers_beginning_the_
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     for row, text in zip(results["prompts"], put, strict=True):
         assert text.startswith(
-            f"[user] Text: {row['text']}\nThe text goes on with: {row['answer'].strip()}\nWhich words"
+            f"[user] Text: {row['text']}\nThe text goes on with: "
+            f"{row['answer'].strip()}\nWhich words"
         )
         assert text.endswith("and nothing else. [model] Words:")
         assert row["named"] == row["text"].split()[:1]

@@ -1,4 +1,6 @@
-"""The live bench: what it shows is what plain PyTorch with `intervene` gives, and giving up a request leaves nothing behind."""
+"""The live bench: what it shows is what plain PyTorch with `intervene` gives, and giving up a
+request leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def every_logit(bench, view):
 
 
 def made_by_hand(model, subject):
-    """Edits as a person would write them with the public names: the text of a change -> site and edit."""
+    """Edits as a person would write them with the public names:
+    the text of a change -> site and edit.
+    """
     inputs, other = inputs_of(subject, TEXT), inputs_of(subject, OTHER)
     z, resid = "blocks.0.attn.hook_z[2]", "blocks.1.hook_resid_post"
     pattern, scores = "blocks.1.attn.hook_pattern[1]", "blocks.0.attn.hook_attn_scores[3]"

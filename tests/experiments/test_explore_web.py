@@ -1,4 +1,6 @@
-"""The bench in a browser and in a notebook: its numbers, its keys, what it refuses, and that it stays on this machine."""
+"""The bench in a browser and in a notebook: its numbers, its keys, what it refuses,
+and that it stays on this machine.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,8 @@ def test_giant_and_broken_messages_end_in_a_line_or_a_closed_socket_and_the_serv
         socket.recv()
         for broken in ("", "[]", "{", "[" * 5000, '{"do": 3}', '{"do": "look"}', '{"do": "run"}',
                        '{"do": "run", "study": "ablate", "lines": "x"}',
-                       '{"do": "look", "view": {"text": 1}}', '{"do": "cell", "view": {"text": "w5"}, "layer": true}'):  # fmt: skip
+                       '{"do": "look", "view": {"text": 1}}', ('{"do": "cell", "view": {"text": '
+'"w5"}, "layer": true}')):  # fmt: skip
             socket.send(broken)
             message = json.loads(socket.recv(timeout=30))
             while message["part"] == "done":
@@ -192,7 +195,8 @@ def shown(browser):
 
 def click(browser, text):
     browser.evaluate(
-        f"[...document.querySelectorAll('button')].find((b) => b.textContent === {json.dumps(text)}).click()"
+        "[...document.querySelectorAll('button')].find((b) "
+        f"=> b.textContent === {json.dumps(text)}).click()"
     )
 
 
@@ -264,7 +268,8 @@ def test_clicks_undos_and_keys_end_where_they_began_and_nothing_leaves_the_machi
         elif step == "word":
             at = draw.randrange(1, 6)
             browser.evaluate(
-                f"document.querySelectorAll('.chip')[{at}].dispatchEvent(new MouseEvent('click', {{altKey: true, bubbles: true}}))"
+                f"document.querySelectorAll('.chip')[{at}].dispatchEvent(new "
+                "MouseEvent('click', {altKey: true, bubbles: true}))"
             )
         else:
             click(browser, step)

@@ -423,11 +423,11 @@ def test_bad_options_are_one_line(tmp_path, capsys):
 
 def test_help_and_completion_import_nothing_heavy():
     code = (
-        "import sys\nfrom experiments.cli import main\n"
-        "for words in (['--help'], ['probe', '--help'], ['--version'], ['completion', 'zsh'], ['probe']):\n"
-        "    try: main(words)\n    except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'transformers', 'pandas', 'jinja2'}\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+        "import sys\nfrom experiments.cli import main\nfor words in (['--help'], ['probe', "
+        "'--help'], ['--version'], ['completion', 'zsh'], ['probe']):\n    try: "
+        "main(words)\n    except SystemExit: pass\nheavy = {'torch', 'numpy', "
+        "'transformers', 'pandas', 'jinja2'}\nsys.exit(', '.join(heavy & "
+        "set(sys.modules)) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -437,10 +437,10 @@ def test_help_and_completion_import_nothing_heavy():
 
 def test_the_help_of_all_commands_reads_no_options_and_a_command_only_its_own():
     code = (
-        "import sys\nfrom experiments.cli import main\n"
-        "def read():\n    return [n for n in sys.modules if n.startswith('layerscope.') and n.endswith('.options')]\n"
-        "def run(words):\n    try: main(words)\n    except SystemExit: pass\n    return read()\n"
-        "print(run(['--help']), run(['patch', '--help']), file=sys.stderr)"
+        "import sys\nfrom experiments.cli import main\ndef read():\n    return [n for n in "
+        "sys.modules if n.startswith('layerscope.') and n.endswith('.options')]\ndef "
+        "run(words):\n    try: main(words)\n    except SystemExit: pass\n    return "
+        "read()\nprint(run(['--help']), run(['patch', '--help']), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -463,7 +463,8 @@ def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
         )
         asked = (
             f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(typed)}; "
-            "$(complete -p layerscope | sed 's/.*-F \\([^ ]*\\).*/\\1/'); printf '%s\\n' \"${COMPREPLY[@]}\""
+            "$(complete -p layerscope | sed 's/.*-F \\([^ ]*\\).*/\\1/'); "
+            "printf '%s\\n' \"${COMPREPLY[@]}\""
         )
         done = subprocess.run(
             ["bash", "-c", asked], capture_output=True, text=True, check=True, env={**os.environ}

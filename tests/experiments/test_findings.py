@@ -1,4 +1,6 @@
-"""Every sentence of a finding is held against its records, for every command; a sentence that is false is noticed."""
+"""Every sentence of a finding is held against its records, for every command;
+a sentence that is false is noticed.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ def notes_of(name: str) -> list[str]:
 
 
 def captions_of(name: str) -> list[str]:
-    """What a page says of its pictures, tables and sections, where that holds a number; findings and notes have their own tests."""
+    """What a page says of its pictures, tables and sections, where that holds a number; findings
+    and notes have their own tests.
+    """
     results = RECORDED[name]
     study = STUDIES[results["kind"]]
     page = study.page(results)
@@ -141,7 +145,9 @@ def test_every_caption_with_a_number_is_true_of_its_records(name: str) -> None:
 
 
 def test_a_note_or_a_caption_with_another_number_is_noticed() -> None:
-    """Each number is changed in its last place; names, levels and what no record holds are the rest."""
+    """Each number is changed in its last place; names,
+    levels and what no record holds are the rest.
+    """
     planted = unnoticed = 0
     for name in make.COMMANDS:
         for claims, texts in ((NOTES, notes_of(name)), (CAPTIONS, captions_of(name))):

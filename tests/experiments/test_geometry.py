@@ -1,4 +1,6 @@
-"""Geometry: figures of clouds whose answer is known, maps against scikit-learn's, the logit lens against the model, the command."""
+"""Geometry: figures of clouds whose answer is known, maps against scikit-learn's, the logit lens
+against the model, the command.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,8 @@ def test_separability_finds_planted_classes_and_none_where_there_are_none() -> N
     none = measures.separability(cloud(300, 4), labels, sentences)
     assert none.low < 0.55
     assert abs(none.value - 0.5) < 0.12
-    # Words of a sentence that lie together tell nothing of the class: neighbours come from other sentences.
+    # Words of a sentence that lie together tell nothing of the class: neighbours come from other
+    # sentences.
     together = 50 * cloud(60, 4)[sentences] + cloud(300, 4)
     by_sentence = np.array(["a", "b"])[np.random.default_rng(2).integers(0, 2, 60)][sentences]
     assert measures.separability(together, by_sentence, sentences).value < 0.75

@@ -109,7 +109,8 @@ def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not(tmp_path
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("--predictions {p} --group-by age", "--group-by age: expected a text or a number in this column"),
+        ("--predictions {p} --group-by age", ("--group-by age: expected a text or a "
+        "number in this column")),
         ("--predictions {p} --group-by who --positive x", "--positive x: expected one of 0, 1"),
         ("--predictions {p} --positive 1", "--positive: expected --group-by COLUMN"),
         ("--labelled {p} --model {demo}", "expected a model that classifies texts"),

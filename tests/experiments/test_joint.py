@@ -1,4 +1,6 @@
-"""A probing page of several properties: one figure first, a headline a section, details on demand."""
+"""A probing page of several properties: one figure first, a headline a section,
+details on demand.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ RESULTS: Results = STUDIES["probe"].read(make.recorded("probe"))
 
 
 def with_properties(count: int, lowest: float = 0.0) -> Results:
-    """The recorded accuracies under so many names, and an R² of which one layer may be far below 0."""
+    """The recorded accuracies under so many names,
+    and an R² of which one layer may be far below 0.
+    """
     upos = [record for record in RESULTS.records if record.property == "upos"]
     depth = [record for record in RESULTS.records if record.property == "depth"]
     records = [replace(r, property=f"p{k}") for k in range(count) for r in upos]

@@ -1,4 +1,6 @@
-"""What leaves a run: pictures as files, tidy tables, what an interrupt keeps; and tables of activations in a notebook."""
+"""What leaves a run: pictures as files, tidy tables, what an interrupt keeps;
+and tables of activations in a notebook.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ from hooks import capture
 from layerscope.errors import InputError
 
 RECORDED = Path(__file__).resolve().parents[1] / "recorded"
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"><rect width="20" height="10"/></svg>'
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="10"><rect width="20" '
+    'height="10"/></svg>'
+)
 
 
 def test_a_picture_is_saved_as_its_name_says(tmp_path: Path) -> None:
@@ -69,7 +74,10 @@ def test_an_interrupted_sweep_keeps_whole_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setitem(sweep.PACK, "cpu", 1)
-    line = f"ablate --model {demo_paths().model} --pairs {demo_paths().pairs} --limit 3 --component heads --out {tmp_path}"
+    line = (
+        f"ablate --model {demo_paths().model} --pairs {demo_paths().pairs} --limit 3 "
+        f"--component heads --out {tmp_path}"
+    )
     whole, calls = sweep._of_block, []
 
     def third_fails(*args: Any) -> Any:
@@ -98,7 +106,10 @@ def test_an_interrupt_before_any_work_says_so(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweep, "_of_block", fails)
-    line = f"ablate --model {demo_paths().model} --pairs {demo_paths().pairs} --limit 3 --out {tmp_path}"
+    line = (
+        f"ablate --model {demo_paths().model} --pairs {demo_paths().pairs} "
+        f"--limit 3 --out {tmp_path}"
+    )
     assert cli.main(line.split()) == 130
     assert "nothing was done yet" in capsys.readouterr().err
 

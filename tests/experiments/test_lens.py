@@ -1,4 +1,6 @@
-"""Lenses against closed forms, autograd, another library and conservation; direct contributions against the logit."""
+"""Lenses against closed forms, autograd, another library and conservation;
+direct contributions against the logit.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def test_a_texts_jacobian_is_autograds(subject, texts):
 
 
 def test_the_jacobian_of_a_linear_network_is_its_product(subject, texts):
-    """With attention and MLP outputs at zero every block is the identity, and so is each Jacobian."""
+    """With attention and MLP outputs at zero every block is the identity,
+    and so is each Jacobian.
+    """
     silent = {
         f"blocks.{n}.{s}": edits.zero()
         for n in range(subject.n_layers)
@@ -154,7 +158,9 @@ def test_a_saved_lens_comes_back_and_is_refused_for_another_model(subject, texts
 def test_a_published_jacobian_lens_reads_as_transformerlens_reads_it(
     subject, texts, theirs, tmp_path
 ):
-    """Their matrices by their names, in safetensors: the same transport, and nothing for the embedding."""
+    """Their matrices by their names, in safetensors: the same transport,
+    and nothing for the embedding.
+    """
     path = tmp_path / "lens.safetensors"
     tensors = {f"J.{block}": matrix for block, matrix in theirs.jacobians.items()}
     header = {"n_prompts": "2", "d_model": str(theirs.d_model)}
@@ -174,7 +180,9 @@ def test_a_published_jacobian_lens_reads_as_transformerlens_reads_it(
 
 
 def test_a_published_tuned_lens_adds_its_translator(subject, texts, tmp_path):
-    """tuned-lens computes h + Linear_n(h): its state dict in safetensors gives the same, and ours is written so."""
+    """tuned-lens computes h + Linear_n(h): its state dict in safetensors gives the same,
+    and ours is written so.
+    """
     torch.manual_seed(0)
     width, n_layers = subject.d_model, subject.n_layers
     translators = torch.nn.ModuleList([torch.nn.Linear(width, width) for _ in range(n_layers)])
@@ -313,7 +321,9 @@ def test_a_lens_is_a_transform_in_front_of_a_probe(subject, texts):
 
 
 def test_reliability_is_that_of_known_noise(subject, texts, monkeypatch):
-    """Matrices of signal s and noise n: halves of k texts have cosine s / (s + n / k), and .95 takes 19 n / s texts."""
+    """Matrices of signal s and noise n: halves of k texts have cosine s / (s + n / k),
+    and .95 takes 19 n / s texts.
+    """
     torch.manual_seed(0)
     signal = torch.randn(1, subject.d_model, subject.d_model)
     noisy = lambda *_: signal + 2 * torch.randn_like(signal)  # noqa: E731
@@ -329,7 +339,9 @@ def test_reliability_is_that_of_known_noise(subject, texts, monkeypatch):
 
 
 def test_halves_of_equal_texts_read_alike(subject, texts):
-    """The same text in both halves: the readings have all ten tokens in common, and one half's are not another text's."""
+    """The same text in both halves: the readings have all ten tokens in common,
+    and one half's are not another text's.
+    """
     lens = jacobian(subject, [texts[0], texts[0]], first=2, others=texts[4:5])
     assert all(row.overlap == pytest.approx(1.0) for row in reliabilities_of(lens))
     lens = jacobian(subject, [texts[0], texts[1]], first=2, others=texts[4:5])

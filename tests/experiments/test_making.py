@@ -1,4 +1,6 @@
-"""``layerscope make``: files that the commands read, with answers that are one token of the model."""
+"""``layerscope make``: files that the commands read,
+with answers that are one token of the model.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What captures and studies hold: a batch, then one layer, however many layers and sentences there are; and no more than told."""
+"""What captures and studies hold: a batch, then one layer,
+however many layers and sentences there are; and no more than told.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def _report(there: Connection, run: Callable[[], Any], warm: Callable[[], object
 
 
 def apart(run: Callable[[], Any], warm: Callable[[], object] = nothing) -> tuple[int, Any]:
-    """Bytes by which a process of its own rises above what it begins with, or holds once it is warm; what it returns."""
+    """Bytes by which a process of its own rises above what it begins with,
+    or holds once it is warm; what it returns.
+    """
     here, there = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=_report, args=(there, run, warm))
     process.start()
@@ -101,7 +105,8 @@ def features(base: Path, name: str, everything: bool) -> None:
 def test_one_layer_is_held_at_a_time(base: Path) -> None:
     layer = MANY * WORDS * WIDTH * 4
     everything = (LAYERS + 1) * layer  # 159 MB
-    # Reading makes the next layer while the last is held; the rest is tokens, labels and the allocator's.
+    # Reading makes the next layer while the last is held; the rest is tokens, labels and the
+    # allocator's.
     layers, _ = apart(partial(features, base, "many", False), partial(features, base, "few", False))
     assert layers < 3 * layer + 35e6 < everything / 3
     held, _ = apart(partial(features, base, "many", True), partial(features, base, "few", True))
@@ -133,7 +138,9 @@ def capture(base: Path, out: Path, *more: object) -> list[str]:
 
 
 def run(command: list[str], limit: int | None = None) -> tuple[int, int, int]:
-    """Exit status, peak, and the most that was allowed: so much above what the process begins with."""
+    """Exit status, peak, and the most that was allowed:
+    so much above what the process begins with.
+    """
     allowed = 0
     if limit is not None:
         allowed = peak_memory() + limit
@@ -220,7 +227,9 @@ WIDE, TAGS = 1024, ("NOUN", "VERB", "ADJ", "ADV", "DET")
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of wide vectors, a corpus whose tags its words tell, and a store of both: 100 MB a site."""
+    """A model of wide vectors, a corpus whose tags its words tell, and a store of both:
+    100 MB a site.
+    """
     folder = tmp_path_factory.mktemp("wide")
     ids = {"vocab_size": tiny.VOCAB, "bos_token_id": 1, "eos_token_id": 2, "n_inner": 8}
     tiny.save(

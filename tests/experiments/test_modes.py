@@ -1,4 +1,6 @@
-"""How a model is held: over devices, quantised, with an adapter, in its own precision; each against the same model held plainly."""
+"""How a model is held: over devices, quantised, with an adapter, in its own precision;
+each against the same model held plainly.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A study of neurons, on a model with one neuron that copies a label: it is found, named, and missed."""
+"""A study of neurons, on a model with one neuron that copies a label: it is found, named,
+and missed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ SITE = "blocks.0.mlp.hook_post"
 
 
 def planted() -> Any:
-    """The detector's neuron fires at every plural word and says what follows it; the others read positions and write nothing."""
+    """The detector's neuron fires at every plural word and says what follows it;
+    the others read positions and write nothing.
+    """
     made = detector.model()
     with torch.no_grad():
         weight = made.transformer.h[0].mlp.c_fc.weight
@@ -138,7 +142,9 @@ def test_the_planted_neuron_is_first_in_every_ranking_and_the_only_one_missed(
 
 
 def effect(folder: Path, items: list[str], change: Any) -> float:
-    """Mean change of the loss from whole forwards of single texts, with a plain PyTorch hook at the neurons."""
+    """Mean change of the loss from whole forwards of single texts,
+    with a plain PyTorch hook at the neurons.
+    """
     one = load(folder / "model", bos="always")
     before = [naive(one, "loss", Prompt(text, "")) for text in items]
     handle = one.model.transformer.h[0].mlp.act.register_forward_hook(
@@ -175,7 +181,8 @@ def test_effects_are_those_of_whole_forwards(folder: Path, found: dict[str, Any]
     assert record["effect"] == pytest.approx(effect(folder, texts, zeroed), abs=1e-5)
     assert abs(record["effect"]) > 0.05
 
-    # Towards the plural the neuron fires everywhere, and w9 is said in vain; towards the singular it is said nowhere.
+    # Towards the plural the neuron fires everywhere, and w9 is said in vain; towards the singular
+    # it is said nowhere.
     fires, silent = (activation(folder, f"w{token}") for token in (PLURAL[0], SINGULAR[0]))
     towards = {"Plur": 2 * (fires - silent), "Sing": 2 * (silent - fires)}
     for label, move in towards.items():

@@ -1,4 +1,6 @@
-"""Optimal ablation against what it must not exceed and a part whose best constant is known; the null of random directions."""
+"""Optimal ablation against what it must not exceed and a part whose best constant is known;
+the null of random directions.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_no_constant_disturbs_less(tmp_path: Path, name: str) -> None:
 
 
 def test_what_never_varies_has_a_constant_without_loss(tmp_path: Path) -> None:
-    """The detector fires alike at the position that is read: its value there disturbs nothing, mean and zero do."""
+    """The detector fires alike at the position that is read: its value there disturbs nothing,
+    mean and zero do.
+    """
     loss = {
         value: ablate(
             tmp_path,

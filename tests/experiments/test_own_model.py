@@ -1,4 +1,6 @@
-"""A language model of any make, as a function from ids to logits, attributed; against changes made by hand."""
+"""A language model of any make, as a function from ids to logits, attributed;
+against changes made by hand.
+"""
 
 from __future__ import annotations
 

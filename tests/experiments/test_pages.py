@@ -1,4 +1,6 @@
-"""Every kind of page in headless Chromium: no error, nothing wider than the page, tables that sort, keys that work."""
+"""Every kind of page in headless Chromium: no error, nothing wider than the page, tables that sort,
+keys that work.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,10 @@ def test_a_packed_section_is_the_same_when_it_is_opened(name, browser, tmp_path,
     # a link to a section opens it, and a click the others
     browser.evaluate(f"location.hash = '#{first}'")
     browser.evaluate("document.querySelectorAll('.packed').forEach((one) => { one.open = true; })")
-    closed = "[...document.querySelectorAll('.packed')].filter((one) => !one.querySelector('div')).length"
+    closed = (
+        "[...document.querySelectorAll('.packed')].filter((one) "
+        "=> !one.querySelector('div')).length"
+    )
     for _ in range(200):
         if browser.evaluate(closed) == 0:
             break
@@ -191,7 +196,8 @@ def test_arrow_keys_go_through_a_grid(browser, tmp_path):
         cell = "document.querySelector('.heat rect.at')"
         places.append([browser.evaluate(f"Number({cell}.getAttribute('{axis}'))") for axis in "xy"])
         assert browser.evaluate(
-            f"{told}.startsWith(data.heats[document.querySelector('[data-heat]').dataset.heat].tips[Number({cell}.dataset.k)][0] + ': ')"
+            f"{told}.startsWith(data.heats[document.querySelector('[data-heat]').dataset.heat].tips[Number({cell}.dataset.k)][0] "
+            "+ ': ')"
         )
     (x0, y0), (x1, y1), (x2, y2), *back = places
     assert (x1 > x0, y1, x2, y2 > y1) == (True, y0, x1, True)
@@ -233,7 +239,8 @@ def test_on_paper_there_is_neither_a_menu_nor_a_cut_table(browser, tmp_path):
     try:
         assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
         assert browser.evaluate(
-            "[...document.querySelectorAll('.frame')].every(f => getComputedStyle(f).maxHeight === 'none')"
+            "[...document.querySelectorAll('.frame')].every(f => "
+            "getComputedStyle(f).maxHeight === 'none')"
         )
         assert browser.evaluate("getComputedStyle(document.body).color") == "rgb(28, 33, 41)"
     finally:

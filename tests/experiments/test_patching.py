@@ -1,4 +1,6 @@
-"""Patching against the naive loop, a conservation law, and a model whose heads were written by hand."""
+"""Patching against the naive loop, a conservation law,
+and a model whose heads were written by hand.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def command(model: Path, clean: Path) -> list[str]:
 
 
 def hand_built(folder: Path) -> tuple[Path, list[dict[str, str]]]:
-    """Prompts whose last token is exchanged for the one before the wrong answer: the model then says the wrong answer."""
+    """Prompts whose last token is exchanged for the one before the wrong answer:
+    the model then says the wrong answer.
+    """
     tiny.save(induction.model(), folder / "model")
     items = []
     for item in induction.prompts():
@@ -92,7 +96,9 @@ def hand_built(folder: Path) -> tuple[Path, list[dict[str, str]]]:
 
 @pytest.mark.parametrize("by", ["head", "position", "layer"])
 def test_the_copying_head_moves_all_the_way_and_nothing_else_does(tmp_path: Path, by: str) -> None:
-    """The texts differ in the last token alone, and only the induction head writes to the output."""
+    """The texts differ in the last token alone,
+    and only the induction head writes to the output.
+    """
     model, items = hand_built(tmp_path)
     config = PatchOptions(
         model=str(model),

@@ -1,4 +1,6 @@
-"""Attribution of an answer about a picture, against pictures and texts that are changed by hand, and a planted patch."""
+"""Attribution of an answer about a picture, against pictures and texts that are changed by hand,
+and a planted patch.
+"""
 
 from __future__ import annotations
 

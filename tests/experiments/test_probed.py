@@ -1,4 +1,6 @@
-"""A saved probe as a metric: against the probe's own predictions from features that are captured under the same edit."""
+"""A saved probe as a metric:
+against the probe's own predictions from features that are captured under the same edit.
+"""
 
 from __future__ import annotations
 

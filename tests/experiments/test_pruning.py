@@ -1,4 +1,6 @@
-"""Pruning: the smaller model against the whole one with those heads at zero, and a model whose needless heads are known."""
+"""Pruning: the smaller model against the whole one with those heads at zero,
+and a model whose needless heads are known.
+"""
 
 from __future__ import annotations
 

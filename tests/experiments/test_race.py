@@ -44,7 +44,9 @@ def ran(folder: Path, name: str, *more: str) -> dict[str, Any]:
 
 
 def test_those_that_are_left_have_the_effects_of_a_run_without_a_race(folder: Path) -> None:
-    """The two heads of largest effect are left; every other record is marked, and its effect is of the prompts that it ran on."""
+    """The two heads of largest effect are left; every other record is marked,
+    and its effect is of the prompts that it ran on.
+    """
     whole, raced = ran(folder, "whole"), ran(folder, "raced", "--race", "2")
     by_site = {record["site"]: record for record in whole["records"]}
     largest = sorted(by_site, key=lambda site: -abs(by_site[site]["effect"]))[:2]

@@ -1,7 +1,9 @@
-"""The contract between a study and its views: what a command writes, and that the page or the tables read it.
+"""The contract between a study and its views: what a command writes, and that the page or the
+tables read it.
 
-The fixtures are tiny real runs (`tests/recorded/make.py` records them). A field that a study renames is a change of
-shape here; a field of its records that no view reads must stand in `UNREAD` or be shown.
+The fixtures are tiny real runs (`tests/recorded/make.py` records them). A field that a study
+renames is a change of shape here; a field of its records that no view reads must stand in `UNREAD`
+or be shown.
 """
 
 from __future__ import annotations
@@ -135,7 +137,9 @@ def watched(classes: set[type]) -> Iterator[set[tuple[type, str]]]:
 
 
 def unread(kind: str) -> set[str]:
-    """The written fields that neither page nor tables read in any recorded run: ``Record.field``."""
+    """The written fields that neither page nor tables read in any recorded run:
+    ``Record.field``.
+    """
     classes = records_in(STUDIES[kind].part("records").Results)
     with watched(classes) as seen:
         for results in of_kind(kind):

@@ -1,4 +1,6 @@
-"""Records of data files: the same rows in every format, the field's own column names, one clear line for anything else."""
+"""Records of data files: the same rows in every format, the field's own column names,
+one clear line for anything else.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,10 @@ def test_pairs_by_the_names_of_the_field(tmp_path: Path, name: str, text: str) -
         ),
         (
             "joined.jsonl",
-            '\ufeff{{"sentences": ["{good}", "{bad}"]}}\n\ufeff{{"sentences": ["{good}", "{bad}"]}}\n',
+            (
+                '\ufeff{{"sentences": ["{good}", "{bad}"]}}\n\ufeff{{"sentences": ["{good}", '
+                '"{bad}"]}}\n'
+            ),
         ),
     ],
 )
@@ -213,18 +218,19 @@ QUESTION = ("What is 2+2?", ("3", "4", "5", "6"), 1)
         ),
         (
             "arc.jsonl",
-            '{"question": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], "label": ["A", "B", "C", "D"]}, '
-            '"answerKey": "B"}',
+            '{"question": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], '
+            '"label": ["A", "B", "C", "D"]}, "answerKey": "B"}',
         ),
         (
             "arc_numbers.jsonl",
-            '{"question": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], "label": ["1", "2", "3", "4"]}, '
-            '"answerKey": "2"}',
+            '{"question": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], '
+            '"label": ["1", "2", "3", "4"]}, "answerKey": "2"}',
         ),
         (
             "arc_raw.jsonl",
-            '{"question": {"stem": "What is 2+2?", "choices": [{"text": "3", "label": "A"}, {"text": "4", "label": '
-            '"B"}, {"text": "5", "label": "C"}, {"text": "6", "label": "D"}]}, "answerKey": "B"}',
+            '{"question": {"stem": "What is 2+2?", "choices": [{"text": "3", "label": "A"}, '
+            '{"text": "4", "label": "B"}, {"text": "5", "label": "C"}, {"text": "6", '
+            '"label": "D"}]}, "answerKey": "B"}',
         ),
     ],
 )
@@ -245,7 +251,9 @@ def asked(folder: Path, rows: list[tuple[list[str], Any]]) -> list[int]:
 
 
 def test_a_whole_number_is_a_choice_where_all_of_the_file_are(tmp_path: Path) -> None:
-    """After 0 comes 1: the choice, not the place; but a file with an answer that is no choice gives places."""
+    """After 0 comes 1: the choice, not the place;
+    but a file with an answer that is no choice gives places.
+    """
     assert asked(tmp_path, [(["1", "2", "3"], 1), (["1", "2", "3"], 2)]) == [0, 1]
     assert asked(tmp_path, [(["1", "2", "3"], 1), (["1", "2", "3"], 0)]) == [1, 0]
     assert asked(tmp_path, [(["1", "2"], 0), (["2", "3"], 1)]) == [0, 1]

@@ -1,4 +1,6 @@
-"""Whatever a file or a text holds: a right answer or one clear line, never a traceback; and nothing leaves the machine."""
+"""Whatever a file or a text holds: a right answer or one clear line, never a traceback;
+and nothing leaves the machine.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def mutated(draw: random.Random) -> str:
 
 @pytest.mark.parametrize("count", [1500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_corpora_are_read_or_refused_in_one_line(tmp_path, count):
-    """What is read holds together: spans lie in the text and hold the forms, heads are words of the sentence."""
+    """What is read holds together: spans lie in the text and hold the forms,
+    heads are words of the sentence.
+    """
     path, draw, read, refused, unclear = tmp_path / "m.conllu", random.Random(count), 0, 0, 0
     for _ in range(count):
         path.write_text(mutated(draw), encoding="utf-8")
@@ -113,7 +117,9 @@ def subject(request):
 @settings(max_examples=100)
 @given(st.text(min_size=1, max_size=40))
 def test_any_text_is_aligned(subject, text):
-    """Spans are in order, inside the text, and a word with a visible character that a token carries has one."""
+    """Spans are in order, inside the text,
+    and a word with a visible character that a token carries has one.
+    """
     (encoded,) = subject.encode([text])
     assert len(encoded.ids) == len(encoded.offsets) == len(encoded.special)
     words = [(i, i + 1) for i in range(len(text))]
@@ -268,11 +274,10 @@ def test_a_local_model_is_used_without_a_network(tmp_path):
         "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     code = (
-        "import json, socket, sys\n"
-        "def closed(*_, **__): raise AssertionError('a connection was opened')\n"
-        "socket.socket.connect = socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = closed\n"
-        "from experiments.cli import main\n"
-        f"sys.exit(main(json.loads({json.dumps(json.dumps(command))})))\n"
+        "import json, socket, sys\ndef closed(*_, **__): raise AssertionError('a "
+        "connection was opened')\nsocket.socket.connect = socket.socket.connect_ex = "
+        "socket.create_connection = socket.getaddrinfo = closed\nfrom experiments.cli "
+        f"import main\nsys.exit(main(json.loads({json.dumps(json.dumps(command))})))\n"
     )
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     done = subprocess.run(

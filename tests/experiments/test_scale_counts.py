@@ -1,4 +1,7 @@
-"""What a batch costs beside its forward: indices made, answers waited for, copies packed. Counted, not timed."""
+"""What a batch costs beside its forward: indices made, answers waited for, copies packed.
+
+Counted, not timed.
+"""
 
 from __future__ import annotations
 

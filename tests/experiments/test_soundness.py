@@ -1,4 +1,6 @@
-"""Models whose weights are no numbers to compute with: one line that names the weight, whatever fails because of it."""
+"""Models whose weights are no numbers to compute with: one line that names the weight,
+whatever fails because of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A model that writes what it hears: ablation against edited weights, and one line from what takes no sounds."""
+"""A model that writes what it hears: ablation against edited weights,
+and one line from what takes no sounds.
+"""
 
 from __future__ import annotations
 

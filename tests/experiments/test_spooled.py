@@ -71,7 +71,9 @@ def test_no_room_for_them_is_one_line(on_disk, monkeypatch):
 
 
 def test_pairs_without_an_arc_are_drawn_from_all_words_that_have_none():
-    """Against the list of those words, made for each word anew; a chain and a star, where that list is longest."""
+    """Against the list of those words, made for each word anew; a chain and a star,
+    where that list is longest.
+    """
     chain = [i - 1 for i in range(40)]
     star = [19 if i != 19 else -1 for i in range(40)]
     for heads in (chain, star, [1, -1], [-1], [2, 2, -1, 2, 0]):

@@ -1,4 +1,6 @@
-"""Studies that read a store give what studies that run the model give; a store that does not serve is refused."""
+"""Studies that read a store give what studies that run the model give;
+a store that does not serve is refused.
+"""
 
 from __future__ import annotations
 

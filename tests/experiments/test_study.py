@@ -43,7 +43,9 @@ FIELDS = [
 
 
 def conllu(n, seed, mark=""):
-    """Sentences whose tag and relation are read off the word (w3..w11 NOUN, others VERB), depth and head off the place."""
+    """Sentences whose tag and relation are read off the word (w3..w11 NOUN, others VERB),
+    depth and head off the place.
+    """
     rng, lines = random.Random(seed), []
     for i in range(n):
         lines.append(f"# sent_id = {mark}{i}")
@@ -313,7 +315,9 @@ def test_help_and_version(capsys):
 
 
 def test_code_lengths_stand_beside_the_scores(folder, tmp_path, results):
-    """On request; a tag that is a function of the word compresses more than random tags of the words."""
+    """On request; a tag that is a function of the word compresses
+    more than random tags of the words.
+    """
     found = run(config(folder, tmp_path / "a", property=("upos",), code_length=True, l2=(1.0,)))
     for record in found["records"]:
         assert record["compression"] > 1.5

@@ -1,4 +1,6 @@
-"""The swap test: words are swapped as written, effects are those of transformers' own forward, a planted bias is found."""
+"""The swap test: words are swapped as written, effects are those of transformers' own forward,
+a planted bias is found.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def tokenizer() -> Any:
 
 
 def classifier(folder: Path, biased: bool) -> Path:
-    """A random BERT: near to linear, so that a pronoun moves every text alike, or with one embedding for both pronouns."""
+    """A random BERT: near to linear, so that a pronoun moves every text alike,
+    or with one embedding for both pronouns.
+    """
     config = hf.BertConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=32,
@@ -141,7 +145,8 @@ def test_words_are_swapped_as_they_are_written() -> None:
     [
         ("--labelled {file} --swap he", "--swap he: expected two words with a colon between"),
         ("--labelled {file} --swap he:he", "expected two words that differ"),
-        ("--labelled {file} --list names", "names: no text contains words of exactly one side of the list"),
+        ("--labelled {file} --list names", ("names: no text contains words of "
+        "exactly one side of the list")),
         ("--labelled {file} --positive judge", "--positive judge: expected one of clerk, boss"),
         ("--text x --metric kl", "metric kl: expected one of --labelled texts or --prompts"),
     ],

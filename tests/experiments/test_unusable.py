@@ -1,4 +1,6 @@
-"""One bad line does not end a file: it is left out, counted and named, in every command that reads lines."""
+"""One bad line does not end a file: it is left out, counted and named,
+in every command that reads lines.
+"""
 
 from __future__ import annotations
 

@@ -195,7 +195,9 @@ def test_inlp_erases_what_a_linear_probe_reads_and_is_what_the_run_puts_in(tmp_p
 
 
 def test_what_a_later_layer_still_reads_is_that_of_whole_forwards(tmp_path: Path) -> None:
-    """A probe of layer 3, with number erased at layers 0 to 3: its log-probabilities of captured vectors."""
+    """A probe of layer 3, with number erased at layers 0 to 3:
+    its log-probabilities of captured vectors.
+    """
     one, last = load(demo_paths().model, body_only=True), "blocks.3.hook_resid_post"
     corpus = read_conllu(demo_paths().train, 80)
     layout, number = (
@@ -257,7 +259,10 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         ({"property": "sentence_length"}, "expected one with a class for each word"),
         (
             {"metric": "loss"},
-            "metric loss is of prompts: expected --prompts FILE, or for --pairs one of pair_difference, pair_accuracy",
+            (
+                "metric loss is of prompts: expected --prompts FILE, "
+                "or for --pairs one of pair_difference, pair_accuracy"
+            ),
         ),
         ({"probe": "x"}, "expected --probe FILE alone, got --pairs beside it"),
     ):

@@ -1,4 +1,6 @@
-"""What a study reads of words: scripts, tokenizers without a word's characters, columns, forms as the model sees them."""
+"""What a study reads of words: scripts, tokenizers without a word's characters, columns,
+forms as the model sees them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every family against oracles that know nothing of layerscope; what is left out of a map because it is not true."""
+"""Every family against oracles that know nothing of layerscope;
+what is left out of a map because it is not true.
+"""
 
 from __future__ import annotations
 

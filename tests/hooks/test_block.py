@@ -1,4 +1,6 @@
-"""A block's hooks stay with their block: copies, forwards from inside, repeats by checkpointing, failed forwards."""
+"""A block's hooks stay with their block: copies, forwards from inside, repeats by checkpointing,
+failed forwards.
+"""
 
 from __future__ import annotations
 

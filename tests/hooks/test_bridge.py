@@ -11,7 +11,8 @@ import torch
 
 from hooks import capture, sites
 
-#: Sites where the bridge's own cache contradicts itself; `test_where_the_bridge_is_not_an_oracle` shows how.
+# : Sites where the bridge's own cache contradicts itself; `test_where_the_bridge_is_not_an_oracle`
+# shows how.
 SCORES = {"blocks.0.attn.hook_attn_scores", "blocks.1.attn.hook_attn_scores"}
 NOT_AN_ORACLE = {
     "opt": SCORES,
@@ -66,7 +67,9 @@ def test_shared_sites_are_equal(both):
 
 
 def test_where_the_bridge_is_not_an_oracle(both):
-    """Its scores do not give its pattern there, and BERT's attn_out is the normed stream; ours are consistent."""
+    """Its scores do not give its pattern there, and BERT's attn_out is the normed stream;
+    ours are consistent.
+    """
     name, acts, cache = both
     if name not in NOT_AN_ORACLE:
         pytest.skip("the bridge agrees with itself on this architecture")

@@ -48,7 +48,9 @@ def test_residual_stream_equals_hidden_states(every):
 
 
 def test_what_is_added_adds_up(every):
-    """resid_mid = resid_pre + attn_out; and in pre-norm blocks resid_post = the sum of all parts."""
+    """resid_mid = resid_pre + attn_out;
+    and in pre-norm blocks resid_post = the sum of all parts.
+    """
     with torch.no_grad(), capture(every, *sites(every), clone=True) as acts:
         every(input_ids=tiny.ids())
     for layer in range(anatomy(every).n_layers):

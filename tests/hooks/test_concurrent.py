@@ -1,4 +1,6 @@
-"""One model in several threads, processes and captures at once; and nothing left behind, whichever way a block is left."""
+"""One model in several threads, processes and captures at once; and nothing left behind,
+whichever way a block is left.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What people hand to edits and models beside the usual: packed rows, odd positions and values, edits of one place."""
+"""What people hand to edits and models beside the usual: packed rows, odd positions and values,
+edits of one place.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,8 @@ def test_position_ids_that_only_padding_repeats_pack_nothing():
 
 
 def in_two_calls(batch, edit, whole=True):
-    """The edited logits of the last column, behind a cache, of a windowed model that is given masks of queries and keys.
+    """The edited logits of the last column, behind a cache, of a windowed model that is given masks
+    of queries and keys.
 
     Args:
         whole: whether the block sees the first call too.

@@ -1,4 +1,6 @@
-"""Flex attention: seen and edited as eager attention is, its kernel left at work where nothing is changed."""
+"""Flex attention: seen and edited as eager attention is,
+its kernel left at work where nothing is changed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Asking for values in main memory: on a GPU each such call waits for all that was given to it, so none may be asked a site."""
+"""Asking for values in main memory: on a GPU each such call waits for all that was given to it,
+so none may be asked a site.
+"""
 
 import pytest
 import tiny
@@ -54,7 +56,9 @@ def test_edits_at_positions_bring_the_mask_over_once_a_forward():
 
 
 def test_only_what_is_read_is_projected_to_the_vocabulary():
-    """The recorded forward's head sees the columns that some text is read at; the logits are the whole model's."""
+    """The recorded forward's head sees the columns that some text is read at;
+    the logits are the whole model's.
+    """
     model = tiny.model("llama")
     seen = []
     handle = model.lm_head.register_forward_hook(lambda m, args, out: seen.append(out.shape))

@@ -326,7 +326,9 @@ def test_erase_removes_the_subspace_and_nothing_else():
 
 
 def test_ablation_values_have_their_closed_form_losses():
-    """y = w a, squared loss against the clean run: zero w^2 (var + mu^2), mean w^2 var, resample 2 w^2 var."""
+    """y = w a, squared loss against the clean run: zero w^2 (var + mu^2), mean w^2 var,
+    resample 2 w^2 var.
+    """
 
     class Line(nn.Module):
         def __init__(self):
@@ -394,7 +396,9 @@ def test_means_are_over_words_alone_on_either_side_of_the_padding():
     "edit", [lambda r: edits.mean(r, per="position"), lambda r: edits.resample(r, seed=2)]
 )
 def test_padding_on_the_left_shifts_no_position_with_a_cache_and_without(edit):
-    """The padded text's positions are those of the text alone, also of the tokens that `generate` adds."""
+    """The padded text's positions are those of the text alone,
+    also of the tokens that `generate` adds.
+    """
     model = tiny.model("gpt2")
     # The reference text is another one: a text's own values are never drawn.
     site, text = "blocks.0.hook_mlp_out", IDS[1:2, :5]
@@ -416,7 +420,9 @@ def test_padding_on_the_left_shifts_no_position_with_a_cache_and_without(edit):
 
 
 def test_resampling_never_draws_the_text_itself():
-    """Padded and not, at two sites of one forward: each text has the values of one other text that is long enough."""
+    """Padded and not, at two sites of one forward:
+    each text has the values of one other text that is long enough.
+    """
     model, sites = tiny.model("llama"), ("blocks.0.hook_mlp_out", "blocks.1.attn.hook_z")
     ids, lengths = tiny.ids(5, 8), [8, 6, 5, 8, 4]
     mask = torch.tensor([[0] * (8 - n) + [1] * n for n in lengths])

@@ -23,7 +23,9 @@ class Classifier(nn.Module):
 
 
 def by_hand():
-    """Filter 0 answers the word 5 after the word 4, filter 1 the word 7, filter 2 nothing; class 1 is filter 0."""
+    """Filter 0 answers the word 5 after the word 4, filter 1 the word 7, filter 2 nothing;
+    class 1 is filter 0.
+    """
     model = Classifier().eval()
     with torch.no_grad():
         for parameter in model.parameters():

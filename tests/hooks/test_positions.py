@@ -179,7 +179,9 @@ def test_a_patch_of_the_last_stream_gives_the_other_texts_logits_under_virtual_t
 
 
 def test_padding_is_told_from_a_mask_of_queries_and_keys():
-    """Left padding in a mask ``batch 1 query key``, as `generate` makes it for a static cache; the text alone is the oracle."""
+    """Left padding in a mask ``batch 1 query key``, as `generate` makes it for a static cache;
+    the text alone is the oracle.
+    """
     model = wide(
         hf.LlamaForCausalLM(hf.LlamaConfig(**SMALL, intermediate_size=48, num_attention_heads=4))
     )
@@ -287,7 +289,8 @@ def test_resampling_behind_a_cache_needs_texts_that_keep_their_draw():
         "attention_mask": torch.tensor([[1] * 9, [1] * 7 + [0] * 2]),
     }
     reference = Reference.of(model, site, batches=[mixed])
-    with pytest.raises(ValueError, match="expected reference texts of at least 8 tokens"), intervene(
+    with pytest.raises(ValueError, match="expected reference texts of "
+    "at least 8 tokens"), intervene(
         model, {site: edits.resample(reference)}
     ):  # fmt: skip
         model.generate(
@@ -366,7 +369,9 @@ def test_one_new_token_of_grouped_heads_has_the_patterns_of_eager_attention(site
 
 
 def test_a_sink_is_no_key():
-    """GPT-OSS: its own attentions, and a softmax over the scores and the learned sinks, are the oracles."""
+    """GPT-OSS: its own attentions, and a softmax over the scores and the learned sinks,
+    are the oracles.
+    """
     config = hf.GptOssConfig(
         **SMALL, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2,
         num_experts_per_tok=1, sliding_window=64,

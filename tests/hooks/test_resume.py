@@ -56,7 +56,9 @@ def test_several_positions_of_a_text_are_read_for_every_copy():
     "name", ["gpt2", "llama", "neox", "gemma2", "olmo2", "opt", "cohere", "bloom"]
 )
 def test_a_causal_model_continues_from_a_position(name, masked):
-    """What stands before the disturbed positions is not run: the logits are those of the whole text."""
+    """What stands before the disturbed positions is not run:
+    the logits are those of the whole text.
+    """
     model = tiny.model(name)
     inputs = {"input_ids": IDS} | ({"attention_mask": MASK} if masked else {})
     for reads in (None, torch.tensor([[0, 2], [2, 6], [0, 5], [1, 4]])):
@@ -178,7 +180,8 @@ def test_copies_share_what_stands_before_the_edit(name):
                 if _is_shared(model, clean, Site(site))
                 else set()
             )
-    # Bloom adds the residual stream within its attention and its MLP, where all copies of it are needed.
+    # Bloom adds the residual stream within its attention and its MLP, where all copies of it are
+    # needed.
     assert shared >= ({"mlp.hook_pre"} if name == "bloom" else {"attn.hook_z", "mlp.hook_post"})
 
 
@@ -303,7 +306,8 @@ def test_logits_that_nobody_reads_are_not_computed(name):
     reads = torch.tensor([[0, 1], [2, 4], [1, 1], [2, 0], [0, 4]])
     clean = Resume(model, {"input_ids": IDS}, positions=reads)
     handle.remove()
-    # three different positions of three texts in the model's own forward, then the five reads by the parts
+    # three different positions of three texts in the model's own forward, then the five reads by
+    # the parts
     assert rows == [9, 5]
     torch.testing.assert_close(clean.logits, whole[reads[:, 0], reads[:, 1]])
     last = Resume(model, {"input_ids": IDS}, positions=torch.tensor([-1, 2, 1]))

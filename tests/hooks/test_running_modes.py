@@ -1,4 +1,6 @@
-"""Every edit at every place under every way of running equals the same edit on the text alone, or is refused in one line."""
+"""Every edit at every place under every way of running equals the same edit on the text alone,
+or is refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def test_compiled_models_are_refused():
 
 @pytest.mark.parametrize("edit", ["zero", "mean per position", "add", "knockout", "zero scores"])
 def test_under_autocast_padding_shifts_nothing(edit):
-    """In bfloat16 a forward of two texts differs from that of one by rounding, which is small beside what the edit does."""
+    """In bfloat16 a forward of two texts differs from that of one by rounding,
+    which is small beside what the edit does.
+    """
     case = Case(edit, "several")
     ids, mask, at = modes.TEXTS.batch("left")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

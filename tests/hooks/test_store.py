@@ -1,4 +1,6 @@
-"""The store: what is written is what is read, by row and by word; what is damaged is named; what is killed goes on."""
+"""The store: what is written is what is read, by row and by word; what is damaged is named;
+what is killed goes on.
+"""
 
 from __future__ import annotations
 

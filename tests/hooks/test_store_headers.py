@@ -1,4 +1,6 @@
-"""Shards whose headers are not what was written: one clear error, never a traceback of another kind, never wrong data."""
+"""Shards whose headers are not what was written: one clear error,
+never a traceback of another kind, never wrong data.
+"""
 
 from __future__ import annotations
 

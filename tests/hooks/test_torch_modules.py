@@ -1,4 +1,6 @@
-"""PyTorch's own layers in a model of any kind: recurrences step by step, transformer layers, padded batches."""
+"""PyTorch's own layers in a model of any kind: recurrences step by step, transformer layers,
+padded batches.
+"""
 
 from __future__ import annotations
 

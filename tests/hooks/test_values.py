@@ -1,4 +1,6 @@
-"""What capture and intervene hand out and take: copies, precision, gradients of each forward, raw paths, transforms."""
+"""What capture and intervene hand out and take: copies, precision, gradients of each forward,
+raw paths, transforms.
+"""
 
 from __future__ import annotations
 

@@ -196,7 +196,9 @@ def test_a_missing_causal_mask():
 
 @finds("pattern x v", "own heads", "head = columns")
 def test_swapped_heads():
-    """Of the values, by pattern x v; of queries and keys, by what they move; of z, by the output projection's columns."""
+    """Of the values, by pattern x v; of queries and keys, by what they move; of z,
+    by the output projection's columns.
+    """
     assert len(wrong(remap(tiny.model("llama"), attn__hook_v=flipped_heads), "pattern x v")) == 2
     assert len(wrong(remap(tiny.model("llama"), attn__hook_q=flipped_heads), "own heads")) == 2
     assert len(wrong(remap(tiny.model("gpt2"), attn__hook_k=flipped_heads), "own heads")) == 2
@@ -316,7 +318,9 @@ def test_a_wrong_gradient():
 
 
 def test_a_model_that_answers_otherwise_with_eager_attention_is_no_fault_of_the_map():
-    """PaliGemma hides what follows a token of a text alone under sdpa, and nothing under eager attention."""
+    """PaliGemma hides what follows a token of a text alone under sdpa,
+    and nothing under eager attention.
+    """
     model = zoo.build("PaliGemmaForConditionalGeneration")
     given = {"input_ids": tiny.ids(), "attention_mask": torch.ones_like(tiny.ids())}
     (found,) = verify(model, given, only=["eager attention"]).of("eager attention")
@@ -336,7 +340,9 @@ def test_eager_attention_that_is_read_otherwise(monkeypatch):
 
 
 def test_a_state_beside_a_static_cache_hides_no_padding():
-    """The mask of a layer without keys is left out behind the first tokens: that says nothing of padding."""
+    """The mask of a layer without keys is left out behind the first tokens:
+    that says nothing of padding.
+    """
     model = zoo.build("JambaForCausalLM")
     assert wrong(model, "generate") == []
 
@@ -509,7 +515,10 @@ def test_tied_and_quantised_weights_are_noticed():
     model = tiny.model("gpt2")
     notes = [f.reason for f in verify(model, only=["weights"])]
     assert notes == [
-        "transformer.wte.weight and lm_head.weight are one tensor: a change of one is a change of the others"
+        (
+            "transformer.wte.weight and lm_head.weight are one tensor: "
+            "a change of one is a change of the others"
+        )
     ]
 
     class Int8(nn.Module):

@@ -106,7 +106,9 @@ def test_an_offloaded_model_can_be_read_and_examined():
 
 
 def test_no_adapter_is_put_around_offloaded_weights():
-    """PEFT would put the adapter's weights where accelerate keeps none: they are memory that nobody has written."""
+    """PEFT would put the adapter's weights where accelerate keeps none:
+    they are memory that nobody has written.
+    """
     accelerate = pytest.importorskip("accelerate")
     away = accelerate.cpu_offload(tiny.model("llama"), execution_device="cpu")
     (found,) = verify(away, only=["PEFT"]).findings

@@ -29,7 +29,9 @@ def drawn(n: int, shift: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.nda
 def test_a_perfectly_calibrated_model_has_the_ece_of_chance(
     n: int, wide: float, equal: float
 ) -> None:
-    """Independent samples of calibrated models, and `chance` on the confidences of some of them, agree."""
+    """Independent samples of calibrated models, and `chance` on the confidences of some of them,
+    agree.
+    """
     samples = [drawn(n, seed=i) for i in range(40 if n < 10000 else 6)]
     for how, expected in (("width", wide), ("mass", equal)):
         found = np.mean([cal.ece(*sample, how=how) for sample in samples])
@@ -101,7 +103,9 @@ def test_scores_equal_scikit_learns_and_the_parts_of_brier_add_up(
 
 
 def test_bins_by_hand() -> None:
-    """(low, high]: a confidence on an edge belongs below it; and the sums of each bin, one row at a time."""
+    """(low, high]: a confidence on an edge belongs below it; and the sums of each bin,
+    one row at a time.
+    """
     confidence = np.array([0.0, 0.2, 0.2000001, 0.6, 0.61, 1.0])
     correct = np.array([False, True, True, False, True, True])
     bins = cal.Bins.of(confidence, 5)
@@ -139,7 +143,9 @@ def test_risks_are_means_over_all_orders_of_ties() -> None:
 
 
 def test_rankings_of_resamples_equal_those_of_repeated_rows() -> None:
-    """Row by row for confidences of few values (risks but for the midpoint rule), and nearly so for many values."""
+    """Row by row for confidences of few values (risks but for the midpoint rule),
+    and nearly so for many values.
+    """
     rng = np.random.default_rng(3)
     for confidence in (np.round(rng.random(400), 1), rng.random(400)):
         correct = rng.random(400) < 0.3 + 0.5 * confidence
@@ -165,7 +171,9 @@ def test_rankings_of_resamples_equal_those_of_repeated_rows() -> None:
 
 
 def test_auroc_has_delongs_error_and_an_interval_without_a_mistake() -> None:
-    """Against sums over all pairs; one wrong row below all others tells little, however many are right."""
+    """Against sums over all pairs; one wrong row below all others tells little,
+    however many are right.
+    """
     rng = np.random.default_rng(4)
     correct = np.arange(60) % 3 > 0
     confidence = np.round(rng.normal(size=60) + 0.8 * correct, 1)

@@ -1,4 +1,6 @@
-"""Online code: noise does not compress, structure does, and the sum is the one of the definition."""
+"""Online code: noise does not compress, structure does,
+and the sum is the one of the definition.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def test_structure_compresses_and_noise_does_not() -> None:
 
 
 def test_labels_that_cannot_be_read_cost_their_entropy() -> None:
-    """Wide features, few rows, a skewed and a flat distribution: no probe beats the class frequencies, and none is paid for."""
+    """Wide features, few rows, a skewed and a flat distribution: no probe beats the class
+    frequencies, and none is paid for.
+    """
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(1500, 60)).astype(np.float32)
     skewed = rng.choice(4, 1500, p=[0.7, 0.1, 0.1, 0.1])
@@ -66,7 +70,9 @@ def test_sentences_stay_whole() -> None:
 
 
 def test_a_label_that_comes_late_costs_what_the_escape_says() -> None:
-    """One class only in what has been sent: the first other label costs log2(K (t + 1)) bits, the others next to nothing."""
+    """One class only in what has been sent: the first other label costs log2(K (t + 1)) bits,
+    the others next to nothing.
+    """
     labels = np.zeros(64, dtype=int)
     last = np.random.default_rng(0).permutation(64)[-1]
     labels[last] = 1

@@ -1,4 +1,6 @@
-"""Intervals cover and tests reject as often as they say: a small run of ``benchmarks/coverage.py``."""
+"""Intervals cover and tests reject as often as they say:
+a small run of ``benchmarks/coverage.py``.
+"""
 
 from __future__ import annotations
 

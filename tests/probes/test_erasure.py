@@ -1,4 +1,6 @@
-"""Erasure: nothing linear is left, nothing more than needed is changed, and the reference package's result."""
+"""Erasure: nothing linear is left, nothing more than needed is changed,
+and the reference package's result.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def test_nothing_linear_is_left(classes: int) -> None:
 
 
 def test_it_is_the_smallest_change_in_every_norm() -> None:
-    """Against the other affine erasers that leave no covariance: an orthogonal projection, and oblique ones."""
+    """Against the other affine erasers that leave no covariance: an orthogonal projection,
+    and oblique ones.
+    """
     X, y = data(classes=2)
     centred, after = X - X.mean(0), Leace().fit_transform(X, y)
     gap = X[y == 1].mean(0) - X[y == 0].mean(0)
@@ -112,7 +116,9 @@ def test_inlp_leaves_no_linear_probe_above_the_majority() -> None:
 
 
 def test_what_is_not_linear_is_said_to_be_left() -> None:
-    """The label is the sign of a product and shifts one direction: erasure takes the shift, a network reads the product."""
+    """The label is the sign of a product and shifts one direction: erasure takes the shift,
+    a network reads the product.
+    """
     rng = np.random.default_rng(0)
     X = rng.normal(size=(4000, 6)).astype(np.float32)
     X[:, 2:] *= 0.5

@@ -1,4 +1,6 @@
-"""Metrics against scikit-learn, corrections against numbers worked by hand, intervals against simulation."""
+"""Metrics against scikit-learn, corrections against numbers worked by hand,
+intervals against simulation.
+"""
 
 from __future__ import annotations
 
@@ -331,7 +333,9 @@ def test_a_weighted_rank_correlation_is_that_of_the_repeated_grid():
 
 
 def test_selectivity_counts_the_spread_of_control_tasks():
-    """Few seeds that differ much: the width is Student's over the seeds; without a spread that of the sentences."""
+    """Few seeds that differ much: the width is Student's over the seeds;
+    without a spread that of the sentences.
+    """
     right = np.r_[np.ones(9000), np.zeros(1000)]
     scores = [0.5, 0.6, 0.7]
     drawn = np.random.default_rng(0).random((10_000, 3)) < scores
@@ -347,7 +351,9 @@ def test_selectivity_counts_the_spread_of_control_tasks():
 
 
 def test_rare_classes_stay_in_the_interval_of_macro_f1():
-    """Of balanced classes the delta method is the bootstrap; a class of one right item is no certainty."""
+    """Of balanced classes the delta method is the bootstrap;
+    a class of one right item is no certainty.
+    """
     rng = np.random.default_rng(0)
     gold = np.repeat(np.array(["a", "b", "c"], dtype=object), 200)
     said = np.where(rng.random(600) < 0.8, gold, "a").astype(object)
@@ -366,7 +372,9 @@ def test_rare_classes_stay_in_the_interval_of_macro_f1():
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
 def test_effects_of_which_all_but_one_are_alike_have_students_interval(noise):
-    """Resamples without the odd one have no spread, up to rounding: dividing by it would give an interval of a million."""
+    """Resamples without the odd one have no spread, up to rounding:
+    dividing by it would give an interval of a million.
+    """
     from scipy import stats
 
     from probes.evaluation import ClusterBootstrap, mean_p
@@ -381,7 +389,9 @@ def test_effects_of_which_all_but_one_are_alike_have_students_interval(noise):
 
 
 def test_a_medians_interval_is_scipys_exact_one_for_independent_items():
-    """Each item its own cluster: Woodruff's ends are order statistics near those of the exact binomial interval."""
+    """Each item its own cluster:
+    Woodruff's ends are order statistics near those of the exact binomial interval.
+    """
     values = np.random.default_rng(0).lognormal(size=400)
     found = ClusterBootstrap(np.arange(400)).median(values)
     exact = stats.quantile_test(values, q=1.0, p=0.5).confidence_interval()

@@ -39,7 +39,9 @@ def test_the_corrected_mean_difference_is_discriminant_analysis(classes: int) ->
 
 
 def test_shrinkage_is_scikit_learns() -> None:
-    """Theirs of features divided by their deviation within the classes, where shrinking to the mean variance is ours."""
+    """Theirs of features divided by their deviation within the classes,
+    where shrinking to the mean variance is ours.
+    """
     X, y = blobs()
     within = np.concatenate([X[y == c] - X[y == c].mean(0) for c in np.unique(y)]).std(0)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3).fit(X / within, y)

@@ -1,4 +1,6 @@
-"""Two groups compared: intervals that cover and tests that hold their level, on samples whose truth is known."""
+"""Two groups compared: intervals that cover and tests that hold their level,
+on samples whose truth is known.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def test_intervals_of_shares_cover_and_the_test_holds_its_level(
 
 
 def test_clusters_in_both_groups_are_paired() -> None:
-    """Templates that differ much, and by a little between their two versions: only the pairing sees the little."""
+    """Templates that differ much, and by a little between their two versions:
+    only the pairing sees the little.
+    """
     rng = np.random.default_rng(1)
     template = rng.normal(0, 3, 40)
     values = np.concatenate([template, template + 0.3 + rng.normal(0, 0.3, 40)])

@@ -1,4 +1,6 @@
-"""Networks: what a linear map cannot read, what a rank cannot hold, and the same result alone or beside others."""
+"""Networks: what a linear map cannot read, what a rank cannot hold,
+and the same result alone or beside others.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ def test_rows_that_are_not_finite_are_refused_and_never_count_as_converged() -> 
 
 
 def test_a_schedule_that_returns_ends_at_the_bottom_of_a_known_bowl() -> None:
-    """Two ill-conditioned quadratics: the one whose rate falls to nothing on the way is not called converged."""
+    """Two ill-conditioned quadratics:
+    the one whose rate falls to nothing on the way is not called converged.
+    """
     curvature = torch.tensor([1.0, 100.0])
 
     def loss(w, rows=None):

@@ -1,4 +1,6 @@
-"""The joint objective: its gradient, and that moving step by step arrives where computing afresh does."""
+"""The joint objective: its gradient,
+and that moving step by step arrives where computing afresh does.
+"""
 
 from __future__ import annotations
 

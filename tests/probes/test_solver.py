@@ -120,7 +120,9 @@ def test_an_iteration_that_ends_too_early_is_not_called_converged(monkeypatch):
 
 
 def test_fits_of_other_rows_are_a_start_and_no_more():
-    """From the optimum itself there is nothing left to do; from other rows, which lack a class, the optimum is the same."""
+    """From the optimum itself there is nothing left to do; from other rows, which lack a class,
+    the optimum is the same.
+    """
     X, y = softmax_data(600, 6, 4, seed=3)
     X = X * [1, 50, 0.1, 1, 1, 1] + [0, 1000, 0, 0, 0, 0]
     cold = fit_many(X, {"y": y, "two": y > 1}, l2=2.0, tol=1e-10)

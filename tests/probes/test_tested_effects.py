@@ -1,4 +1,6 @@
-"""Effects tested against 0: the interval and p come from the same tests, which are held against scipy's."""
+"""Effects tested against 0: the interval and p come from the same tests,
+which are held against scipy's.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def excludes_0(low: float, high: float) -> bool:
 
 @pytest.mark.parametrize("n", [6, 9, 13, 14, 30])
 def test_the_interval_holds_exactly_the_values_that_are_not_rejected(n: int) -> None:
-    """Test inversion: p of the values less theta is below .05 where theta is outside, for any theta."""
+    """Test inversion: p of the values less theta is below .05 where theta is outside,
+    for any theta.
+    """
     rng = np.random.default_rng(n)
     values = rng.exponential(size=n) - 0.3
     boot = boot_of(np.arange(n))
@@ -113,7 +117,9 @@ def test_single_answers_have_mcnemars_exact_p() -> None:
 
 
 def test_p_far_out_is_a_bound_of_the_exact_one() -> None:
-    """38 of 40 equal effects are positive: the exact p is a sum of binomials, far below 1 / 10,001."""
+    """38 of 40 equal effects are positive: the exact p is a sum of binomials,
+    far below 1 / 10,001.
+    """
     values = np.r_[np.ones(38), -np.ones(2)]
     exact = stats.binomtest(2, 40).pvalue
     (p,) = mean_p(values[:, None])

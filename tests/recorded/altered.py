@@ -30,7 +30,9 @@ KEPT = frozenset(
         "positions",
     ]
 )
-"""Keys whose values are of a closed list, or encoded numbers: no file, model or tokenizer decides them."""
+"""Keys whose values are of a closed list, or encoded numbers: no file,
+model or tokenizer decides them.
+"""
 KEPT_VALUES = frozenset({"random", "named", "attribution", "erase"})
 """The same where the key also holds names."""
 NAMES = {
@@ -121,7 +123,9 @@ def without_controls(probe: dict[str, Any]) -> dict[str, Any]:
 def with_effects(
     ablation: dict[str, Any], effects: dict[tuple[int, int | None], float]
 ) -> dict[str, Any]:
-    """An ablation in which these parts, by layer and index, have these clear effects, and no other has one."""
+    """An ablation in which these parts, by layer and index, have these clear effects,
+    and no other has one.
+    """
     results = copy.deepcopy(ablation)
     for record in results["records"]:
         effect = effects.get((record["layer"], record["index"]), 0.0)

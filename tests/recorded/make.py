@@ -1,11 +1,14 @@
-"""Record one tiny run of every command, with the optional parts of its results: fixtures of the page and table tests.
+"""Record one tiny run of every command, with the optional parts of its results: fixtures of the
+page and table tests.
 
     python tests/recorded/make.py              record all runs again
     python tests/recorded/make.py NAME ...     record only these
-    python tests/recorded/make.py --check      run them and list what differs from the recorded results
+    python tests/recorded/make.py --check      run them and list what differs from the \
+        recorded results
 
-A run is `tests/recorded/NAME/results.json`. What depends on the time, the machine or the place of a file is replaced
-by a placeholder. `machine.json` names the machine that recorded: numbers are compared only on the same one.
+A run is `tests/recorded/NAME/results.json`. What depends on the time, the machine or the place of a
+file is replaced by a placeholder. `machine.json` names the machine that recorded: numbers are
+compared only on the same one.
 """
 
 from __future__ import annotations
@@ -52,22 +55,26 @@ COMMANDS: dict[str, list[str]] = {
     for name, line, *more in (
         (
             "probe",
-            f"probe {MODEL} {WORDS} --property upos --property depth --l2 10 --control-seeds 2 --calibration "
-            "--structural 4 --information --code-length --scalar-mix --limit-sentences 40",
+            f"probe {MODEL} {WORDS} --property upos --property depth --l2 10 "
+            "--control-seeds 2 --calibration --structural 4 --information --code-length "
+            "--scalar-mix --limit-sentences 40",
         ),
         (
             "probe-seeds",
-            f"probe --model small {WORDS} --property feats:Number --property depth --l2 10 --seeds 2 "
-            "--control-seeds 2 --code-length --calibration --limit-sentences 40",
+            f"probe --model small {WORDS} --property feats:Number --property depth --l2 10 "
+            "--seeds 2 --control-seeds 2 --code-length --calibration --limit-sentences 40",
         ),
         (
             "probe-plain",
-            f"probe --model small {WORDS} --property upos --property arc:exists --property sentence_length --l2 10 "
-            "--control-seeds 0 --random-models 0",
+            f"probe --model small {WORDS} --property upos --property arc:exists --property "
+            "sentence_length --l2 10 --control-seeds 0 --random-models 0",
         ),
         (
             "ablate-heads",
-            f"ablate {MODEL} {PAIRS} --limit 6 --value mean --null 2 --estimate gradient --verify 4 --verify-drawn 4",
+            (
+                f"ablate {MODEL} {PAIRS} --limit 6 --value mean --null 2 --estimate gradient "
+                "--verify 4 --verify-drawn 4"
+            ),
         ),
         ("ablate-layers", f"ablate --model small {PROMPTS} --component layers --null 2"),
         (
@@ -83,20 +90,30 @@ COMMANDS: dict[str, list[str]] = {
         ("patch-heads", f"patch {MODEL} --clean prompts.jsonl --limit 8 --null 2"),
         (
             "patch-positions",
-            "patch --model small --clean prompts.jsonl --by position --estimate gradient --verify 3 --verify-drawn 3",
+            (
+                "patch --model small --clean prompts.jsonl --by position --estimate gradient "
+                "--verify 3 --verify-drawn 3"
+            ),
         ),
         (
             "usage",
-            f"usage {MODEL} {WORDS} --property feats:Number {PAIRS} --limit 8 --l2 10 --push 1 --null 2",
+            (
+                f"usage {MODEL} {WORDS} --property feats:Number {PAIRS} --limit 8 --l2 10 "
+                "--push 1 --null 2"
+            ),
         ),
         (
             "neurons",
-            f"neurons --model small {WORDS} --layer 1 --property feats:Number {PAIRS} --limit 16 --gradient --translate 1 "
-            "--random 3 --rotations 1 --show 1 --k 1 --k 4",
+            f"neurons --model small {WORDS} --layer 1 --property feats:Number {PAIRS} "
+            "--limit 16 --gradient --translate 1 --random 3 --rotations 1 "
+            "--show 1 --k 1 --k 4",
         ),
         (
             "attribute",
-            f"attribute {MODEL} {METHODS} --sensitivity 1 --flips 1 --known prompts.jsonl --random 2",
+            (
+                f"attribute {MODEL} {METHODS} --sensitivity 1 --flips 1 --known "
+                "prompts.jsonl --random 2"
+            ),
             *(*TEXT, "--target", " answer", "--wrong", " answers"),
         ),
         (
@@ -111,12 +128,15 @@ COMMANDS: dict[str, list[str]] = {
         ),
         (
             "attribute-classifier",
-            "attribute --model classifier --prompts texts.jsonl --method leave-one-out --method ig --random 2",
+            (
+                "attribute --model classifier --prompts texts.jsonl --method leave-one-out "
+                "--method ig --random 2"
+            ),
         ),
         (
             "attribute-picture",
-            "attribute --model vision --image noise.png --patches 2 --method leave-one-out --method ig --steps 8 "
-            "--random 2 --bos never",
+            "attribute --model vision --image noise.png --patches 2 --method leave-one-out "
+            "--method ig --steps 8 --random 2 --bos never",
             *("--text", "<image> the old dog", "--target", " sees"),
         ),
         (
@@ -132,14 +152,14 @@ COMMANDS: dict[str, list[str]] = {
         ("attend-pictures", "attend --model vision --prompts pictures.jsonl --show 1 --bos never"),
         (
             "geometry",
-            f"geometry {MODEL} --corpus test.conllu --limit 10 --sample 40 --property upos --property depth "
-            f"--method pca --method tsne --perplexity 5 --lens-texts 2 --compare {DEMO.model}",
+            f"geometry {MODEL} --corpus test.conllu --limit 10 --sample 40 --property upos "
+            "--property depth --method pca --method tsne --perplexity 5 --lens-texts 2 "
+            f"--compare {DEMO.model}",
         ),
         (
             "calibrate-questions",
-            f"calibrate {MODEL} --questions questions.jsonl --confidence p_true --confidence verbalised "
-            "--confidence sampled --samples 2 "
-            "--split 0.5 --bins 4",
+            f"calibrate {MODEL} --questions questions.jsonl --confidence p_true "
+            "--confidence verbalised --confidence sampled --samples 2 --split 0.5 --bins 4",
         ),
         ("calibrate-predictions", "calibrate --predictions predictions.jsonl --split 0.5 --bins 5"),
         (
@@ -160,8 +180,8 @@ COMMANDS: dict[str, list[str]] = {
         ("swap", "swap --model classifier --labelled swapped.jsonl --list names --null-draws 2"),
         (
             "lens",
-            "lens --model small --corpus test.conllu --kind logit --kind least-squares --kind jacobian "
-            "--jacobian-texts 6 --first-position 4 --verify 2 --head 1.2",
+            "lens --model small --corpus test.conllu --kind logit --kind least-squares "
+            "--kind jacobian --jacobian-texts 6 --first-position 4 --verify 2 --head 1.2",
             *(*TEXT, "--target", " answer", "--wrong", " answers"),
         ),
     )
@@ -178,7 +198,9 @@ SLOW = (
     "ask-confidence",
     "patch-heads",
 )
-"""Runs of more than two seconds, beside which a quick one of the same study stands or whose parts others repeat."""
+"""Runs of more than two seconds,
+beside which a quick one of the same study stands or whose parts others repeat.
+"""
 
 # -- what the runs read
 
@@ -244,8 +266,8 @@ def write_lines(name: str, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def write_models() -> None:
-    """Random models with the demo's tokenizer: small and its checkpoints, a classifier, a masked language model, an
-    encoder-decoder; and one of pictures with its own processor.
+    """Random models with the demo's tokenizer: small and its checkpoints, a classifier, a masked
+    language model, an encoder-decoder; and one of pictures with its own processor.
     """
     vision, processor = vision_language.build("llava")
     vision.save_pretrained("vision")
@@ -313,7 +335,9 @@ def run(name: str) -> dict[str, Any]:
 
 DATES = {"started", "finished"}
 DIFFERING = {"resources", "versions", "machine"}
-"""The parts of the provenance that differ from run to run, or from machine to machine; nothing else may."""
+"""The parts of the provenance that differ from run to run, or from machine to machine;
+nothing else may.
+"""
 
 
 def settled(value: Any, key: str = "", within: bool = False) -> Any:
@@ -379,7 +403,9 @@ def is_the_recording_machine() -> bool:
 # -- what differs
 
 Shape = dict[str, set[str]]
-"""Folded path of keys -> the JSON types found there; where the value names a unit or a metric, also that name."""
+"""Folded path of keys -> the JSON types found there; where the value names a unit or a metric,
+also that name.
+"""
 
 
 def shape(value: Any, path: str = "") -> Shape:
@@ -412,7 +438,9 @@ def changes_of_shape(before: Any, now: Any) -> list[str]:
 
 
 def changes_of_values(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    """One line for each number that is off by more than 1e-6 of itself (and by more than rounding), and each text that is another."""
+    """One line for each number that is off by more than 1e-6 of itself (and by more than rounding),
+    and each text that is another.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         for key in before.keys() & now.keys():
             yield from changes_of_values(before[key], now[key], f"{path}.{key}".strip("."))
@@ -429,7 +457,9 @@ def changes_of_values(before: Any, now: Any, path: str = "") -> Iterator[str]:
 
 
 def changes(name: str, now: dict[str, Any]) -> list[str]:
-    """What differs from the recorded results; numbers and texts only on the machine that recorded them."""
+    """What differs from the recorded results;
+    numbers and texts only on the machine that recorded them.
+    """
     before = recorded(name)
     found = changes_of_shape(before, now)
     return found + (list(changes_of_values(before, now)) if is_the_recording_machine() else [])

@@ -1,4 +1,5 @@
-"""Fields of the records that neither page nor tables read, by kind of run; and keys of the provenance.
+"""Fields of the records that neither page nor tables read, by kind of run; and keys of the
+provenance.
 
 A field leaves the list when a view reads it.
 """

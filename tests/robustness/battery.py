@@ -1,6 +1,8 @@
-"""The battery: every kind of file and every option of every command, through ``main([...])``, under one rule (`place`).
+"""The battery: every kind of file and every option of every command, through ``main([...])``, under
+one rule (`place`).
 
-    python tests/robustness/battery.py --cases 20000 --processes 2     # by hand; prints counts, and what broke the rule
+    # by hand; prints counts, and what broke the rule
+    python tests/robustness/battery.py --cases 20000 --processes 2
     python tests/robustness/battery.py --first 417 --cases 1 --verbose  # one case again
 
 A case is decided by its number and the seed.
@@ -109,7 +111,7 @@ def _in_time(numbers: Iterable[int], seconds: float) -> Iterator[int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run cases by hand; returns 1 where the rule was broken."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)

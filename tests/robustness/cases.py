@@ -1,6 +1,8 @@
-"""Cases of the battery: each kind makes command lines from a random generator, and edits files before and between them.
+"""Cases of the battery: each kind makes command lines from a random generator, and edits files
+before and between them.
 
-A case runs in a copy of the workplace of its own (`place.linked_copy`), so that it may break what it likes.
+A case runs in a copy of the workplace of its own (`place.linked_copy`), so that it may break what
+it likes.
 """
 
 from __future__ import annotations
@@ -194,13 +196,17 @@ def reading(rng: Rng) -> Case:
 
 
 def faces(rng: Rng) -> Case:
-    """``report``, ``explore``, ``make``, ``completion``, no command at all, and folders that are no run's."""
+    """``report``, ``explore``, ``make``, ``completion``, no command at all,
+    and folders that are no run's.
+    """
     kinds = (_report, _explore, _make, _completion, _no_command, _odd_folder)
     yield rng.choice(kinds)(rng)
 
 
 def _odd(rng: Rng) -> str:
-    """A path where no run is: nothing, a file, a folder of something else, results that are none."""
+    """A path where no run is: nothing, a file, a folder of something else,
+    results that are none.
+    """
     path = Path("odd")
     way = rng.randrange(8)
     if way == 0:
@@ -275,7 +281,10 @@ def _no_command(rng: Rng) -> list[str]:
 
 def _odd_folder(rng: Rng) -> list[str]:
     """A run whose folder is something else."""
-    line = "capture --model small --site hook_embed --corpus test.conllu --limit 2 --device cpu --quiet"
+    line = (
+        "capture --model small --site hook_embed --corpus test.conllu --limit 2 "
+        "--device cpu --quiet"
+    )
     return [*line.split(), f"--out={_odd(rng)}"]
 
 

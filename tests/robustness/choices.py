@@ -1,10 +1,12 @@
-"""Every value of every option with choices, alone and in pairs: any two values of two options stand together in a run.
+"""Every value of every option with choices, alone and in pairs: any two values of two options stand
+together in a run.
 
     python tests/robustness/choices.py [COMMAND ...]     # by hand
 
-A run succeeds, or says in one line why two values do not go together. A value alone must succeed on one of the command's
-lines (`inputs.LINES`), but for those that need another machine or package. (Every component x value x metric x estimate of
-ablation on two families is a slow test of tests/experiments/test_effects.py.)
+A run succeeds, or says in one line why two values do not go together. A value alone must succeed on
+one of the command's lines (`inputs.LINES`), but for those that need another machine or package.
+(Every component x value x metric x estimate of ablation on two families is a slow test of
+tests/experiments/test_effects.py.)
 """
 
 from __future__ import annotations
@@ -49,9 +51,11 @@ def alone(options: type) -> list[Row]:
 
 
 def in_pairs(options: type, rng: random.Random) -> list[Row]:
-    """Rows with a value for each option, in which any two values of two options stand together at least once.
+    """Rows with a value for each option, in which any two values of two options stand together at
+    least once.
 
-    Each row is the one, of thirty drawn around a pair that is missing, with most of the missing pairs.
+    Each row is the one, of thirty drawn around a pair that is missing, with most of the missing
+    pairs.
     """
     columns = choices_of(options)
     missing = set[frozenset[Value]]()

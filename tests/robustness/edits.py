@@ -1,7 +1,8 @@
 """Files with something wrong in them, and values that no option expects.
 
-`edit` knows a file's format by its name and makes one change in it: a value, a cell, a field, a tensor, a byte. Files are
-replaced and never written to, since they may be hard links (`place.linked_copy`).
+`edit` knows a file's format by its name and makes one change in it: a value, a cell, a field, a
+tensor, a byte. Files are replaced and never written to, since they may be hard links
+(`place.linked_copy`).
 """
 
 from __future__ import annotations
@@ -71,9 +72,11 @@ LINES = (
 )
 """Lines in the place of another."""
 TEMPLATES = (
-    "{{ raise_exception('no') }}", "{% for", "{{ messages.__class__.__mro__ }}", "{% for i in range(10**9) %}x{% endfor %}",
-    "{{ 'a' * 10**10 }}", "{{ messages[0]['content'] }}", "", "{{ 1/0 }}", "{{ messages[9].x.y }}", "{% macro m() %}{{ m() }}"
-    "{% endmacro %}{{ m() }}",
+    "{{ raise_exception('no') }}", "{% for", ("{{ messages.__class__.__mro__ "
+    "}}"), ("{% for i in range(10**9) "
+    "%}x{% endfor %}"),
+    "{{ 'a' * 10**10 }}", "{{ messages[0]['content'] }}", "", "{{ 1/0 }}", "{{ messages[9].x.y }}", "{% macro m() %}{{ m() "
+    "}}{% endmacro %}{{ m() }}",
 )  # fmt: skip
 """Chat templates."""
 
@@ -119,7 +122,9 @@ def _something_else(path: Path, rng: Rng) -> None:
 
 
 def damaged(data: bytes, rng: Rng) -> bytes:
-    """Bytes cut, doubled, changed, with another end of line, a mark in the middle, or brackets without end."""
+    """Bytes cut, doubled, changed, with another end of line, a mark in the middle,
+    or brackets without end.
+    """
     if not data:
         return rng.choice((b"x", b"{", b"\0", b"[]"))
     at = rng.randrange(len(data))
@@ -243,7 +248,9 @@ def _template(data: bytes, rng: Rng) -> bytes:
 
 
 def _safetensors(data: bytes, rng: Rng) -> bytes:
-    """A value of the header, one of the JSON texts in its metadata, or the numbers of a tensor or of all."""
+    """A value of the header, one of the JSON texts in its metadata,
+    or the numbers of a tensor or of all.
+    """
     length = int.from_bytes(data[:8], "little")
     header, values = json.loads(data[8 : 8 + length]), data[8 + length :]
     way = rng.random()

@@ -1,9 +1,11 @@
-"""Nothing stale: a finished run is refused, by the name of what changed, when anything that decides its numbers did.
+"""Nothing stale: a finished run is refused, by the name of what changed, when anything that decides
+its numbers did.
 
-    python tests/robustness/identity.py [WORD ...]     # by hand; only lines that hold one of the words
+    # by hand; only lines that hold one of the words
+    python tests/robustness/identity.py [WORD ...]
 
-Every line of `inputs.LINES` runs once. Then one ingredient is changed at a time, in a copy of the workplace, and the same
-command is asked for the same folder again.
+Every line of `inputs.LINES` runs once. Then one ingredient is changed at a time, in a copy of the
+workplace, and the same command is asked for the same folder again.
 """
 
 from __future__ import annotations

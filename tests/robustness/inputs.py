@@ -26,27 +26,44 @@ WORDS = "--corpus train.conllu --dev dev.conllu --test test.conllu"
 TEXT = "--text 'The guards near the garden'"
 PROBE = make.PROBE
 PREPARED = {
-    "captured": "capture --model small --site hook_resid_post --corpus train.conllu --corpus dev.conllu --corpus test.conllu",
+    "captured": (
+        "capture --model small --site hook_resid_post --corpus train.conllu --corpus dev.conllu "
+        "--corpus test.conllu"
+    ),
     "lenses": "lens --model small --corpus test.conllu --kind least-squares",
     "effects": "ablate --model small --prompts prompts.jsonl --component heads --value zero",
-    "probe-plain": f"probe --model small {WORDS} --property upos --l2 1 --control-seeds 0 --random-models 0",
+    "probe-plain": (
+        f"probe --model small {WORDS} --property upos --l2 1 --control-seeds 0 --random-models 0"
+    ),
 }
 """Run folders that other runs read, and the command lines that make them."""
 LINES = (
     f"probe --model small {WORDS} --property upos --l2 1 --control-seeds 1",
-    f"probe --model small {WORDS} --property depth --property arc:exists --l2 1 --control-seeds 1 --code-length --information",
+    (
+        f"probe --model small {WORDS} --property depth --property arc:exists --l2 1 "
+        "--control-seeds 1 --code-length --information"
+    ),
     f"probe --model small {WORDS} --property upos --l2 1 --control-seeds 0 --store captured",
     "probe --model seeing --images pictures.csv --property colour --l2 1 --control-seeds 1",
     "probe --model hearing --audio sounds.csv --property pitch --l2 1 --control-seeds 1",
     "ablate --model small --prompts prompts.jsonl --component layers --value zero",
-    "ablate --model gpt --prompts prompts.csv --component heads --value mean --estimate gradient --verify 2 --verify-drawn 2",
-    "ablate --model small --prompts prompts.json --component layers --value mean --reference texts.jsonl",
+    (
+        "ablate --model gpt --prompts prompts.csv --component heads --value mean --estimate "
+        "gradient --verify 2 --verify-drawn 2"
+    ),
+    (
+        "ablate --model small --prompts prompts.json --component layers --value mean "
+        "--reference texts.jsonl"
+    ),
     "ablate --model small --pairs pairs.tsv --component mlps --steps 2",
     "ablate --model classifier --labelled labelled.jsonl --component attentions",
     f"ablate --model small --probe {PROBE} --corpus test.conllu --component layers",
     "ablate --model small --adapter adapter --prompts prompts.jsonl --component layers",
     "patch --model small --clean prompts.jsonl --by layer",
-    "patch --model gpt --clean prompts.jsonl --corrupted corrupted.jsonl --by head --estimate gradient --verify 2",
+    (
+        "patch --model gpt --clean prompts.jsonl --corrupted corrupted.jsonl --by head "
+        "--estimate gradient --verify 2"
+    ),
     "attend --model small --corpus test.conllu --show 1",
     "attend --model small --corpus test.conllu --show 1 --checkpoints steps",
     "attend --model small --corpus test.conllu --show 1 --effects effects",
@@ -54,15 +71,27 @@ LINES = (
     "geometry --model small --corpus test.conllu --property upos --method pca --sample 30",
     "geometry --model small --corpus train.conllu --method pca --sample 30 --store captured",
     "geometry --model small --corpus test.conllu --method pca --sample 30 --compare steps/step-1",
-    f"attribute --model small {TEXT} --method ig --method leave-one-out --null-draws 1 --target answer",
+    (
+        f"attribute --model small {TEXT} --method ig --method leave-one-out --null-draws 1 "
+        "--target answer"
+    ),
     "attribute --model classifier --prompts texts.jsonl --method grad-input --null-draws 1",
     f"attribute --model small {TEXT} --known prompts.jsonl --method grad-input",
     f"attribute --model small {TEXT} --removal propose --proposals masked --samples 2",
     f"attribute --model small {TEXT} --probe {PROBE} --word 1 --method grad-input",
     f"usage --model small {WORDS} --property upos --prompts prompts.jsonl --null-draws 1 --l2 1",
-    f"usage --model small {WORDS} --property upos --prompts prompts.jsonl --null-draws 0 --l2 1 --store captured",
-    f"usage --model small {WORDS} --property upos --prompts prompts.jsonl --null-draws 0 --probe {PROBE}",
-    f"neurons --model small {WORDS} --layer 1 --property upos --prompts prompts.jsonl --null-draws 2 --k 1 --show 1 --limit 3",
+    (
+        f"usage --model small {WORDS} --property upos --prompts prompts.jsonl --null-draws 0 "
+        "--l2 1 --store captured"
+    ),
+    (
+        f"usage --model small {WORDS} --property upos --prompts prompts.jsonl --null-draws 0 "
+        f"--probe {PROBE}"
+    ),
+    (
+        f"neurons --model small {WORDS} --layer 1 --property upos --prompts prompts.jsonl "
+        "--null-draws 2 --k 1 --show 1 --limit 3"
+    ),
     "capture --model small --site hook_resid_post --corpus test.conllu --limit 4",
     "capture --model small --site hook_resid_post --lines lines.txt",
     "calibrate --predictions predictions.jsonl --bins 3",
@@ -125,7 +154,8 @@ def _write_other_formats() -> None:
     lines = [f"{row['prompt']} and the old house ." for row in prompts]
     Path("lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     Path("capture.toml").write_text(
-        'command = "capture"\nmodel = "small"\nsite = ["hook_resid_post"]\ncorpus = ["test.conllu"]\nlimit = 3\n',
+        'command = "capture"\nmodel = "small"\nsite = ["hook_resid_post"]\ncorpus = '
+        '["test.conllu"]\nlimit = 3\n',
         encoding="utf-8",
     )
 

@@ -1,10 +1,12 @@
-"""Every command stopped in the middle and called again: the results are those of a run that was left alone, but for
-``provenance.resources``.
+"""Every command stopped in the middle and called again: the results are those of a run that was
+left alone, but for ``provenance.resources``.
 
-    python tests/robustness/kills.py [--kills 8] [WORD ...]     # by hand; only lines that hold one of the words
+    # by hand; only lines that hold one of the words
+    python tests/robustness/kills.py [--kills 8] [WORD ...]
 
-A kill is aimed at a write (a cell, a shard, the results, the table, the page): before the file has its name, behind it, or
-with half of its text on the disk. Others come at a random moment (SIGINT, SIGTERM, SIGKILL), or as a disk that is full.
+A kill is aimed at a write (a cell, a shard, the results, the table, the page): before the file has
+its name, behind it, or with half of its text on the disk. Others come at a random moment (SIGINT,
+SIGTERM, SIGKILL), or as a disk that is full.
 """
 
 from __future__ import annotations
@@ -213,7 +215,9 @@ def _check_parts(out: Path, log: Path, status: int) -> None:
 
 
 def problem_of(command: Command, out: Path, rng: random.Random, counts: Counter[str]) -> str:
-    """What is wrong after a run was stopped once or twice and called again; empty where nothing is."""
+    """What is wrong after a run was stopped once or twice and called again;
+    empty where nothing is.
+    """
     ways: list[str] = []
     try:
         for _ in range(rng.choice((1, 1, 2))):
@@ -241,7 +245,9 @@ def problem_of(command: Command, out: Path, rng: random.Random, counts: Counter[
 def check(
     words: list[str], out: Path, n_kills: int, rng: random.Random
 ) -> tuple[Counter[str], list[str]]:
-    """One command: a run left alone, then runs that are stopped and called again; counts, and what is wrong."""
+    """One command: a run left alone, then runs that are stopped and called again; counts,
+    and what is wrong.
+    """
     counts, wrong = Counter[str](), []
     try:
         command = Command.of(words, out)
@@ -257,7 +263,7 @@ def check(
 
 def main(arguments: list[str] | None = None) -> int:
     """All lines, or those that hold one of the words; returns 1 where something is wrong."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("words", nargs="*")
     parser.add_argument("--kills", type=int, default=8, help="of each line")
     parser.add_argument("--seed", type=int, default=0)

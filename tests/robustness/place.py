@@ -1,7 +1,8 @@
 """Where the batteries work, and the rule that all commands keep.
 
-The rule: a command succeeds, or prints one line of at most 500 characters and ends with a status that is neither 0 nor
-that of a bug; it ends within a bound of time, and stays within a bound of memory.
+The rule: a command succeeds, or prints one line of at most 500 characters and ends with a status
+that is neither 0 nor that of a bug; it ends within a bound of time, and stays within a bound of
+memory.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def workplace(prepared: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def linked_copy(place: Path) -> Iterator[Path]:
-    """A copy of a folder, to work and to break things in: its files are hard links, so an edit replaces the file."""
+    """A copy of a folder, to work and to break things in: its files are hard links,
+    so an edit replaces the file.
+    """
     with tempfile.TemporaryDirectory(dir=place.parent) as parent:
         copy = Path(parent) / "work"
         shutil.copytree(place, copy, copy_function=os.link, symlinks=True)
@@ -124,7 +127,9 @@ def call(words: Sequence[str]) -> Outcome:
 
 
 def _terminal(errors: str) -> Any:
-    """A stream as Python's own: standard output refuses what UTF-8 cannot hold, standard error shows it."""
+    """A stream as Python's own: standard output refuses what UTF-8 cannot hold,
+    standard error shows it.
+    """
     return io.TextIOWrapper(io.BytesIO(), "utf-8", errors)
 
 
@@ -168,7 +173,9 @@ def watch() -> None:
 
 @contextmanager
 def models_read_once(most: int = 60) -> Iterator[None]:
-    """Models whose files are the same are the same objects: most of a dry run's time is their reading."""
+    """Models whose files are the same are the same objects:
+    most of a dry run's time is their reading.
+    """
     loaders = {name: getattr(execute, name) for name in ("load", "load_media")}
     for name, loader in loaders.items():
         setattr(execute, name, _reading_once(loader, most))

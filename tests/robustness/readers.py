@@ -1,7 +1,8 @@
-"""Independent readers: what a command reads of a file must be what these read, or the file is refused.
+"""Independent readers: what a command reads of a file must be what these read, or the file is
+refused.
 
-They share nothing with the product: JSON is read by pydantic's parser, tables by the grammar of RFC 4180, corpora line by
-line as universaldependencies.org/format.html has it.
+They share nothing with the product: JSON is read by pydantic's parser, tables by the grammar of RFC
+4180, corpora line by line as universaldependencies.org/format.html has it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Stores on disk with something changed in them: what is read is what was written, or `problems()` names the file.
+"""Stores on disk with something changed in them: what is read is what was written, or `problems()`
+names the file.
 
     PYTHONPATH=. python tests/robustness/stores.py --cases 2000
 
-Three kinds of change: bytes (flipped, zeroed, cut, put in another order), whole tensors' rows and words in another order,
-and headers and plans whose own hashes were made again. The last kind can hold anything: it must not end in another error
-than `StoreError`, run long or ask for much memory.
+Three kinds of change: bytes (flipped, zeroed, cut, put in another order), whole tensors' rows and
+words in another order, and headers and plans whose own hashes were made again. The last kind can
+hold anything: it must not end in another error than `StoreError`, run long or ask for much memory.
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ def change(folder: Path, whole: dict[str, bytes], rng: random.Random) -> tuple[s
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

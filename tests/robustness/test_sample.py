@@ -113,8 +113,14 @@ def test_a_finished_run_is_refused_when_anything_that_decides_its_numbers_change
 
 
 LINES = [
-    "probe --model seeing --images pictures.csv --property colour --l2 1 --control-seeds 0 --random-models 0",
-    "ablate --model small --prompts prompts.jsonl --component layers --value mean --reference texts.jsonl",
+    (
+        "probe --model seeing --images pictures.csv --property colour --l2 1 --control-seeds 0 "
+        "--random-models 0"
+    ),
+    (
+        "ablate --model small --prompts prompts.jsonl --component layers --value mean "
+        "--reference texts.jsonl"
+    ),
     "patch --model small --clean prompts.jsonl --by layer",
     "attend --model small --corpus test.conllu --limit 4 --show 1",
     "geometry --model small --corpus test.conllu --method pca --sample 30 --compare gpt",
@@ -134,7 +140,9 @@ def test_so_is_a_run_of_the_other_commands(work, line):
 
 
 def test_two_pipes_are_two_runs(work):
-    """What is hashed of a pipe is what was read of it; a file that is read several times is no pipe."""
+    """What is hashed of a pipe is what was read of it;
+    a file that is read several times is no pipe.
+    """
 
     def run(text: str) -> place.Outcome:
         # A command that does not open the pipe leaves the writer waiting.

@@ -1,7 +1,8 @@
-"""Tiny models of many families with each family's own flags: a configuration's defaults, only its sizes made small.
+"""Tiny models of many families with each family's own flags: a configuration's defaults, only its
+sizes made small.
 
-One module a kind of model. A key is a class of transformers, with a variant behind a space; its value is what its
-checkpoints set beside the defaults, and sizes with names of their own.
+One module a kind of model. A key is a class of transformers, with a variant behind a space; its
+value is what its checkpoints set beside the defaults, and sizes with names of their own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ FLAGS = {name: flags for group in GROUPS.values() for name, flags in group.items
 
 
 def build(name: str, seed: int = 0, std: float = 0.1) -> Any:
-    """A class of transformers (its variant behind a space) with small random weights, none of them zero, ready to run."""
+    """A class of transformers (its variant behind a space) with small random weights,
+    none of them zero, ready to run.
+    """
     kind = getattr(hf, name.partition(" ")[0])
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -69,7 +69,9 @@ WHERE_SET = (
 
 
 def small(kind: type, flags: Mapping[str, Any]) -> Any:
-    """A configuration with its defaults, small sizes, and these flags on top; those inside it alike."""
+    """A configuration with its defaults, small sizes, and these flags on top;
+    those inside it alike.
+    """
     takes = set(inspect.signature(kind.__init__).parameters)
     given = kind()
     values = given.to_dict()

@@ -1,1 +1,3 @@
-"""How the embedded demo was made: a grammar, a corpus, a small model; `python -m tools.demo.make`."""
+"""How the embedded demo was made: a grammar, a corpus, a small model;
+`python -m tools.demo.make`.
+"""

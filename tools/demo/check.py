@@ -76,7 +76,9 @@ def word_vectors(
 def layer_scores(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, train: Path, test: Path
 ) -> dict[str, dict[str, list[float] | float]]:
-    """Per property: test accuracy of a plain probe at every layer, and of the word type's usual tag."""
+    """Per property: test accuracy of a plain probe at every layer,
+    and of the word type's usual tag.
+    """
     corpora = read_conllu(train), read_conllu(test)
     vectors = [word_vectors(model, tokenizer, corpus) for corpus in corpora]
     types = [[w.form.lower() for s in corpus for w in s.words] for corpus in corpora]

@@ -306,9 +306,15 @@ class Grammar(Verbs):
         """One sentence with its final mark."""
         choose = self.choose
         how = choose.branch(
-            plain=0.68, fronted=0.06, after=0.07, before=0.04, two=0.03, question=0.06,
-            existential=0.03, imperative=0.03,
-        )  # fmt: skip
+            plain=0.68,
+            fronted=0.06,
+            after=0.07,
+            before=0.04,
+            two=0.03,
+            question=0.06,
+            existential=0.03,
+            imperative=0.03,
+        )
         end = "."
         if how == "question":
             node, end = self.question(), "?"

@@ -140,7 +140,8 @@ INTRANSITIVE = _verbs(
     "read:read/read arrive sing:sang/sung leave:left/left"
 )
 INTRANSITIVE_THING = _verbs(
-    "change open fall:fell/fallen work cool dry warm clear start end slow break:broke/broken vanish remain appear"
+    "change open fall:fell/fallen work cool dry warm clear start end slow "
+    "break:broke/broken vanish remain appear"
 )
 GIVES = _verbs(
     "show hand mail order name give:gave/given send:sent/sent offer teach:taught/taught "

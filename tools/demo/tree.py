@@ -129,8 +129,16 @@ def to_conllu(root: Node, name: str) -> str:
             lines.append(f"{token}\t_\t_\t_\t_\t_\t_\t_\t{after}")
         joined = not (space or next_is_clitic or node.clitic or i == len(rows))
         columns = (
-            str(i), form, node.lemma, node.upos, node.xpos, node.feats, str(head[id(node)]),
-            node.deprel, "_", "SpaceAfter=No" if joined else "_",
-        )  # fmt: skip
+            str(i),
+            form,
+            node.lemma,
+            node.upos,
+            node.xpos,
+            node.feats,
+            str(head[id(node)]),
+            node.deprel,
+            "_",
+            "SpaceAfter=No" if joined else "_",
+        )
         lines.append("\t".join(columns))
     return "\n".join(lines) + "\n\n"

@@ -1,10 +1,12 @@
-"""Optimal ablation (Li & Janson 2024): the constant in a part's place that disturbs the model least.
+"""Optimal ablation (Li & Janson 2024): the constant in a part's place that disturbs the model
+least.
 
-    a* = argmin_c  mean over prompts of  KL(p_clean || p with the part at c),   in bits, where the metric reads
+    a* = argmin_c  mean over prompts of  KL(p_clean || p with the part at c),
+                   in bits, where the metric reads
 
-What is then lost is what no constant can give: the part's information, without the harm that a value from outside its
-range does. By definition the loss at a* is at most that of the mean and of zero: both are tried, the better one is where
-the descent starts, and the best constant met is kept.
+What is then lost is what no constant can give: the part's information, without the harm that a
+value from outside its range does. By definition the loss at a* is at most that of the mean and of
+zero: both are tried, the better one is where the descent starts, and the best constant met is kept.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def optimal_constants(
     steps: int,
     first: int = 0,
 ) -> dict[str, Tensor]:
-    """The best constant of each component, laid into one tensor a site, ``*width``; sites that are saved are not run.
+    """The best constant of each component, laid into one tensor a site, ``*width``; sites that are
+    saved are not run.
 
     Args:
         reference: gives the mean and the scale of each part.
@@ -74,7 +77,9 @@ def _descend(
     steps: int,
     first: int,
 ) -> Float[Tensor, "*width"]:
-    """All components of one site at once, a copy of the texts for each: their losses do not meet."""
+    """All components of one site at once, a copy of the texts for each:
+    their losses do not meet.
+    """
     site = Site(parts[0].site.name)
     mean, scale = (value.to(subject.device, torch.float32) for value in reference.moments(site))
     # component *width; each component's own part of it is what counts
@@ -114,7 +119,9 @@ def _loss(
     first: int,
     backward: bool = False,
 ) -> tuple[Float[Tensor, " component"], Float[Tensor, "component *width"]]:
-    """KL in bits of each component at its constant, mean over prompts, and with ``backward`` its gradient."""
+    """KL in bits of each component at its constant, mean over prompts,
+    and with ``backward`` its gradient.
+    """
     total, slope = torch.zeros(len(parts), device=subject.device), torch.zeros_like(constants)
     count, layer = sum(len(chunk.prompts) for chunk in groups), parts[0].layer
     for resume, chunk in zip(clean, groups, strict=True):

@@ -27,7 +27,8 @@ def page(results: Results) -> Page:
         extra.append(RAN_ON)
     view = EffectsView(
         noun="ablations",
-        about="Metric with the part ablated minus metric of the unchanged model, averaged over prompts.",
+        about="Metric with the part ablated minus metric of the unchanged model, "
+        "averaged over prompts.",
         positions=positions_text(results.positions),
         share=(
             "of the clean metric",
@@ -62,7 +63,8 @@ def _ran_on(record: AblationRecord) -> Cell:
 RAN_ON = ExtraColumn(
     Column(
         "prompts",
-        hint="that the part ran on before the race stopped it: its effect is then an estimate without an interval",
+        hint="that the part ran on before the race stopped it: "
+        "its effect is then an estimate without an interval",
     ),
     _ran_on,
 )

@@ -10,7 +10,9 @@ from ...sweep.records import EffectRecord, EffectResults, Mean
 
 @dataclass(frozen=True, kw_only=True)
 class AblationRecord(EffectRecord):
-    """The effect of one part taken out; heads also with where they look on repeated random tokens."""
+    """The effect of one part taken out;
+    heads also with where they look on repeated random tokens.
+    """
 
     ran_on: int | None = entry(
         "with --race: prompts that the part ran on; below all, its effect has no interval",

@@ -1,10 +1,13 @@
-"""Ablation: every head, neuron, MLP, attention or block taken out on its own, and what the model then says.
+"""Ablation: every head, neuron, MLP, attention or block taken out on its own, and what the model
+then says.
 
     effect = metric(component <- value) - metric(clean),  mean over prompts
 
-Values: zero (for a block: it adds nothing), mean (over the reference texts' tokens), mean-position (token by token from the
-text's start), resample (the value of another reference text, never of the text itself), optimal (the constant that disturbs
-the model least, see `experiments.studies.ablate.optimal`). Position 0 is in the edit if it is in the mean (``--positions``).
+Values: zero (for a block: it adds nothing), mean (over the reference texts' tokens), mean-position
+(token by token from the text's start), resample (the value of another reference text, never of the
+text itself), optimal (the constant that disturbs the model least, see
+`experiments.studies.ablate.optimal`). Position 0 is in the edit if it is in the mean
+(``--positions``).
 """
 
 from __future__ import annotations
@@ -102,7 +105,8 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     """The texts, the model, its parts, and where the metric reads.
 
     Raises:
-        LayerscopeError: options that do not go together, texts that cannot be read or measured, a model without such parts.
+        LayerscopeError: options that do not go together, texts that cannot be read or measured, a
+            model without such parts.
     """
     _refuse(options)
     notes: list[Note] = []
@@ -119,8 +123,9 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     show_pictures(subject, options, images)
     if subject.has_decoder and options.value == "optimal":
         raise RunError(
-            f"--value optimal: its descent continues a forward from one block, which {subject.name} (an encoder-decoder) does "
-            "not allow; expected zero, mean, mean-position or resample"
+            "--value optimal: its descent continues a forward from one block, "
+            f"which {subject.name} (an encoder-decoder) does not allow; expected zero, "
+            "mean, mean-position or resample"
         )
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     notes += unusable_notes(unusable, len(items))
@@ -142,7 +147,8 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     parts = components(subject.model, options.component, groups[0].batch)
     if options.race is not None and options.race >= len(parts):
         raise RunError(
-            f"--race {options.race}: expected fewer than the {len(parts)} {options.component} of this model"
+            f"--race {options.race}: expected fewer than the {len(parts)} "
+            f"{options.component} of this model"
         )
     # what comes after the probed layer changes nothing that the probe reads
     if metric.readout is not None:
@@ -186,7 +192,9 @@ def _encoded(subject: Subject, prompts: Sequence[Prompt]) -> list[Encoded]:
 
 
 def _default_metric(options: AblateOptions) -> str:
-    """Of prompts: how far the answers are apart; of a text without an answer how far the prediction moves."""
+    """Of prompts: how far the answers are apart;
+    of a text without an answer how far the prediction moves.
+    """
     if not options.text:
         return "logit_difference"
     return (
@@ -210,17 +218,20 @@ def _refuse(options: AblateOptions) -> None:
         raise RunError("--reference: --value zero takes nothing from other prompts")
     if options.probe is not None and options.value == "optimal":
         raise RunError(
-            "--value optimal: its constants disturb the model's own predictions least, not a probe's"
+            "--value optimal: its constants disturb the model's own predictions least, "
+            "not a probe's"
         )
     if options.race is not None and options.estimate != "none":
         raise RunError("expected one of --race and --estimate: both leave parts out")
     if options.value == "optimal" and options.component == "neurons":
         raise RunError(
-            "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
+            "--value optimal: expected heads, mlps, attentions or layers; "
+            "a neuron has too many to descend for"
         )
     if options.null_draws and options.component == "neurons":
         raise RunError(
-            "--null-draws: expected heads, mlps, attentions or layers; a single neuron has no direction to turn"
+            "--null-draws: expected heads, mlps, attentions or layers; "
+            "a single neuron has no direction to turn"
         )
 
 
@@ -231,7 +242,8 @@ def _with_partners(
     options: AblateOptions,
     read: Callable[[Sequence[Item]], Reads],
 ) -> tuple[Sequence[Item], Reads, list[int], list[Note]]:
-    """The items whose texts all have another reference text, as long as they are, to take values from; and which.
+    """The items whose texts all have another reference text, as long as they are, to take values
+    from; and which.
 
     The texts of one item, such as the sentences of a pair, are too close to stand for each other.
 
@@ -256,11 +268,12 @@ def _with_partners(
     kept = [item for number, item in enumerate(items) if number not in alone]
     if not kept:
         raise RunError(
-            "--value resample: expected another reference text that is as long, no text has one: give --reference"
+            "--value resample: expected another reference text that is as long, "
+            "no text has one: give --reference"
         )
     text = (
-        f"{len(alone)} of {len(items)} items left out: no other reference text has the same length (--reference FILE adds "
-        "texts)"
+        f"{len(alone)} of {len(items)} items left out: no other reference text has the same "
+        "length (--reference FILE adds texts)"
     )
     return kept, read(kept), rows, [Note(kind="dropped", text=text)]
 
@@ -300,8 +313,8 @@ def measure(inputs: AblateInputs, run: Run) -> Results:
     options, parts, groups = inputs.options, inputs.parts, inputs.groups
     if len(parts) > LARGE_GRID and options.estimate == "none":
         console.say(
-            f"this is {len(parts) * len(groups):,} edited forwards: --limit takes fewer prompts, --estimate gradient "
-            "measures the largest only"
+            f"this is {len(parts) * len(groups):,} edited forwards: "
+            "--limit takes fewer prompts, --estimate gradient measures the largest only"
         )
     name = f"{options.component} {options.value}"
     edits_for = _edits(inputs, run.folder)
@@ -371,7 +384,9 @@ def _edits(inputs: AblateInputs, folder: RunFolder) -> EditsFor:
 
 
 def _stack(part: Component) -> str:
-    """``blocks`` or ``decoder_blocks``: the values of a stack's sites have the positions of one text."""
+    """``blocks`` or ``decoder_blocks``:
+    the values of a stack's sites have the positions of one text.
+    """
     return part.site.name.partition(".")[0]
 
 
@@ -418,7 +433,9 @@ def _references(inputs: AblateInputs, first: int) -> dict[str, Reference]:
 
 
 def _raced(record: AblationRecord, ran_on: int) -> AblationRecord:
-    """A record with the prompts that its part ran on; one that left a race has no interval: it was selected for being small."""
+    """A record with the prompts that its part ran on; one that left a race has no interval:
+    it was selected for being small.
+    """
     if ran_on == record.n:
         return dataclasses.replace(record, ran_on=ran_on)
     return dataclasses.replace(
@@ -450,10 +467,16 @@ def _results(
         notes.append(race.note(options.component, options.race))
     notes += unchanged_notes(measured, options.component, metric.name)
     if not metric.baseline_is_zero and not is_comparable(base):
-        text = f"effects are not normalised: the clean {metric.name} is not significantly different from 0 ({span(base)})"
+        text = (
+            f"effects are not normalised: the clean {metric.name} is not significantly "
+            f"different from 0 ({span(base)})"
+        )
         notes.append(Note(kind="skipped", text=text))
     if options.value == "resample":
-        text = "each text takes its values from one other reference text, drawn once and used at all sites"
+        text = (
+            "each text takes its values from one other reference text, "
+            "drawn once and used at all sites"
+        )
         notes.append(Note(kind="info", text=text))
     certificates = {}
     if measured.certificate is not None:
@@ -461,8 +484,9 @@ def _results(
         notes += certificate_notes(options.component, measured.certificate)
     change = f"{options.value.capitalize()} ablation changes it"
     finding = (
-        f"The clean {metric.name} is {base.value:.3g} {metric.unit} ({span(base)}, n = {len(items)}). "
-        f"{significance_text(records, options.component, change)} The largest effects are {ranking(records)}."
+        f"The clean {metric.name} is {base.value:.3g} {metric.unit} ({span(base)}, "
+        f"n = {len(items)}). {significance_text(records, options.component, change)} The "
+        f"largest effects are {ranking(records)}."
     )
     return Results(
         positions=options.positions,

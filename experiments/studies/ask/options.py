@@ -13,7 +13,8 @@ class AskOptions(ConfidenceOptions):
     """Self-explanations."""
 
     reasons: bool = option(
-        "ask which words mattered, and remove them (the default without --confidence; needs --prompts)",
+        "ask which words mattered, and remove them (the default without --confidence; "
+        "needs --prompts)",
         False,
     )
     null_draws: int = option(
@@ -23,6 +24,7 @@ class AskOptions(ConfidenceOptions):
         "with --reasons: attribution method whose top words are compared", "leave-one-out"
     )
     removal: str | None = option(
-        "with --reasons: how words are removed: delete, mask, pad, mean, ... (default: delete, if words remain)",
+        "with --reasons: how words are removed: delete, mask, pad, mean, ... (default: "
+        "delete, if words remain)",
         None,
     )

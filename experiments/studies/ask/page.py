@@ -1,4 +1,6 @@
-"""The page of what a model says about its answers: its reasons against random words, or its confidences."""
+"""The page of what a model says about its answers: its reasons against random words,
+or its confidences.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,8 @@ def _effects(
         Column("words", False),
         Column(
             "effect",
-            hint="log-probability of the answer (minus that of the wrong one) with the whole text minus without the words",
+            hint="log-probability of the answer (minus that of the wrong one) "
+            "with the whole text minus without the words",
         ),
         Column(
             "over random",

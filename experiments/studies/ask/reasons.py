@@ -2,13 +2,14 @@
 
     effect(S) = v(text) - v(text without the words S)
 
-for the words that the model names, for as many words drawn at random, and for as many words that an attribution method
-ranks first; v is log2 p(answer | text), with a ``wrong`` answer the difference of the two. What is explained is the model's
-own choice: where ``wrong`` is likelier than ``answer``, the two change places. Refusals, answers that name no word of the
-text and answers that name all of them are counted: with nothing left out there is nothing to compare.
+for the words that the model names, for as many words drawn at random, and for as many words that an
+attribution method ranks first; v is log2 p(answer | text), with a ``wrong`` answer the difference
+of the two. What is explained is the model's own choice: where ``wrong`` is likelier than
+``answer``, the two change places. Refusals, answers that name no word of the text and answers that
+name all of them are counted: with nothing left out there is nothing to compare.
 
-Source: the deletion test of DeYoung et al. 2020, section 4 (comprehensiveness), put to a self-explanation as in Madsen,
-Chandar & Reddy 2024.
+Source: the deletion test of DeYoung et al. 2020, section 4 (comprehensiveness), put to a
+self-explanation as in Madsen, Chandar & Reddy 2024.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ FRAME = {
     "this",
     "continuation",
 }
-"""Words of an answer that frame what it names, and are not counted as words that the text does not have."""
+"""Words of an answer that frame what it names,
+and are not counted as words that the text does not have.
+"""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ class WordsRecord:
         "its 95% interval; null below 6 groups of prompts"
     )
     p: float | None = entry(
-        "of over_random being 0: sign flips and studentised bootstrap over groups, below 0.05 where its interval leaves 0 out; "
-        "null below 6 groups"
+        "of over_random being 0: sign flips and studentised bootstrap over groups, "
+        "below 0.05 where its interval leaves 0 out; null below 6 groups"
     )
     p_holm: float | None = entry("Holm-corrected over both kinds of words")
     n: int = entry("prompts that are tested", "prompts")

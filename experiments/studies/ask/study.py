@@ -1,7 +1,9 @@
-"""``layerscope ask``: what a model says about its answers is tested: its reasons, or its confidence.
+"""``layerscope ask``: what a model says about its answers is tested: its reasons, or its
+confidence.
 
-Reasons: it is asked which words mattered for its answer, and the words are removed (`.reasons`). Confidence: it is asked how
-sure it is, and that is measured against correctness (`calibration.confidence`).
+Reasons: it is asked which words mattered for its answer, and the words are removed (`.reasons`).
+Confidence: it is asked how sure it is, and that is measured against correctness
+(`calibration.confidence`).
 """
 
 from __future__ import annotations
@@ -113,7 +115,8 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
     tested = [i for i, words in enumerate(named) if not words.reason]
     if not tested:
         raise QuestionError(
-            f"none of {len(named)} answers names words that can be taken out ({_reasons(named)}): see --templates, --chat"
+            f"none of {len(named)} answers names words that can be taken out "
+            f"({_reasons(named)}): see --templates, --chat"
         )
     removals = []
     for number, i in enumerate(tested):
@@ -138,7 +141,9 @@ def _reasons(named: Sequence[Named]) -> str:
 
 
 def _kept(run: Run, title: str, name: str, jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of all jobs; what is done stays in the folder, so that an interrupted run goes on."""
+    """The results of all jobs; what is done stays in the folder,
+    so that an interrupted run goes on.
+    """
     out = []
     with console.progress() as bars:
         bar = bars.add_task(title, total=len(jobs))
@@ -159,7 +164,9 @@ def _answer(subject: Subject, prompt: Explained, templates: Templates) -> str:
 def _effects(
     number: int, prompt: Explained, places: Sequence[int], options: AskOptions
 ) -> list[float]:
-    """In the order of `KINDS`: the named words, random ones (mean over draws), the attribution's."""
+    """In the order of `KINDS`: the named words, random ones (mean over draws),
+    the attribution's.
+    """
     # Of each prompt its own, so that a run that is continued draws the same.
     rng = random.Random(f"{options.seed}-{number}")
     attribution = explain(
@@ -178,7 +185,9 @@ def _effects(
 def _records(
     effects: Float[np.ndarray, "n kinds"], clusters: Int[np.ndarray, " n"], unit: str, seed: int
 ) -> list[WordsRecord]:
-    """Each kind of words: the effect of removing them, and how much larger it is than that of random ones."""
+    """Each kind of words: the effect of removing them,
+    and how much larger it is than that of random ones.
+    """
     boot = ClusterBootstrap(clusters, seed=seed)
     # As many random words of the same text: to take out more words costs more, whichever they are.
     drawn = effects[:, KINDS.index("random")]
@@ -233,19 +242,25 @@ def _prompt_records(
 
 
 def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
-    """One paragraph: whether the named words matter more than random ones, and how close they come to an attribution's."""
+    """One paragraph: whether the named words matter more than random ones,
+    and how close they come to an attribution's.
+    """
     named, drawn, best = records
     assert named.over_random is not None
     assert best.over_random is not None
     prompts = f"{named.n} of {n_prompts} prompts"
     ends = f"95% CI {named.effect_interval.text('.3g')}; " if named.effect_interval else ""
     text = (
-        f"named words: removing them lowers the answer by {named.effect:.3g} {named.unit} ({ends}{prompts}). Removing as many "
-        f"random words lowers it by {drawn.effect:.3g}, a difference of {named.over_random:+.3g}"
+        f"named words: removing them lowers the answer by {named.effect:.3g} {named.unit} "
+        f"({ends}{prompts}). Removing as many random words lowers it by {drawn.effect:.3g}, "
+        f"a difference of {named.over_random:+.3g}"
     )
     if named.p_holm is None:
         groups = plural(named.n_clusters, "group")
-        return f"{text}. The difference cannot be tested: {groups} of prompts, and a test at 5% needs {TESTABLE}."
+        return (
+            f"{text}. The difference cannot be tested: {groups} of prompts, "
+            f"and a test at 5% needs {TESTABLE}."
+        )
     over = named.over_random_interval
     span = f"95% CI {over.text('.3g')}, " if over else ""
     text += f" ({span}p = {named.p_holm:.3g} after Holm's correction). "
@@ -253,9 +268,15 @@ def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
     if sign == 0:
         text += "The words that the model names do not matter significantly more than random words."
         if _direction(best) > 0:
-            text += f" The attribution's top words do: removing them lowers the answer by {best.effect:.3g}."
+            text += (
+                " The attribution's top words do: removing them lowers the answer by "
+                f"{best.effect:.3g}."
+            )
         return text
-    text += f"The words that the model names matter significantly {'more' if sign > 0 else 'less'} than random words."
+    text += (
+        f"The words that the model names matter significantly {'more' if sign > 0 else 'less'} "
+        "than random words."
+    )
     if sign > 0 and _direction(best) > 0:
         share = named.over_random / best.over_random
         text += f" The difference is {share:.0%} of the one for the attribution's top words."
@@ -283,7 +304,10 @@ def _notes(named: Sequence[Named]) -> list[Note]:
     for reason, words in REASONS.items():
         texts = [one.text for one in named if one.reason == reason]
         if texts:
-            text = f"{len(texts)} of {len(named)} answers {words}, such as {texts[0][:60]!r}; they are counted but not tested"
+            text = (
+                f"{len(texts)} of {len(named)} answers {words}, such as {texts[0][:60]!r}; "
+                "they are counted but not tested"
+            )
             notes.append(Note(kind="dropped", text=text))
     if absent := sum(bool(one.absent) for one in named):
         text = f"{absent} of {len(named)} answers name words that are not in the text"

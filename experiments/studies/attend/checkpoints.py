@@ -1,8 +1,10 @@
-"""How heads come to look where they look: their entropy over the checkpoints of a training run, and how far they move.
+"""How heads come to look where they look: their entropy over the checkpoints of a training run, and
+how far they move.
 
-entropy   normalised, as in `experiments.attention.heads`; a head that stays at 1 has learned nothing yet
-change    squared Hellinger distance 1 - sum_k sqrt(A_qk A'_qk) of a token's attention to that of the checkpoint before,
-          mean over tokens; 0 where nothing moved, 1 where no weight stayed
+entropy   normalised, as in `experiments.attention.heads`; a head that stays at 1 has learned
+          nothing yet
+change    squared Hellinger distance 1 - sum_k sqrt(A_qk A'_qk) of a token's attention to that of
+          the checkpoint before, mean over tokens; 0 where nothing moved, 1 where no weight stayed
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ from ...subject.word_spans import Encoded
 from .records import CheckpointRecord
 
 KEPT_BYTES = 1 << 28
-"""Memory for the patterns that the next checkpoint is compared with: the batch that fills it is the last in ``change``."""
+"""Memory for the patterns that the next checkpoint is compared with:
+the batch that fills it is the last in ``change``.
+"""
 
 
 def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -52,20 +56,23 @@ def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
             checkpoints.append((int(numbers[-1]), path))
     if len(checkpoints) < 2:
         raise RunError(
-            f"--checkpoints {folder}: expected at least two folders with a model, named by their step (such as step-100), "
-            f"got {len(checkpoints)}"
+            f"--checkpoints {folder}: expected at least two folders with a model, "
+            f"named by their step (such as step-100), got {len(checkpoints)}"
         )
     return sorted(checkpoints)
 
 
 def checkpoint_file(path: Path) -> DataFile:
-    """A checkpoint as data of the run: its weights and its configuration; its tokenizer is not read."""
+    """A checkpoint as data of the run: its weights and its configuration;
+    its tokenizer is not read.
+    """
     files = [*sorted(path.glob("*.safetensors")), path / "config.json"]
     return DataFile(path.name, str(path), hash_files(files), 0)
 
 
 class Kept:
-    """The patterns of the first texts, as roots, for the next checkpoint; and how far each head moved since the last.
+    """The patterns of the first texts, as roots, for the next checkpoint; and how far each head
+    moved since the last.
 
     Args:
         before: ``roots`` of the checkpoint before; None for the first.
@@ -85,7 +92,9 @@ class Kept:
         self._tokens: dict[int, int] = {}
 
     def begin(self, batch: Batch) -> None:
-        """Batches come in the same order at every checkpoint; one is kept whole, so that every layer has the same texts."""
+        """Batches come in the same order at every checkpoint; one is kept whole,
+        so that every layer has the same texts.
+        """
         self._batch, self._keeps = batch, self._bytes < KEPT_BYTES
 
     def end(self) -> None:
@@ -107,7 +116,9 @@ class Kept:
             self._at += 1
 
     def change(self) -> Float[np.ndarray, "layer head"] | None:
-        """Mean squared Hellinger distance of every head to the checkpoint before; None at the first."""
+        """Mean squared Hellinger distance of every head to the checkpoint before;
+        None at the first.
+        """
         if self._before is None:
             return None
         layers = [self._moved[n].numpy() / max(self._tokens[n], 1) for n in sorted(self._moved)]
@@ -128,7 +139,8 @@ def over_checkpoints(
     """One record a checkpoint and head.
 
     Args:
-        subject: the model of the run; the checkpoints share its tokenizer and BOS, and must have its layers and heads.
+        subject: the model of the run; the checkpoints share its tokenizer and BOS, and must have
+            its layers and heads.
         folder: keeps each checkpoint's records, so that an interrupted run continues.
 
     Raises:
@@ -173,7 +185,8 @@ def _checkpoint(subject: Subject, path: Path) -> Subject:
     layers = layers_with_patterns(subject.model)
     if layers_with_patterns(checkpoint.model) != layers:
         raise RunError(
-            f"--checkpoints: expected {len(layers)} layers of attention as the model has, {path} differs"
+            f"--checkpoints: expected {len(layers)} layers of attention as the model has, "
+            f"{path} differs"
         )
     return checkpoint
 

@@ -1,4 +1,6 @@
-"""Attention against effect: weight is not importance, so a head's measured effect is reported with what it attends to."""
+"""Attention against effect: weight is not importance,
+so a head's measured effect is reported with what it attends to.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Ablation:
 
     Args:
         effects: of each head, by layer and number.
-        about: the metric, its unit, the value that replaced the heads, and the metric without ablation.
+        about: the metric, its unit, the value that replaced the heads, and the metric without
+            ablation.
     """
 
     effects: dict[tuple[int, int], HeadEffect]
@@ -51,12 +54,14 @@ def read_effects(folder: Path, sha256: str) -> Ablation:
     path = folder / "results.json"
     if not path.exists():
         raise RunError(
-            f"--effects {folder}: expected the folder of a finished `layerscope ablate`, it has no results.json"
+            f"--effects {folder}: expected the folder of a finished `layerscope ablate`, "
+            "it has no results.json"
         )
     raw = read_results(path)
     if raw.get("kind") != "ablate":
         raise RunError(
-            f"--effects {folder}: expected an ablation of heads, got a run of kind {raw.get('kind')!r:.40}"
+            f"--effects {folder}: expected an ablation of heads, "
+            f"got a run of kind {raw.get('kind')!r:.40}"
         )
     results = from_json(_Ablated, raw, str(path))
     records = [record for record in results.records if record.component == "heads"]
@@ -66,8 +71,8 @@ def read_effects(folder: Path, sha256: str) -> Ablation:
     # A model's name is not enough: other weights or another revision may have the same.
     if (other := model.get("sha256")) != sha256:
         raise RunError(
-            f"--effects {folder}: expected effects of this model (sha256 {sha256[:12]}), they are of another "
-            f"({str(other)[:12]}; {model.get('name')})"
+            f"--effects {folder}: expected effects of this model (sha256 {sha256[:12]}), "
+            f"they are of another ({str(other)[:12]}; {model.get('name')})"
         )
     about = {name: getattr(records[0], name) for name in ("metric", "unit", "value", "baseline")}
     effects = {(one.layer, one.index): _effect(one) for one in records if one.index is not None}
@@ -86,8 +91,8 @@ def _effect(record: EffectRecord) -> HeadEffect:
 def disagreement(records: Sequence[HeadRecord], ablation: Ablation) -> Disagreement:
     """Where attention and effect disagree, over the heads that have an effect.
 
-    ``sharp_unneeded`` are heads among the most confident quarter whose effect is not significant; ``diffuse_needed`` heads
-    among the least confident quarter whose effect is.
+    ``sharp_unneeded`` are heads among the most confident quarter whose effect is not significant;
+    ``diffuse_needed`` heads among the least confident quarter whose effect is.
     """
     measured = [(record, record.measured) for record in records if record.measured is not None]
     sizes = np.array([abs(effect.effect) for _, effect in measured])

@@ -39,14 +39,18 @@ def _heads_finding(records: Sequence[HeadRecord]) -> Finding:
     sinks = sum(record.first >= HALF for record in records)
     entropy = np.mean([record.entropy for record in records])
     text = (
-        f"Heads with a named role: {with_role} of {len(records)}. Heads that give at least half of their attention to the "
-        f"first token: {sinks}. The mean normalised entropy is {entropy:.2f}, where 1 is uniform attention."
+        f"Heads with a named role: {with_role} of {len(records)}. Heads that give at least "
+        f"half of their attention to the first token: {sinks}. "
+        f"The mean normalised entropy is {entropy:.2f}, where 1 is uniform attention."
     )
     for name in ("induction", "duplicate"):
         strongest = max(records, key=lambda record: getattr(record, name))
         score = getattr(strongest, name)
         if score >= ON_REPEATS:
-            text += f" The strongest {name} head is {strongest.name}, with {score:.2f} on repeated random tokens."
+            text += (
+                f" The strongest {name} head is {strongest.name}, "
+                f"with {score:.2f} on repeated random tokens."
+            )
     return Finding(property="heads", text=text)
 
 
@@ -60,8 +64,9 @@ def _values_finding(records: Sequence[HeadRecord]) -> Finding | None:
     if gap(parked) <= PARKED:
         return None
     text = (
-        f"Attention is not contribution: {parked.name} gives {parked.first:.0%} of its attention to the first token, but only "
-        f"{parked.norm_first:.0%} of the attended values' norm comes from there."
+        f"Attention is not contribution: {parked.name} gives {parked.first:.0%} of its "
+        f"attention to the first token, but only {parked.norm_first:.0%} of the attended "
+        "values' norm comes from there."
     )
     return Finding(property="values", text=text)
 
@@ -74,12 +79,16 @@ def _dependencies_finding(words: WordRoles) -> Finding | None:
     if not followed:
         return None
     heads = [
-        f"{r.relation} {r.direction} {head_name(r.layer, r.head)} ({r.score:.2f}, offset {r.baseline:.2f})"
+        (
+            f"{r.relation} {r.direction} {head_name(r.layer, r.head)} ({r.score:.2f}, "
+            f"offset {r.baseline:.2f})"
+        )
         for r in followed[:LISTED]
     ]
     text = (
-        f"For {len(followed)} of {len(words.relations)} dependencies and directions, a head follows them significantly better "
-        f"than the best fixed offset: {', '.join(heads)}."
+        f"For {len(followed)} of {len(words.relations)} dependencies and directions, "
+        "a head follows them significantly better than the best fixed offset: "
+        f"{', '.join(heads)}."
     )
     return Finding(property="dependencies", text=text)
 
@@ -89,9 +98,10 @@ def effects_finding(apart: Disagreement) -> Finding:
     rho = apart.spearman["confidence"]
     correlation = "is not defined" if rho is None else f"is {rho:.2f}"
     text = (
-        f"The rank correlation between a head's confidence and the size of its effect on the {apart.metric} {correlation} "
-        f"({apart.n} heads). In the most confident quarter, heads without a significant effect: {len(apart.sharp_unneeded)}. In "
-        f"the least confident quarter, heads with one: {len(apart.diffuse_needed)}."
+        "The rank correlation between a head's confidence and the size of its effect on "
+        f"the {apart.metric} {correlation} ({apart.n} heads). In the most confident "
+        f"quarter, heads without a significant effect: {len(apart.sharp_unneeded)}. "
+        f"In the least confident quarter, heads with one: {len(apart.diffuse_needed)}."
     )
     return Finding(property="effects", text=text)
 
@@ -105,7 +115,10 @@ def checkpoint_finding(records: Sequence[CheckpointRecord]) -> Finding:
     for step in dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1])):
         n_broad = sum(entropy[step, *head] >= BROAD for head in heads)
         counts.append(f"{n_broad} at step {step}")
-    text = f"Heads that attend uniformly (entropy {BROAD} or more), of {len(heads)}: {', '.join(counts)}."
+    text = (
+        f"Heads that attend uniformly (entropy {BROAD} or more), of {len(heads)}: "
+        f"{', '.join(counts)}."
+    )
     # The step at which each head is first sharper than that; heads that never are have none.
     sharpened: dict[tuple[int, int], int] = {}
     for head in heads:

@@ -24,7 +24,8 @@ class AttendOptions(RunOptions):
         "a finished ablation of heads, to compare effects with attention", None, metavar="DIR"
     )
     checkpoints: Path | None = option(
-        "a folder of models of one training run, named by step: follow how each head's attention develops",
+        "a folder of models of one training run, named by step: "
+        "follow how each head's attention develops",
         None,
         metavar="DIR",
     )

@@ -1,4 +1,6 @@
-"""The page of a study of attention: patterns to look through, every head's statistics, dependencies, effects."""
+"""The page of a study of attention: patterns to look through, every head's statistics,
+dependencies, effects.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +166,10 @@ def look_section(results: Results, data: dict[str, Any]) -> Section:
         [(key, SHOWS[key]) for key in shows],
         list(values),
     )
-    about = "Every head on a few texts. In a small picture, each row is a token that attends to the columns; darker means more attention."
+    about = (
+        "Every head on a few texts. In a small picture, each row is a token that attends to the "
+        "columns; darker means more attention."
+    )
     return Section("look", "Patterns", [part], about, study=True)
 
 
@@ -212,8 +217,9 @@ def heads_section(results: Results) -> Section:
             row.append(effect_cell(record))
         rows.append(row)
     about = (
-        "Means over tokens of the texts, with 95% intervals over texts in small print. The row “uniform” is a head with "
-        "uniform attention on the same texts: compare every mass with it."
+        "Means over tokens of the texts, with 95% intervals over texts in small print. "
+        "The row “uniform” is a head with uniform attention on the same texts: "
+        "compare every mass with it."
     )
     table = Table("heads-table", "Every head", columns, rows, tall=True, copy=True)
     return Section("heads", "Heads", [Stats(_counts(records)), table], about, study=True)
@@ -273,7 +279,8 @@ def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Secti
             data,
             title="Change of the mean pattern",
             y_title="1 − overlap with the layer before",
-            caption="Squared Hellinger distance between the layer's mean pattern and the previous layer's.",
+            caption="Squared Hellinger distance between the layer's mean pattern and "
+            "the previous layer's.",
             words="; ".join(f"layer {record.layer} {number(record.change)}" for record in layers),
             **axis,
         )
@@ -311,8 +318,9 @@ def relations_section(relations: Sequence[RelationRecord]) -> Section:
             ]
         )
     about = (
-        "For each dependency, the head that agrees with it most on one half of the texts. It is scored on the other half and "
-        "compared with the best fixed offset there. In a causal model, only arcs to earlier words count."
+        "For each dependency, the head that agrees with it most on one half of the texts. "
+        "It is scored on the other half and compared with the best fixed offset there. "
+        "In a causal model, only arcs to earlier words count."
     )
     table = Table(
         "relations-table", "The best head for each dependency", columns, rows, tall=True, copy=True

@@ -26,14 +26,19 @@ TRAINING = {
     ),
     "change": (
         "Movement over training",
-        "Squared Hellinger distance between each token's attention and that at the previous checkpoint.",
+        (
+            "Squared Hellinger distance between each token's attention and that at "
+            "the previous checkpoint."
+        ),
     ),
 }
 """What is drawn over the checkpoints: its title and caption."""
 
 
 def checkpoints_section(records: Sequence[CheckpointRecord], data: dict[str, Any]) -> Section:
-    """Entropy and movement of heads over a training run: their mean, and the heads that end sharpest and most diffuse."""
+    """Entropy and movement of heads over a training run: their mean,
+    and the heads that end sharpest and most diffuse.
+    """
     pictures = [Picture([checkpoint_curves(records, name, data)]) for name in TRAINING]
     return Section("checkpoints", "Training", pictures, "", study=True)
 

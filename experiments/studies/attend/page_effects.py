@@ -1,4 +1,6 @@
-"""The section of effects: where heads look beside what the model loses without them; and how a table shows both."""
+"""The section of effects: where heads look beside what the model loses without them;
+and how a table shows both.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,9 @@ def effects_section(
         for name, rho in apart.spearman.items()
     ]
     about = (
-        "Attention weight is not importance. Sharp, not needed: a head in the most confident quarter without a significant "
-        "effect (FDR < 0.05). Diffuse, needed: a head in the least confident quarter with a significant one."
+        "Attention weight is not importance. Sharp, not needed: a head in the most "
+        "confident quarter without a significant effect (FDR < 0.05). Diffuse, needed: "
+        "a head in the least confident quarter with a significant one."
     )
     parts = [
         Stats(items),

@@ -1,4 +1,6 @@
-"""What the page shows of attention to pictures: the mean over heads, and the heads that look there most."""
+"""What the page shows of attention to pictures: the mean over heads,
+and the heads that look there most.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,10 @@ def picture_section(heads: Sequence[PictureHeadRecord], shown: Sequence[ShownAtt
     caption = "Weight on the picture, from the last token of the text"
     parts.append(Table("picture-heads", caption, columns, rows, tall=True, copy=True))
     about = (
-        "Attention from the last token of a text to the tokens of its picture, laid over the picture. The darkest patch of a "
-        "drawing has its largest weight. Where a processor tiles a picture the grid is not known, and only the table is shown."
+        "Attention from the last token of a text to the tokens of its picture, "
+        "laid over the picture. The darkest patch of a drawing has its largest weight. "
+        "Where a processor tiles a picture the grid is not known, "
+        "and only the table is shown."
     )
     return Section("pictures", "Attention to pictures", parts, about, study=True)
 

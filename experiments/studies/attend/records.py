@@ -123,7 +123,9 @@ class LayerRecord(Statistics):
 
 @dataclass(frozen=True, kw_only=True)
 class RelationRecord:
-    """One dependency and direction: the head that follows it best, scored on texts that did not choose it."""
+    """One dependency and direction: the head that follows it best,
+    scored on texts that did not choose it.
+    """
 
     layer: int = entry("the head's block")
     head: int = entry("its number")

@@ -1,4 +1,6 @@
-"""``layerscope attend``: what every head looks at over a corpus, and its patterns on a few texts."""
+"""``layerscope attend``: what every head looks at over a corpus,
+and its patterns on a few texts.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +158,9 @@ def _require_one_source(options: AttendOptions) -> None:
 
 
 def _prompts(options: AttendOptions) -> tuple[list[Prompt], list[Note]]:
-    """The prompts as they are, with their answers and pictures, and what of the file is left out."""
+    """The prompts as they are, with their answers and pictures,
+    and what of the file is left out.
+    """
     if options.prompts is None:
         return [], []
     unusable: list[Unusable] = []
@@ -269,7 +273,9 @@ def _checkpoints(inputs: AttendInputs, run: Run) -> list[CheckpointRecord]:
 
 
 def _of_targets(inputs: AttendInputs) -> tuple[list[TargetHeadRecord], list[ShownTarget]]:
-    """The heads of the decoder on the targets, and the first targets' attention to their sources."""
+    """The heads of the decoder on the targets,
+    and the first targets' attention to their sources.
+    """
     if not inputs.rows:
         return [], []
     texts = [target_patterns(inputs.model, row) for row in inputs.rows]
@@ -293,7 +299,9 @@ def _of_targets(inputs: AttendInputs) -> tuple[list[TargetHeadRecord], list[Show
 
 
 def _of_pictures(inputs: AttendInputs) -> tuple[list[PictureHeadRecord], list[ShownAttention]]:
-    """Every head's weight on the pictures, and the first pictures under the heads that look at them most."""
+    """Every head's weight on the pictures,
+    and the first pictures under the heads that look at them most.
+    """
     if not inputs.pictures:
         return [], []
     seen = [picture_attention(inputs.model, row) for row in inputs.pictures]
@@ -336,7 +344,9 @@ def _shown_picture(seen: PictureAttention, layers: Sequence[int]) -> ShownAttent
 def head_records(
     seen: Attention, seed: int = 0, ablation: Ablation | None = None
 ) -> list[HeadRecord]:
-    """One record a head: each statistic with its interval, its roles, the most similar head, its measured effect."""
+    """One record a head: each statistic with its interval, its roles, the most similar head,
+    its measured effect.
+    """
     statistics = seen.heads
     values = {name: statistics.value(name) for name in statistics.names}
     ends = statistics.intervals(seed)
@@ -387,7 +397,9 @@ def _nearest(
 
 
 def layer_records(statistics: HeadStatistics, similarity: Similarity) -> list[LayerRecord]:
-    """One record a layer: means over its heads, and how much the mean pattern changed from the layer before."""
+    """One record a layer: means over its heads,
+    and how much the mean pattern changed from the layer before.
+    """
     means = {name: statistics.value(name).mean(1) for name in statistics.names}
     change = [None, *(float(c) for c in similarity.change)]
     records = []
@@ -410,16 +422,23 @@ def _notes(inputs: AttendInputs, seen: Attention) -> list[Note]:
         text = f"{shared} dependencies left out because both words are the same tokens"
         notes.append(Note(kind="dropped", text=text))
     if options.corpus is None:
-        text = "dependencies: the texts are not annotated (--corpus FILE.conllu shows which heads follow dependencies)"
+        text = (
+            "dependencies: the texts are not annotated (--corpus FILE.conllu shows which heads "
+            "follow dependencies)"
+        )
         notes.append(Note(kind="skipped", text=text))
     if not seen.heads.has_norms:
         text = "contributions: this architecture's values or output projection cannot be read"
         notes.append(Note(kind="skipped", text=text))
     if n_texts > GROUPS:
-        text = f"intervals resample {GROUPS} groups, to which the {n_texts:,} texts were assigned at random (seed {options.seed})"
+        text = (
+            f"intervals resample {GROUPS} groups, to which the {n_texts:,} texts were assigned "
+            f"at random (seed {options.seed})"
+        )
         notes.append(Note(kind="info", text=text))
     text = (
-        f"heads are compared on at most {ROWS} tokens per text; preferred offsets are searched from {OFFSETS[0]} to "
-        f"{OFFSETS[-1]:+d} words; a head is chosen for a dependency on one half of the texts and scored on the other"
+        f"heads are compared on at most {ROWS} tokens per text; preferred offsets are "
+        f"searched from {OFFSETS[0]} to {OFFSETS[-1]:+d} words; "
+        "a head is chosen for a dependency on one half of the texts and scored on the other"
     )
     return [*notes, Note(kind="info", text=text)]

@@ -30,14 +30,17 @@ STATISTICS = {
 
 
 def target_section(heads: Sequence[TargetHeadRecord], shown: Sequence[ShownTarget]) -> Section:
-    """The heads of the decoder: the source that each token of the first targets attends to, and a table."""
+    """The heads of the decoder: the source that each token of the first targets attends to,
+    and a table.
+    """
     parts: list[object] = []
     for number_of_text, text in enumerate(shown):
         parts.append(Picture([_mean(text, number_of_text), _small(text, number_of_text)]))
     parts.append(_table(heads))
     about = (
-        "Attention of the decoder while it is given the target: D heads look at the target's earlier tokens, X heads at the "
-        "source. In each small square a row is a token of the target and a column a token of the source."
+        "Attention of the decoder while it is given the target: D heads look at the "
+        "target's earlier tokens, X heads at the source. In each small square a row is a "
+        "token of the target and a column a token of the source."
     )
     return Section("decoder", "Decoder and source", parts, about, study=True)
 
@@ -53,7 +56,10 @@ def _mean(text: ShownTarget, number_of_text: int) -> Drawing:
     for column, token in enumerate(text.source):
         body.append(cells.slanted_tick(column, token[:LETTERS]))
     box = Box(cells.right + 60, cells.bottom + 76)
-    words = "Attention from the target (rows) to the source (columns), mean over all heads of all layers."
+    words = (
+        "Attention from the target (rows) to the source (columns), "
+        "mean over all heads of all layers."
+    )
     return _drawing(box, body, "Attention to the source", words, f"cross-{number_of_text}")
 
 
@@ -66,7 +72,8 @@ def _small(text: ShownTarget, number_of_text: int) -> Drawing:
             x, y = head * (SMALL + 8) + 26, layer * (SMALL + 20) + 14
             body.append(tick(x, y - 3, f"X{layer}H{head}", anchor="start"))
             body.append(
-                f'<rect class="m-even" fill-opacity="0.35" x="{px(x)}" y="{px(y)}" width="{px(SMALL)}" height="{px(SMALL)}"/>'
+                f'<rect class="m-even" fill-opacity="0.35" x="{px(x)}" y="{px(y)}" '
+                f'width="{px(SMALL)}" height="{px(SMALL)}"/>'
             )
             wide, high = SMALL / len(text.source), SMALL / len(text.target)
             for row, weights in enumerate(pattern):

@@ -15,7 +15,9 @@ SHOWN_TEXTS, SHOWN_UNITS = 3, 3
 
 
 def findings(records: Sequence[Record], methods: Sequence[str]) -> list[Finding]:
-    """The first method's strongest units in each of the first texts, and which methods do better than random scores."""
+    """The first method's strongest units in each of the first texts,
+    and which methods do better than random scores.
+    """
     of_first = [r for r in records if isinstance(r, MethodRecord) and r.method == methods[0]]
     sentences = [_strongest(record) for record in of_first[:SHOWN_TEXTS]]
     faithful = _faithful(records, methods)
@@ -33,7 +35,9 @@ def _strongest(record: MethodRecord) -> Finding:
 
 
 def _faithful(records: Sequence[Record], methods: Sequence[str]) -> Finding | None:
-    """Which methods name units whose removal costs more than that of random ones; None without random ones."""
+    """Which methods name units whose removal costs more than that of random ones;
+    None without random ones.
+    """
     losses: dict[str, list[float]] = {}
     for record in records:
         losses.setdefault(record.method, []).append(record.comprehensiveness)
@@ -48,10 +52,11 @@ def _faithful(records: Sequence[Record], methods: Sequence[str]) -> Finding | No
     n_above = sum(loss > by_chance for loss in means.values())
     n_beyond = sum(loss > highest for loss in means.values())
     text = (
-        f"Removing the words that {best} ranks highest costs {means[best]:.2f} {records[0].unit} (mean over texts and shares of "
-        f"words), the most of {plural(len(means), 'method')}. Removing random words costs {_rounded(by_chance)} on average and "
-        f"{_rounded(highest)} in the costliest draws. The average is exceeded by {n_above} of {len(means)}, the costliest draws "
-        f"by {n_beyond}."
+        f"Removing the words that {best} ranks highest costs {means[best]:.2f} "
+        f"{records[0].unit} (mean over texts and shares of words), the most of "
+        f"{plural(len(means), 'method')}. Removing random words costs {_rounded(by_chance)} "
+        f"on average and {_rounded(highest)} in the costliest draws. The average is "
+        f"exceeded by {n_above} of {len(means)}, the costliest draws by {n_beyond}."
     )
     return Finding(property="faithfulness", text=text)
 

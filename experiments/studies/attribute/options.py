@@ -19,7 +19,8 @@ class AttributeOptions(RunOptions):
         "the second text of each --text, for classifiers of pairs (repeatable)", (), metavar="TEXT"
     )
     image: tuple[str, ...] = option(
-        "picture shown to a vision-language model with --text: one for all texts, or one per text (repeatable)",
+        "picture shown to a vision-language model with --text: one for all texts, "
+        "or one per text (repeatable)",
         (),
         metavar="FILE",
     )
@@ -30,14 +31,16 @@ class AttributeOptions(RunOptions):
         least=1,
     )
     prompts: Path | None = option(
-        "a file of texts, JSONL with prompt and, optionally, answer, wrong, text_pair, image, label",
+        "a file of texts, JSONL with prompt and, optionally, answer, wrong, text_pair, "
+        "image, label",
         None,
         metavar="FILE",
     )
     limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
     skip: float = option(SKIP, 0.1, metavar="SHARE")
     target: str | None = option(
-        "what is explained: a continuation (with its space), a class or a label (default: the model's own answer)",
+        "what is explained: a continuation (with its space), a class or a label (default: "
+        "the model's own answer)",
         None,
     )
     wrong: str | None = option("another answer that the target is compared with", None)
@@ -46,7 +49,8 @@ class AttributeOptions(RunOptions):
         None,
     )
     measure: str | None = option(
-        "what is measured of the target (default: a logit for classes, labels and pairs of tokens, else a log-probability)",
+        "what is measured of the target (default: a logit for classes, "
+        "labels and pairs of tokens, else a log-probability)",
         None,
         choices=("log-probability", "logit"),
     )
@@ -67,8 +71,8 @@ class AttributeOptions(RunOptions):
     )
     level: str = option("unit that gets a score", "word", choices=("word", "token", "span"))
     removal: str | None = option(
-        "how words are removed: delete, mask, pad, word:W, zero, mean, random, noise, resample, propose (default: mask if the "
-        "model has a mask token, else delete)",
+        "how words are removed: delete, mask, pad, word:W, zero, mean, random, noise, "
+        "resample, propose (default: mask if the model has a mask token, else delete)",
         None,
     )
     proposals: str | None = option(
@@ -83,18 +87,21 @@ class AttributeOptions(RunOptions):
         least=1,
     )
     error: float | None = option(
-        "lime and leverage-shap stop at this standard error, relative to the largest score (default: 0.05, unless --samples)",
+        "lime and leverage-shap stop at this standard error, "
+        "relative to the largest score (default: 0.05, unless --samples)",
         None,
         metavar="SHARE",
     )
     verify: int | None = option(
-        "leave-one-out: estimate all units from one gradient, and measure only the K largest exactly",
+        "leave-one-out: estimate all units from one gradient, "
+        "and measure only the K largest exactly",
         None,
         metavar="K",
         least=1,
     )
     steps: int | None = option(
-        "number of gradients along the path (default: 50 for conductance and dig; 10 in the first round of ig)",
+        "number of gradients along the path (default: 50 for conductance and dig; "
+        "10 in the first round of ig)",
         None,
         metavar="N",
         least=1,
@@ -128,7 +135,8 @@ class AttributeOptions(RunOptions):
         "also search for changes of up to N words that flip the model's answer", 0, metavar="N"
     )
     known: Path | None = option(
-        "reference texts, JSONL with prompt and, optionally, answer: show those most similar to each text",
+        "reference texts, JSONL with prompt and, optionally, answer: "
+        "show those most similar to each text",
         None,
         metavar="FILE",
     )

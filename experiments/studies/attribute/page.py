@@ -1,4 +1,6 @@
-"""The page of an attribution: each text's words shaded, method by method, and whether the methods can be believed."""
+"""The page of an attribution: each text's words shaded, method by method,
+and whether the methods can be believed.
+"""
 
 from __future__ import annotations
 
@@ -76,11 +78,16 @@ DRAWN_METHODS = 5
 FAINT = 0.05
 """Share of the strongest score below which a word is not shaded."""
 MEASURES = {
-    "comprehensiveness": "drop of the value without the top 1, 5, 10, 20, 50% of the units; higher is better",
+    "comprehensiveness": (
+        "drop of the value without the top 1, 5, 10, 20, 50% of the units; higher is better"
+    ),
     "sufficiency": "drop of the value with only these units; lower is better",
     "deletion": "mean value while units are removed, highest score first; lower is better",
     "insertion": "mean value while units are added, highest score first; higher is better",
-    "infidelity": "error of the scores in predicting the effect of removing random units, from 0 to 1; lower is better",
+    "infidelity": (
+        "error of the scores in predicting the effect of removing random units, from 0 to 1; "
+        "lower is better"
+    ),
     "stability": "rank correlation of the scores over seeds, for methods that draw",
     "sensitivity": "largest relative change of the scores under a noise too small to matter",
 }
@@ -120,7 +127,9 @@ def page(results: Results) -> Page:
 def words_section(
     results: Results, records: Sequence[MethodRecord], items: Sequence[int]
 ) -> Section:
-    """The texts: what the model answers, the words shaded, all scores, changed words and texts like it."""
+    """The texts: what the model answers, the words shaded, all scores,
+    changed words and texts like it.
+    """
     examples = {example.item: example for example in results.examples}
     answers = {prediction.item: prediction for prediction in results.predictions}
     pictures = {picture.item: picture for picture in results.pictures}
@@ -140,8 +149,9 @@ def words_section(
     if len(items) > SHOWN_TEXTS:
         parts.append(Text([f"{len(items) - SHOWN_TEXTS} more texts are in results.json."]))
     about = (
-        "Blue words raise the number that is explained; orange, underlined words lower it. The darkest word is the strongest "
-        "one of its text and method. Point at a word for its score."
+        "Blue words raise the number that is explained; orange, underlined words lower it. "
+        "The darkest word is the strongest one of its text and method. "
+        "Point at a word for its score."
     )
     return Section("words", "Words", parts, about, study=True)
 
@@ -157,7 +167,8 @@ def answer_parts(prediction: Prediction, record: MethodRecord, item: int) -> lis
             f" The gold label is {right!r}: {'correct' if right == best.answer else 'incorrect'}."
         )
     heading = Heading(
-        f"Text {item + 1}: predicted {kind} {best.answer!r}, probability {number(best.probability, 2)}",
+        f"Text {item + 1}: predicted {kind} {best.answer!r}, "
+        f"probability {number(best.probability, 2)}",
         f"{_quoted(record.text)}{verdict}",
     )
     rows = []
@@ -204,7 +215,9 @@ def text_parts(records: Sequence[MethodRecord], item: int) -> list[Any]:
 
 
 def example_parts(example: Example, record: MethodRecord, item: int) -> list[Any]:
-    """The words whose change makes the model give another answer, and the known texts most like this one."""
+    """The words whose change makes the model give another answer,
+    and the known texts most like this one.
+    """
     parts: list[Any] = []
     if example.flip is not None:
         parts += _flip_parts(example.flip, record)
@@ -333,8 +346,8 @@ def faithful_section(results: Results, methods: Sequence[str], data: dict[str, A
     )
     removal = ", ".join(sorted({record.measured_by for record in records}))
     about = (
-        f"Measured by the model's answers to texts with words removed (removal: {removal}). Compare each number with that of "
-        "random attributions, and only within one removal."
+        f"Measured by the model's answers to texts with words removed (removal: {removal}). "
+        "Compare each number with that of random attributions, and only within one removal."
     )
     return Section("faithfulness", "Faithfulness", parts, about, study=True)
 
@@ -363,7 +376,10 @@ def methods_table(results: Results, methods: Sequence[str]) -> Table:
                 plain_cell(sum(getattr(record, name) for record in scored) if scored else None)
             )
         rows.append(cells)
-    caption = f"Means over texts, in {records[0].unit}; for random attributions the lowest and the highest in small print"
+    caption = (
+        f"Means over texts, in {records[0].unit}; for random attributions the lowest and the "
+        "highest in small print"
+    )
     return Table("faithful-table", caption, columns, rows, copy=True)
 
 
@@ -402,7 +418,8 @@ def curve(
         title=title,
         y_title=f"value, {records[0].unit}",
         x_title="share of the units",
-        caption=f"{title}; mean over texts.{left_out} A faithful method's curve departs early from that of random attributions.",
+        caption=f"{title}; mean over texts.{left_out} A faithful method's curve departs early from "
+        "that of random attributions.",
         words="; ".join(
             f"{s.name}: " + ", ".join(number(value) for value in s.values) for s in series
         ),
@@ -427,7 +444,9 @@ def _mean_range(records: Sequence[Record], name: str) -> Interval | None:
 
 
 def _baselines(records: Sequence[MethodRecord]) -> str:
-    """The value without any word, where methods have such a state; each method's own, where they differ."""
+    """The value without any word, where methods have such a state; each method's own,
+    where they differ.
+    """
     methods_of: dict[str, list[str]] = {}
     for record in records:
         if record.baseline is not None:

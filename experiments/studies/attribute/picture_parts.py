@@ -1,4 +1,6 @@
-"""What the page shows of a picture: its patches shaded by each method, and the share that picture and words have."""
+"""What the page shows of a picture: its patches shaded by each method,
+and the share that picture and words have.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,9 @@ def _drawing(picture: ShownPicture, record: MethodRecord, method_number: int) ->
         tip = f"{record.units[patch]}: {signed(score)} {record.unit}"
         shades.append(Shade(colour, OPACITY, tip))
     caption = (
-        f"{record.method}: {picture.rows} x {picture.columns} patches of {picture.file}. Blue patches raise the number that is "
-        f"explained, orange ones lower it; the strongest has {number(largest)} {record.unit}."
+        f"{record.method}: {picture.rows} x {picture.columns} patches of {picture.file}. "
+        "Blue patches raise the number that is explained, orange ones lower it; "
+        f"the strongest has {number(largest)} {record.unit}."
     )
     uid, title = f"patches-{picture.item}-{method_number}", f"Patches by {record.method}"
     return overlay(picture, shades, uid=uid, title=title, caption=caption)

@@ -1,4 +1,6 @@
-"""What an attribution reads: texts, targets, the model's own continuation, and another model's proposals."""
+"""What an attribution reads: texts, targets, the model's own continuation,
+and another model's proposals.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +43,13 @@ def prompts_of(options: AttributeOptions, unusable: list[Unusable]) -> list[Prom
         return with_pictures(read, unusable, options.skip)
     if len(options.image) > 1 and len(options.image) != len(options.text):
         raise AttributionError(
-            f"--image: expected one picture, or one for each of {len(options.text)} --text, got {len(options.image)} (a text "
-            "is shown with one picture)"
+            f"--image: expected one picture, or one for each of {len(options.text)} --text, "
+            f"got {len(options.image)} (a text is shown with one picture)"
         )
     if options.text_pair and len(options.text_pair) != len(options.text):
         raise AttributionError(
-            f"expected a --text-pair for each of {len(options.text)} --text, got {len(options.text_pair)}"
+            f"expected a --text-pair for each of {len(options.text)} --text, "
+            f"got {len(options.text_pair)}"
         )
     pairs = options.text_pair or (None,) * len(options.text)
     images: Sequence[str | None] = options.image or (None,)
@@ -107,18 +110,22 @@ def target_of(options: AttributeOptions, prompt: Prompt) -> Target:
 
 
 def steps_of(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
-    """A text and the model's own continuation, one token at a time; each is asked why that token came."""
+    """A text and the model's own continuation, one token at a time;
+    each is asked why that token came.
+    """
     if not steps:
         return [prompt]
     if subject.has_decoder:
         return _target_steps(subject, prompt, steps)
     if not (subject.causal and subject.gives_tokens):
         raise AttributionError(
-            f"--generate needs a causal language model or an encoder-decoder, got {type(subject.model).__name__}"
+            "--generate needs a causal language model or an encoder-decoder, "
+            f"got {type(subject.model).__name__}"
         )
     text, continued = prompt.prompt, []
     for _ in range(steps):
-        # As text, not as ids: each step is a prompt of its own, which another method or person can be given.
+        # As text, not as ids: each step is a prompt of its own, which another method or person can
+        # be given.
         longer = _continued(subject, text)
         if longer is None:
             break
@@ -132,7 +139,9 @@ def steps_of(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
 
 
 def _target_steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
-    """A source and the target that the model writes for it, one token at a time, each behind the tokens before it."""
+    """A source and the target that the model writes for it, one token at a time,
+    each behind the tokens before it.
+    """
     written, continued = prompt.target_prefix or "", []
     for _ in range(steps):
         step = replace(prompt, answer="", target_prefix=written)
@@ -149,7 +158,9 @@ def _target_steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
 
 
 def _longer_target(subject: Subject, prompt: Prompt) -> str | None:
-    """The target with the model's likeliest next token; None where it ends, or where that is half a character."""
+    """The target with the model's likeliest next token; None where it ends,
+    or where that is half a character.
+    """
     (row,) = prediction_reads(subject, [prompt]).texts
     (batch,) = subject.batches([row])
     token = int(subject.forward(batch, logits=True).logits[0, -1].argmax())
@@ -165,7 +176,9 @@ def _longer_target(subject: Subject, prompt: Prompt) -> str | None:
 
 
 def _continued(subject: Subject, text: str) -> str | None:
-    """The text with the model's likeliest next token; None where it ends, or where that is half a character."""
+    """The text with the model's likeliest next token; None where it ends,
+    or where that is half a character.
+    """
     read = prediction_reads(subject, [Prompt(text, "")])
     encoded, last = read.texts[0], int(read.places[0, 1])
     (batch,) = subject.batches(read.texts)

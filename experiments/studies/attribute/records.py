@@ -148,7 +148,8 @@ class Modalities:
     without_words: float = entry("with every word absent", "its unit")
     without_both: float = entry("with both", "its unit")
     picture: float = entry(
-        "Shapley value of the picture as one player of two: the mean of what it adds with and without the words",
+        "Shapley value of the picture as one player of two: "
+        "the mean of what it adds with and without the words",
         "its unit",
     )
     words: float = entry("the same of the words; both sum to value - without_both", "its unit")
@@ -187,7 +188,9 @@ class Results(StudyResults):
 
 
 def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each unit that has a score: text, unit, place, method, score; for random scores a row with the measures."""
+    """A row for each unit that has a score: text, unit, place, method, score;
+    for random scores a row with the measures.
+    """
     plain = {name: value for name, value in record.items() if not isinstance(value, list)}
     plain.pop("more", None)
     plain = tidy(plain)

@@ -1,4 +1,6 @@
-"""``layerscope attribute``: texts and methods, with the faithfulness and the cost of every method."""
+"""``layerscope attribute``: texts and methods,
+with the faithfulness and the cost of every method.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
         raise AttributionError(f"--probe {options.probe}: no such file")
     if options.reference is not None and options.value != "mean":
         raise AttributionError(
-            f"--reference: --value {options.value} takes nothing from other prompts, expected --value mean"
+            f"--reference: --value {options.value} takes nothing from other prompts, "
+            "expected --value mean"
         )
     # All files before the model is loaded, which takes longest.
     known, notes = _other_texts(options.known, options.skip, "known texts")
@@ -156,8 +159,8 @@ def cost(inputs: AttributeInputs) -> Cost:
     options = inputs.options
     units = sum(len(question.units) for question in inputs.questions)
     return Cost(
-        f"{len(inputs.questions)} texts of {units} {options.level}s, {len(inputs.methods)} methods, each compared with "
-        f"{options.null_draws} random attributions"
+        f"{len(inputs.questions)} texts of {units} {options.level}s, {len(inputs.methods)} "
+        f"methods, each compared with {options.null_draws} random attributions"
     )
 
 
@@ -195,8 +198,9 @@ def measure(inputs: AttributeInputs, run: Run) -> Results:
 class _TextRun:
     """One text's records, those that an interrupted run left and the others.
 
-    Methods share the values that their measures need. Where a run was cut within a text, those of the finished methods are
-    computed again, in the batches of the first time: the others then get the same bits.
+    Methods share the values that their measures need. Where a run was cut within a text, those of
+    the finished methods are computed again, in the batches of the first time: the others then get
+    the same bits.
     """
 
     inputs: AttributeInputs
@@ -349,7 +353,9 @@ def _prediction(number: int, question: Question, prompt: Prompt) -> Prediction:
 
 
 def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
-    """For each text the words whose change makes the model give another answer, and the known texts most like it."""
+    """For each text the words whose change makes the model give another answer,
+    and the known texts most like it.
+    """
     options = inputs.options
     if not (options.flips or inputs.known):
         return []
@@ -359,7 +365,8 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
         cell = f"{number:05d}-examples"
         raw = run.folder.cell(cell)
         if raw is None:
-            # Both in one cell: the two are read together, and a run that is resumed asks for one file a text.
+            # Both in one cell: the two are read together, and a run that is resumed asks for one
+            # file a text.
             changed, near = None, []
             if options.flips:
                 changed = as_json(flip(Scorer(question, options.batch_tokens), options.flips))
@@ -376,7 +383,9 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
 
 
 def _modalities(inputs: AttributeInputs, run: Run) -> list[Modalities]:
-    """The answer without the picture, without the words and without both, for each text with a picture."""
+    """The answer without the picture, without the words and without both,
+    for each text with a picture.
+    """
     found = []
     for number, question in enumerate(inputs.questions):
         if question.picture is not None:
@@ -456,7 +465,9 @@ def _agreement(
 
 
 def _notes(options: AttributeOptions, records: Sequence[MethodRecord]) -> list[Note]:
-    """What was not measured, and what the methods say of their scores; a note of many texts once."""
+    """What was not measured, and what the methods say of their scores;
+    a note of many texts once.
+    """
     notes = []
     if not options.null_draws:
         notes.append(
@@ -465,7 +476,8 @@ def _notes(options: AttributeOptions, records: Sequence[MethodRecord]) -> list[N
                 text="no random attribution to compare the methods with (--null-draws 0)",
             )
         )
-    # A method that draws gives another ranking for another seed; how far it is another is part of the result.
+    # A method that draws gives another ranking for another seed; how far it is another is part of
+    # the result.
     if not options.seeds and any(is_drawn(record.method, record.more) for record in records):
         notes.append(Note(kind="skipped", text="stability over seeds not measured (--seeds 0)"))
     counts: dict[tuple[str, Note], int] = {}

@@ -1,4 +1,6 @@
-"""Attributions in a terminal: words on a blue ground where they raise the number, on an orange one where they lower it."""
+"""Attributions in a terminal: words on a blue ground where they raise the number,
+on an orange one where they lower it.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ class CalibrateOptions(ConfidenceOptions):
         metavar="FILE",
     )
     labelled: Path | None = option(
-        "labelled texts for a --model that classifies texts: JSONL, JSON, CSV or TSV with text and label",
+        "labelled texts for a --model that classifies texts: JSONL, JSON, "
+        "CSV or TSV with text and label",
         None,
         metavar="FILE",
     )
@@ -34,14 +35,15 @@ class CalibrateOptions(ConfidenceOptions):
         "a text whose every next token a language model predicts (repeatable)", (), metavar="TEXT"
     )
     group_by: tuple[str, ...] = option(
-        "compare accuracy, calibration and errors between the values of this column of --predictions or --labelled "
-        "(repeatable)",
+        "compare accuracy, calibration and errors between the values of this column of "
+        "--predictions or --labelled (repeatable)",
         (),
         metavar="COLUMN",
         aliases=("by",),
     )
     positive: str | None = option(
-        "with --group-by and two classes: the class whose false positives and negatives are counted (default: the second)",
+        "with --group-by and two classes: the class whose false positives and negatives are "
+        "counted (default: the second)",
         None,
         metavar="CLASS",
     )

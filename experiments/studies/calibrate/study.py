@@ -1,4 +1,6 @@
-"""``layerscope calibrate``: confidence against correctness, for any classifier and for language models."""
+"""``layerscope calibrate``: confidence against correctness,
+for any classifier and for language models.
+"""
 
 from __future__ import annotations
 

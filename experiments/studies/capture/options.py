@@ -28,12 +28,14 @@ class CaptureOptions(RunOptions, EngineOptions):
         metavar="FILE",
     )
     audio: tuple[Path, ...] = option(
-        "sounds: a table with the column file; start and end in seconds make a line a stretch (repeatable)",
+        "sounds: a table with the column file; start and end in seconds make a line a "
+        "stretch (repeatable)",
         (),
         metavar="FILE",
     )
     level: str | None = option(
-        "unit of a row (default: word for --corpus, token for --lines, item for --images and --audio)",
+        "unit of a row (default: word for --corpus, token for --lines, "
+        "item for --images and --audio)",
         None,
         choices=("word", "token", "item"),
         aliases=("unit",),

@@ -19,8 +19,9 @@ CONTROLS = (Control("checksums of every shard", "damaged values are read as corr
 
 
 ABOUT = (
-    "A row is a word, a token, or an item of a table, with one vector at each site. Shards are safetensors files: read them with "
-    "layerscope.ActivationStore, or give the folder to a study with --store."
+    "A row is a word, a token, or an item of a table, with one vector at each site. "
+    "Shards are safetensors files: read them with layerscope.ActivationStore, "
+    "or give the folder to a study with --store."
 )
 
 
@@ -81,7 +82,9 @@ def _store(results: Results, data: dict[str, Any]) -> Section:
 
 
 def _largest(records: Sequence[SiteRecord], data: dict[str, Any]) -> list[Picture]:
-    """The largest value of every layer, a curve for each kind of site: where massive activations begin."""
+    """The largest value of every layer, a curve for each kind of site:
+    where massive activations begin.
+    """
     in_blocks = [record for record in records if record.layer is not None]
     layers = sorted({record.layer for record in in_blocks if record.layer is not None})
     if len(layers) < 2:
@@ -104,7 +107,8 @@ def _largest(records: Sequence[SiteRecord], data: dict[str, Any]) -> list[Pictur
         title="Largest absolute value of every layer",
         y_title="largest absolute value",
         x_title="block",
-        caption="A value far above the others of its curve is a massive activation: standardise with care.",
+        caption="A value far above the others of its curve is a massive activation: "
+        "standardise with care.",
         words=words,
     )
     return [Picture([drawing])]

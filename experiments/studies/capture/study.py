@@ -1,7 +1,8 @@
 """Activations of a text, or of files, on disk: the model runs once, and every later study reads.
 
-Text goes by in windows of `features.WINDOW` texts, sorted by length within each, so that memory does not grow with it. A
-batch is a shard; interrupted, the next start continues with the batch that is missing, to the same bytes.
+Text goes by in windows of `features.WINDOW` texts, sorted by length within each, so that memory
+does not grow with it. A batch is a shard; interrupted, the next start continues with the batch that
+is missing, to the same bytes.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
     """The texts, the model, and the room that its values take.
 
     Raises:
-        RunError: more memory or disk than is allowed or free; a run that is finished with its store elsewhere.
+        RunError: more memory or disk than is allowed or free; a run that is finished with its store
+            elsewhere.
     """
     as_limit(options.max_ram)  # a size that is none is found before the model is loaded
     source = Source.of(options)
@@ -114,7 +116,8 @@ def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
     if (options.out / "results.json").exists():
         if not store.sealed:
             raise RunError(
-                f"{options.out}: this capture is finished, but not at --to {inputs.folder}: use another --out"
+                f"{options.out}: this capture is finished, but not at --to {inputs.folder}: "
+                "use another --out"
             )
     else:
         _check_room(options, store, inputs.disk)
@@ -127,9 +130,10 @@ def cost(inputs: CaptureInputs) -> Cost:
     memory = inputs.memory(batch_tokens)
     smaller = "" if batch_tokens == asked else f" (asked: {asked:,})"
     text = (
-        f"about {inputs.rows:,} rows at {len(inputs.sites)} sites, one pass; {size(inputs.disk)} on disk; in memory "
-        f"up to {size(memory)}, {size(inputs.need.held)} of it held already, with batches of "
-        f"{batch_tokens:,} tokens{smaller}"
+        f"about {inputs.rows:,} rows at {len(inputs.sites)} sites, one pass; "
+        f"{size(inputs.disk)} on disk; in memory up to {size(memory)}, "
+        f"{size(inputs.need.held)} of it held already, with batches of {batch_tokens:,} "
+        f"tokens{smaller}"
     )
     return Cost(text, memory=memory - inputs.need.held, disk=inputs.disk)
 
@@ -140,8 +144,10 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     # the same until the store is whole
     batch_tokens = run.folder.kept("batch_tokens", lambda: inputs.batch_tokens)
     run.memory |= {
-        "held_bytes": inputs.memory(batch_tokens), "disk_bytes": inputs.disk, "batch_tokens": batch_tokens
-    }  # fmt: skip
+        "held_bytes": inputs.memory(batch_tokens),
+        "disk_bytes": inputs.disk,
+        "batch_tokens": batch_tokens,
+    }
     about = made_from(subject, inputs.source.level, options.pooling)
     about |= {
         "data": [{"sha256": data.sha256, "texts": data.size} for data in inputs.data],
@@ -165,8 +171,9 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     whole = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
     top, level = max(records, key=lambda record: record.largest), inputs.source.level
     text = (
-        f"{store.folder} holds {end.rows:,} {level}s of {end.texts:,} {texts_of(level)} at {len(records)} sites "
-        f"({size(whole.bytes)}). The largest value is {top.largest:.4g}, at {top.site}."
+        f"{store.folder} holds {end.rows:,} {level}s of {end.texts:,} {texts_of(level)} at "
+        f"{len(records)} sites ({size(whole.bytes)}). The largest value is "
+        f"{top.largest:.4g}, at {top.site}."
     )
     return Results(
         records=records,
@@ -309,7 +316,9 @@ class Source:
             yield from corpus
 
     def expected(self, subject: Subject) -> tuple[int, float]:
-        """Rows in all and tokens a text: words and items are counted, tokens taken to be as many as in the first texts."""
+        """Rows in all and tokens a text: words and items are counted,
+        tokens taken to be as many as in the first texts.
+        """
         first = self._first()
         tokens = sum(map(len, subject.encode(first))) / len(first)
         if self.level != "token":
@@ -328,7 +337,8 @@ def _require_lasting(path: Path) -> None:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise RunError(
-            f"--lines {path}: expected a file, which is read several times, got a pipe or a device: write it to a file"
+            f"--lines {path}: expected a file, which is read several times, "
+            "got a pipe or a device: write it to a file"
         )
 
 
@@ -343,8 +353,8 @@ def _check_room(options: CaptureOptions, store: ActivationStore, need: int) -> N
         allowed = as_bytes(options.max_disk, "--max-disk")
         if need > allowed:
             raise RunError(
-                f"--max-disk {size(allowed)}: the rows need about {size(need)}: take fewer sites, a smaller type "
-                f"(--store-as) or fewer texts (--limit)"
+                f"--max-disk {size(allowed)}: the rows need about {size(need)}: "
+                "take fewer sites, a smaller type (--store-as) or fewer texts (--limit)"
             )
     if free is not None and need - done > free:
         raise RunError(

@@ -22,7 +22,9 @@ NARROW = (
 def map_of(
     records: Sequence[CheckRecord],
 ) -> tuple[list[str], dict[str, dict[str, list[CheckRecord]]]]:
-    """Kinds of sites in the order of a forward (``""``, the whole model, last), and check -> kind -> its records."""
+    """Kinds of sites in the order of a forward (``""``, the whole model, last), and check -> kind
+    -> its records.
+    """
     grid: dict[str, dict[str, list[CheckRecord]]] = {}
     for record in records:
         grid.setdefault(record.check, {}).setdefault(kind_of(record.site), []).append(record)

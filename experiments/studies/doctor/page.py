@@ -1,4 +1,6 @@
-"""The page of the doctor: the map of checks by kinds of sites, what is WRONG, and what is not supported and why."""
+"""The page of the doctor: the map of checks by kinds of sites, what is WRONG,
+and what is not supported and why.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ CONTROLS = (
 
 
 ABOUT = (
-    "Each cell shows the worst layer, with the measured relative error in small print (for edits, a change). ok: within its "
-    "bound at every layer. –: not supported, see below."
+    "Each cell shows the worst layer, with the measured relative error in small print (for "
+    "edits, a change). ok: within its bound at every layer. –: not supported, see below."
 )
 
 
@@ -115,7 +117,8 @@ def _cell(found: Sequence[CheckRecord]) -> Cell:
     status = worst(found)
     numbers = [(r.measured, r.bound) for r in found if r.status == status]
     sizes = [m for m, _ in numbers if m is not None]
-    # Where a change is measured, the bound is the least that counts, and the smallest number is the worst.
+    # Where a change is measured, the bound is the least that counts, and the smallest number is the
+    # worst.
     least = any(m is not None and b is not None and m > b for m, b in numbers) and status == "OK"
     number = (min(sizes) if least else max(sizes)) if sizes else None
     note = "" if number is None else f"{number:.1g}"

@@ -1,4 +1,6 @@
-"""The doctor's map as a picture: a square for each check and kind of site, narrow enough for a page."""
+"""The doctor's map as a picture: a square for each check and kind of site,
+narrow enough for a page.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,9 @@ def map_picture(
         body.append(cells.slanted_tick(column, short_name(kind).removesuffix(".hook_normalized")))
     box = Box(cells.right + SLANTED, cells.bottom + SLANTED)
     caption = (
-        "A square is a check (row) of a kind of site (column), the worst of all layers. Blue: within its bound at every layer. "
-        "Grey with a dash: not supported. Orange with an exclamation mark: WRONG. No square: the check does not apply."
+        "A square is a check (row) of a kind of site (column), the worst of all layers. "
+        "Blue: within its bound at every layer. Grey with a dash: not supported. "
+        "Orange with an exclamation mark: WRONG. No square: the check does not apply."
     )
     data.setdefault("heats", {})[uid] = {"tips": tips, "metric": "status"}
     width = f' width="{px(box.width)}"'

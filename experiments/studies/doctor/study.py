@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ....hooks.verify import CHECKS, Verdict
+from ....hooks.verify import CHECKS, Verdict, described
 from ...report.schema import Finding, Note
 from ...runs.execute import Cost, Inputs, Load, Run
 from ...subject.checks import TEXT_CHECKS, examine
@@ -27,7 +27,7 @@ def measure(inputs: Inputs, run: Run) -> Results:
     with run.timed("checks"):
         verdict = examine(inputs.subject)
     about = {check.name: check.about for check in CHECKS}
-    about |= {name: (function.__doc__ or "").strip() for name, function in TEXT_CHECKS.items()}
+    about |= {name: described(function) for name, function in TEXT_CHECKS.items()}
     return Results(
         status=verdict.status,
         records=[CheckRecord(**record) for record in verdict.records()],
@@ -42,6 +42,7 @@ def finding(verdict: Verdict) -> str:
     counts = Counter(f.status for f in verdict)
     wrong = f"WRONG: {verdict.line()}" if verdict.wrong else verdict.line()
     return (
-        f"{len(verdict.checks())} checks gave {len(verdict):,} findings: {counts['OK']:,} are OK (within their bounds) and "
-        f"{counts['UNSUPPORTED']} are UNSUPPORTED (not available or not checkable on this model). {wrong[0].upper()}{wrong[1:]}."
+        f"{len(verdict.checks())} checks gave {len(verdict):,} findings: {counts['OK']:,} "
+        f"are OK (within their bounds) and {counts['UNSUPPORTED']} are UNSUPPORTED (not "
+        f"available or not checkable on this model). {wrong[0].upper()}{wrong[1:]}."
     )

@@ -1,4 +1,6 @@
-"""The terminal's tables of ``layerscope doctor``: the map of checks by kinds of sites, and what is not supported."""
+"""The terminal's tables of ``layerscope doctor``: the map of checks by kinds of sites,
+and what is not supported.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The drawn words with their vectors and maps, for other tools: ``.npz``, Parquet, TensorBoard's embedding projector."""
+"""The drawn words with their vectors and maps, for other tools: ``.npz``, Parquet,
+TensorBoard's embedding projector.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ def _projector(
     words: Mapping[str, Sequence[Any]],
     vectors: Mapping[str, Float[np.ndarray, "n d"]],
 ) -> None:
-    """Tab-separated vectors and labels and the configuration that ``tensorboard --logdir`` looks for."""
+    """Tab-separated vectors and labels and the configuration that
+    ``tensorboard --logdir`` looks for.
+    """
     folder.mkdir(exist_ok=True)
 
     def line(values: Sequence[Any]) -> str:
@@ -118,6 +122,7 @@ def _projector(
             "".join("\t".join(f"{x:.6g}" for x in row) + "\n" for row in value),
         )
         config.append(
-            f'embeddings {{\n  tensor_name: "{site}"\n  tensor_path: "{site}.tsv"\n  metadata_path: "metadata.tsv"\n}}\n'
+            f'embeddings {{\n  tensor_name: "{site}"\n  tensor_path: '
+            f'"{site}.tsv"\n  metadata_path: "metadata.tsv"\n}}\n'
         )
     write_text(folder / "projector_config.pbtxt", "".join(config))

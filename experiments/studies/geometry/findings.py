@@ -15,10 +15,11 @@ def space_finding(records: Sequence[LayerRecord]) -> Finding:
     widest = max(records, key=lambda record: record.intrinsic_dimension)
     narrowest = max(records, key=lambda record: record.anisotropy)
     text = (
-        f"The intrinsic dimension is {first.intrinsic_dimension:.1f} at the first site and {last.intrinsic_dimension:.1f} at the "
-        f"last, with a maximum of {widest.intrinsic_dimension:.1f} at {widest.site}. Anisotropy is highest at {narrowest.site}: "
-        f"two words have a mean cosine of {narrowest.anisotropy:.2f} there, and of {narrowest.anisotropy_centred:.2f} after "
-        "centring."
+        f"The intrinsic dimension is {first.intrinsic_dimension:.1f} at the first site and "
+        f"{last.intrinsic_dimension:.1f} at the last, with a maximum of "
+        f"{widest.intrinsic_dimension:.1f} at {widest.site}. Anisotropy is highest at "
+        f"{narrowest.site}: two words have a mean cosine of {narrowest.anisotropy:.2f} "
+        f"there, and of {narrowest.anisotropy_centred:.2f} after centring."
     )
     return Finding(property="space", text=text)
 
@@ -37,9 +38,10 @@ def separability_finding(
     )
     doubt = "" if is_above(in_space.accuracy_interval, separable.majority) else DOUBT
     text = (
-        f"Nearest neighbours from other sentences predict {name} best at {best.site}, with an accuracy of "
-        f"{in_space.accuracy:.2f} (95% CI {interval(in_space.accuracy_interval, 2) or 'n/a'}; most frequent class "
-        f"{separable.majority:.2f}{doubt}). The accuracy is {on_maps}."
+        f"Nearest neighbours from other sentences predict {name} best at {best.site}, "
+        f"with an accuracy of {in_space.accuracy:.2f} (95% CI "
+        f"{interval(in_space.accuracy_interval, 2) or 'n/a'}; "
+        f"most frequent class {separable.majority:.2f}{doubt}). The accuracy is {on_maps}."
     )
     return Finding(property=name, text=text)
 
@@ -49,8 +51,8 @@ def lens_finding(records: Sequence[LensRecord]) -> Finding:
     last = records[-1]
     half = next((record for record in records if record.top1 >= last.top1 / 2), last)
     text = (
-        f"The model predicts the next token correctly at {last.top1:.0%} of positions. Half of that is reached at layer "
-        f"{layer_label(half.layer)}, where the token's mean log2 probability is {half.log2p:.1f} ({last.log2p:.1f} at the last "
-        "layer)."
+        f"The model predicts the next token correctly at {last.top1:.0%} of positions. "
+        f"Half of that is reached at layer {layer_label(half.layer)}, where the token's "
+        f"mean log2 probability is {half.log2p:.1f} ({last.log2p:.1f} at the last layer)."
     )
     return Finding(property="logit lens", text=text)

@@ -91,7 +91,9 @@ class LayerSpace:
         }
 
     def _separability(self, clouds: dict[str, np.ndarray], seed: int) -> dict[str, Separability]:
-        """How well neighbours tell each property that has classes, in the space and on every map."""
+        """How well neighbours tell each property that has classes,
+        in the space and on every map.
+        """
         told: dict[str, Separability] = {}
         for name, values in self.labels.items():
             # Words without a value, and numbers, have no class.

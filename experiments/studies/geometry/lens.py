@@ -1,8 +1,8 @@
 """The logit lens: what the model would say next if each layer were its last.
 
-The residual stream in front of each block goes through the model's own final norm and head (nostalgebraist 2020); that these
-two are the model's end is measured first (`hooks.Resume`). An early layer that predicts badly here may hold the answer in
-directions that the head does not read.
+The residual stream in front of each block goes through the model's own final norm and head
+(nostalgebraist 2020); that these two are the model's end is measured first (`hooks.Resume`). An
+early layer that predicts badly here may hold the answer in directions that the head does not read.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def logit_lens(subject: Subject, encoded: Sequence[Encoded], batch_tokens: int =
             clean = Resume(subject.model, inputs)
             if not clean.exact:
                 raise LensError(
-                    f"no logit lens: final norm and head do not give the logits of {type(subject.model).__name__}"
+                    "no logit lens: final norm and head do not give the logits of "
+                    f"{type(subject.model).__name__}"
                 )
             layers = []
             for layer in range(clean.n_layers + 1):

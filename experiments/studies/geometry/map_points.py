@@ -1,4 +1,6 @@
-"""Which words a study of geometry looks at, and how long their vectors are by position in the text."""
+"""Which words a study of geometry looks at,
+and how long their vectors are by position in the text.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ POSITIONS = 16
 
 
 class DrawnWords:
-    """The words that are drawn on the maps: which, where they are among the features, and in what sentence."""
+    """The words that are drawn on the maps: which, where they are among the features,
+    and in what sentence.
+    """
 
     def __init__(
         self, subject: Subject, other: Subject | None, corpus: Corpus, options: GeometryOptions
@@ -42,7 +46,8 @@ class DrawnWords:
         self.n_usable = len(usable)
         if len(self.chosen) < FEW:
             raise RunError(
-                f"expected at least {FEW} words to draw, got {len(self.chosen)}: more sentences, or --sample"
+                f"expected at least {FEW} words to draw, got {len(self.chosen)}: "
+                "more sentences, or --sample"
             )
 
     def _usable(self) -> list[tuple[int, int]]:
@@ -87,14 +92,18 @@ class DrawnWords:
             text = f"{truncated:,} words without tokens (truncated) left out"
             notes.append(Note(kind="dropped", text=text))
         if self.layout.n_unknown:
-            text = f"{self.layout.n_unknown:,} words unknown to the tokenizer have no vector and are left out"
+            text = (
+                f"{self.layout.n_unknown:,} words unknown to the tokenizer have no vector and "
+                "are left out"
+            )
             notes.append(Note(kind="dropped", text=text))
         if self._first:
             text = "the first word of each text is left out: without a BOS it is the attention sink"
             notes.append(Note(kind="info", text=text))
         text = (
-            f"all figures are for {len(self.chosen):,} of {self.n_usable:,} words, drawn at random (seed {options.seed}). Maps other "
-            f"than PCA start from {maps.KEPT} principal components and are rotated to match the previous layer"
+            f"all figures are for {len(self.chosen):,} of {self.n_usable:,} words, "
+            f"drawn at random (seed {options.seed}). Maps other than PCA start from "
+            f"{maps.KEPT} principal components and are rotated to match the previous layer"
         )
         return [*notes, Note(kind="info", text=text)]
 
@@ -102,7 +111,9 @@ class DrawnWords:
 def norms_by_position(
     subject: Subject, layout: Layout, places: Sequence[str], texts: int = 100
 ) -> dict[str, dict[str, Any]]:
-    """The mean length of the vector at each of the first positions, a BOS included; and the median of all others'."""
+    """The mean length of the vector at each of the first positions, a BOS included;
+    and the median of all others'.
+    """
     encoded = layout.encoded[:texts]
     sums: dict[str, Tensor] = {
         site: torch.zeros(POSITIONS, 2, dtype=torch.float64) for site in places
@@ -117,7 +128,8 @@ def norms_by_position(
             # Texts are padded on the right, so that a column is the same position in all of them.
             sums[str(site)][:n, 0] += (size * mask)[:, :n].sum(0)
             sums[str(site)][:n, 1] += mask[:, :n].sum(0)
-            # The first token of many models is ten or a hundred times as long: it is kept out of the median.
+            # The first token of many models is ten or a hundred times as long: it is kept out of
+            # the median.
             later[str(site)].append(size[:, 1:][mask[:, 1:]])
 
         with torch.inference_mode(), observe(subject.model, *places, see=see):

@@ -39,7 +39,8 @@ def require(methods: Sequence[str]) -> None:
 def draw(
     method: str, components: Components, seed: int = 0, perplexity: float = 30.0
 ) -> Float[np.ndarray, "n 2"]:
-    """The plane: the first two components, or t-SNE (van der Maaten & Hinton 2008) or UMAP of the first ``KEPT``.
+    """The plane: the first two components, or t-SNE (van der Maaten & Hinton 2008) or UMAP of the
+    first ``KEPT``.
 
     t-SNE and UMAP start from PCA; what is far apart on them need not be far apart in the space.
     """
@@ -70,7 +71,9 @@ def draw(
 def aligned(
     points: Float[np.ndarray, "n 2"], to: Float[np.ndarray, "n 2"] | None
 ) -> Float[np.ndarray, "n 2"]:
-    """The map centred, at one scale, and turned or mirrored to lie on another: a map has no direction of its own."""
+    """The map centred, at one scale, and turned or mirrored to lie on another:
+    a map has no direction of its own.
+    """
     points = points - points.mean(0)
     points = points / max(float(np.sqrt((points**2).sum(1).mean())), 1e-12)
     if to is None:
@@ -80,7 +83,9 @@ def aligned(
 
 
 def trustworthiness(vectors: Float[np.ndarray, "n d"], points: Float[np.ndarray, "n 2"]) -> float:
-    """1 if every neighbour on the map is one in the space too (Venna & Kaski 2001, scikit-learn's); 0.5 is chance."""
+    """1 if every neighbour on the map is one in the space too (Venna & Kaski 2001, scikit-learn's);
+    0.5 is chance.
+    """
     from sklearn.manifold import trustworthiness as of
 
     return float(of(vectors, points, n_neighbors=min(NEIGHBOURS, (len(vectors) - 1) // 2)))

@@ -1,4 +1,6 @@
-r"""Figures of a cloud of vectors: variance, direction, dimension, neighbourhoods, and how alike two clouds are."""
+r"""Figures of a cloud of vectors: variance, direction, dimension, neighbourhoods,
+and how alike two clouds are.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Components:
 def components(vectors: Float[np.ndarray, "n d"]) -> Components:
     r"""PCA, with scikit-learn's signs.
 
-    .. math:: X - \bar x = U S V^\top, \qquad \text{coordinates } U S, \quad \text{shares } s_i^2 / \textstyle\sum s^2
+    .. math:: X - \bar x = U S V^\top, \qquad \text{coordinates } U S, \quad \text{shares } s_i^2 /
+    \textstyle\sum s^2
 
     The largest entry of each axis (row of :math:`V^\top`) is positive.
     """
@@ -51,7 +54,8 @@ def unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def anisotropy(vectors: Float[np.ndarray, "n d"]) -> float:
-    r"""Mean cosine of two different vectors: 0 where directions are spread evenly, 1 where all point one way.
+    r"""Mean cosine of two different vectors: 0 where directions are spread evenly, 1 where all
+    point one way.
 
     .. math:: \frac{\lVert \sum_i u_i \rVert^2 - n}{n (n - 1)}, \quad u_i = x_i / \lVert x_i \rVert
 
@@ -65,8 +69,9 @@ def anisotropy(vectors: Float[np.ndarray, "n d"]) -> float:
 def intrinsic_dimension(vectors: Float[np.ndarray, "n d"], discard: float = 0.1) -> float:
     r"""TwoNN: from the ratio :math:`\mu` of the distances to the second and the first neighbour.
 
-    If density is even around each point, :math:`-\log(1 - F(\mu)) = d \log \mu`; d is the slope through the origin, without
-    the ``discard`` share of the largest ratios. Vectors that stand twice are taken once. Source: Facco et al. 2017.
+    If density is even around each point, :math:`-\log(1 - F(\mu)) = d \log \mu`; d is the slope
+    through the origin, without the ``discard`` share of the largest ratios. Vectors that stand
+    twice are taken once. Source: Facco et al. 2017.
     """
     distinct = np.unique(vectors, axis=0)
     if len(distinct) < 3:
@@ -103,11 +108,13 @@ def separability(
     k: int = 10,
     seed: int = 0,
 ) -> Interval:
-    """Accuracy of the k nearest neighbours' majority (Euclidean), neighbours of the same sentence left out.
+    """Accuracy of the k nearest neighbours' majority (Euclidean), neighbours of the same sentence
+    left out.
 
     Words of at least two sentences; where fewer than k are of other sentences, these alone vote.
 
-    Asked of the space and of its map alike, it says how much of the classes' separation a map keeps or makes up.
+    Asked of the space and of its map alike, it says how much of the classes' separation a map keeps
+    or makes up.
     """
     distance = _squared(points)
     is_same_sentence = sentences[:, None] == sentences
@@ -138,12 +145,14 @@ def centred_gram(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
 
 
 def cka(a: Float[np.ndarray, "k n n"], b: Float[np.ndarray, "m n n"]) -> Float[np.ndarray, "k m"]:
-    r"""Linear CKA of every two clouds of the same items, from their centred Gram matrices, without the bias of few items.
+    r"""Linear CKA of every two clouds of the same items, from their centred Gram matrices, without
+    the bias of few items.
 
-    .. math:: \frac{\langle \tilde K, \tilde L \rangle}{\lVert \tilde K \rVert \lVert \tilde L \rVert}
+    .. math:: \frac{\langle \tilde K, \tilde L \rangle}{\lVert \tilde K \rVert \lVert \tilde L
+    \rVert}
 
-    1 for a cloud and a rotated or scaled copy, about 0 for unrelated ones. Source: Kornblith et al. 2019, with the unbiased
-    HSIC of Song et al. 2012.
+    1 for a cloud and a rotated or scaled copy, about 0 for unrelated ones. Source: Kornblith et al.
+    2019, with the unbiased HSIC of Song et al. 2012.
     """
     flat = [grams.reshape(len(grams), -1) for grams in ((a,) if b is a else (a, b))]
     units = [

@@ -1,4 +1,6 @@
-"""The page of a study of geometry: maps layer by layer, figures of each space, likeness of layers, the logit lens."""
+"""The page of a study of geometry: maps layer by layer, figures of each space, likeness of layers,
+the logit lens.
+"""
 
 from __future__ import annotations
 
@@ -116,9 +118,10 @@ def map_section(results: Results, data: dict[str, Any]) -> Section:
     }
     part = Map("map", [(method, NAMES[method]) for method in methods], list(words.labels), labels)
     about = (
-        "Each point is a word in its sentence. The lines go to its nearest neighbours in the whole space (largest cosine); "
-        "where they are long, the map misleads. On the map, arrow keys move from word to word and PgUp and PgDn from layer "
-        "to layer."
+        "Each point is a word in its sentence. The lines go to its nearest neighbours in "
+        "the whole space (largest cosine); where they are long, the map misleads. "
+        "On the map, arrow keys move from word to word and PgUp and PgDn "
+        "from layer to layer."
     )
     return Section("map", "Map", [part], about, study=True)
 
@@ -129,14 +132,16 @@ def caption(record: LayerRecord, method: str, name: str, where: str, seed: Any) 
     if method == "pca":
         parts.append(f"These two components hold {number(record.explained_2, 2)} of the variance.")
     parts.append(
-        f"Trustworthiness {number(record.trust(method), 2)} (1: all neighbours on the map are neighbours)."
+        f"Trustworthiness {number(record.trust(method), 2)} (1: "
+        "all neighbours on the map are neighbours)."
     )
     if name in record.separability:
         in_space, on_map = (_accuracy(record, name, place) for place in ("space", method))
         majority = record.separability[name].majority
         parts.append(
-            f"Neighbours from other sentences predict {name} with accuracy {number(in_space, 2)} in the space and "
-            f"{number(on_map, 2)} on the map; the most frequent class alone: {number(majority, 2)}."
+            f"Neighbours from other sentences predict {name} with accuracy "
+            f"{number(in_space, 2)} in the space and {number(on_map, 2)} on the map; "
+            f"the most frequent class alone: {number(majority, 2)}."
         )
     return " ".join(parts)
 
@@ -193,7 +198,8 @@ def figure_curves(records: Sequence[LayerRecord], data: dict[str, Any]) -> list[
             data,
             title="Anisotropy",
             y_title="mean cosine, share of variance",
-            caption="Mean cosine of two words before and after the mean is removed, and the variance that a PCA map shows.",
+            caption="Mean cosine of two words before and after the mean is removed, "
+            "and the variance that a PCA map shows.",
             words=_spoken(records, anisotropy),
             **_axis(records),
         ),
@@ -232,7 +238,8 @@ def separability_curve(
         data,
         title=f"Separability of {name}",
         y_title=f"{name}, accuracy of 10 neighbours",
-        caption="Neighbours from other sentences, in the whole space (band: 95% over sentences) and on the maps.",
+        caption="Neighbours from other sentences, in the whole space (band: 95% over sentences) "
+        "and on the maps.",
         words=_spoken(records, column("space")),
         **_axis(records),
     )
@@ -294,8 +301,9 @@ def norms_section(records: Sequence[LayerRecord]) -> Section:
         head = Cell(label_of(record), float(place), head=True)
         rows.append([head, *cells, Cell(general(others), others), Cell(number(ratio, 1), ratio)])
     about = (
-        "Mean length of the vector at the first tokens of the texts, a BOS or CLS included. A first token many times longer "
-        "than the rest is an attention sink. It is left off the maps."
+        "Mean length of the vector at the first tokens of the texts, a BOS or CLS included. "
+        "A first token many times longer than the rest is an attention sink. "
+        "It is left off the maps."
     )
     return Section(
         "norms",
@@ -334,12 +342,12 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
     body += grid.column_ticks([short[site] for site in columns], each=24.0)
     other = cka.model
     words = (
-        "Linear CKA of the same words' vectors, corrected for the number of words. 1 means equal up to rotation and scale. "
-        + (
-            f"Rows: this model; columns: {other}."
-            if other
-            else "Blocks of dark cells are layers with similar content."
-        )
+        "Linear CKA of the same words' vectors, corrected for the number of words. "
+        "1 means equal up to rotation and scale. "
+    ) + (
+        f"Rows: this model; columns: {other}."
+        if other
+        else "Blocks of dark cells are layers with similar content."
     )
     data["heats"][uid] = {"metric": "CKA", "tips": tips}
     drawing = svg(

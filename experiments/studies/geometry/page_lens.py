@@ -68,8 +68,9 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
     ]
     texts = [lens_text(text, place, labels) for place, text in enumerate(lens.texts)]
     about = (
-        "The model's own final norm and output head are applied to the residual stream at each layer. The figures show how "
-        "likely and how highly ranked the token that follows then is."
+        "The model's own final norm and output head are applied to the residual stream at "
+        "each layer. The figures show how likely and how highly ranked the token that "
+        "follows then is."
     )
     parts = [
         Picture([drawing]),
@@ -80,7 +81,9 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
 
 
 def lens_text(text: LensText, place: int, labels: Sequence[str]) -> Fold:
-    """One text: each layer's likeliest next token, with its probability and the rank of the token that follows."""
+    """One text: each layer's likeliest next token,
+    with its probability and the rank of the token that follows.
+    """
     columns = [
         Column("layer"),
         *(Column(token, False, f"then: {following}") for token, following in pairwise(text.tokens)),

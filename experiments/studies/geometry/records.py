@@ -57,7 +57,9 @@ class LayerRecord:
         return getattr(self, f"trust_{method}")
 
     def separated(self, name: str, where: str) -> NeighbourAccuracy | None:
-        """How well neighbours tell a property in the ``space`` or on a method's map; None where it has no classes."""
+        """How well neighbours tell a property in the ``space`` or on a method's map;
+        None where it has no classes.
+        """
         return self.separability[name].places.get(where) if name in self.separability else None
 
 

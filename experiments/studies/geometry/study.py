@@ -1,4 +1,6 @@
-"""``layerscope geometry``: maps of words at every layer with what they hide, and figures of each layer's space."""
+"""``layerscope geometry``: maps of words at every layer with what they hide,
+and figures of each layer's space.
+"""
 
 from __future__ import annotations
 
@@ -106,8 +108,8 @@ def cost(inputs: GeometryInputs) -> Cost:
     """The vectors, twice, and the Gram matrices of all sites."""
     words, options = inputs.words, inputs.options
     text = (
-        f"{len(words.chosen):,} of {words.layout.n_rows:,} words at {len(inputs.sites)} sites, maps by "
-        f"{', '.join(options.methods)}"
+        f"{len(words.chosen):,} of {words.layout.n_rows:,} words at {len(inputs.sites)} "
+        f"sites, maps by {', '.join(options.methods)}"
     )
     n_words = len(words.chosen)
     stored = n_words * inputs.model.d_model * len(inputs.sites) * FLOAT32_BYTES
@@ -117,7 +119,9 @@ def cost(inputs: GeometryInputs) -> Cost:
 
 
 def measure(inputs: GeometryInputs, run: Run) -> Results:
-    """Draw and measure every layer; the other model and the logit lens where they were asked for."""
+    """Draw and measure every layer;
+    the other model and the logit lens where they were asked for.
+    """
     options, words = inputs.options, inputs.words
     notes = words.notes(options)
     vectors = _vectors(run, inputs, inputs.model, OWN)
@@ -199,7 +203,9 @@ def _vectors(run: Run, inputs: GeometryInputs, subject: Subject, name: str) -> V
 
 
 def _layers(inputs: GeometryInputs, run: Run, vectors: Vectors) -> list[MeasuredLayer]:
-    """Every layer's figures, maps and neighbours; those that an interrupted run has left are read."""
+    """Every layer's figures, maps and neighbours;
+    those that an interrupted run has left are read.
+    """
     layers: list[MeasuredLayer] = []
     before: dict[str, np.ndarray] = {}
     with run.timed("maps"), console.progress() as bars:
@@ -214,7 +220,8 @@ def _layers(inputs: GeometryInputs, run: Run, vectors: Vectors) -> list[Measured
                 layer = space.measured(inputs.options, before)
                 run.folder.save_cell(f"map-{site}", layer)
             layers.append(layer)
-            # Each map is turned to lie on the one before, so that the slider shows movement and not a rotation.
+            # Each map is turned to lie on the one before, so that the slider shows movement and not
+            # a rotation.
             before = {method: np.array(points) for method, points in layer.maps.items()}
             bars.advance(bar)
     return layers
@@ -247,7 +254,9 @@ def _lens(inputs: GeometryInputs) -> tuple[LensResults | None, str]:
 
 
 def cka_bytes(clouds: int, words: int) -> int:
-    """What CKA holds at a time: the clouds' Gram matrices, the same at length 1, and their squares on the way there."""
+    """What CKA holds at a time: the clouds' Gram matrices, the same at length 1,
+    and their squares on the way there.
+    """
     return 3 * FLOAT64_BYTES * clouds * words**2
 
 

@@ -20,8 +20,8 @@ def circuits_section(results: Results) -> Section:
     if results.compositions:
         parts.append(_compositions(results))
     about = (
-        f"{plural(len(results.circuits), 'head')}. Gains of norms are folded in; scales, biases and positions are left out; "
-        "rotary positions are taken as equal."
+        f"{plural(len(results.circuits), 'head')}. Gains of norms are folded in; scales, "
+        "biases and positions are left out; rotary positions are taken as equal."
     )
     return Section("circuits", "Circuits of heads, from the weights", parts, about, study=True)
 
@@ -44,9 +44,13 @@ def _head(record: CircuitRecord) -> Fold:
 def _pairs(uid: str, caption: str, pairs: Sequence[PairRecord]) -> Table:
     columns = [Column("from", False), Column("to", False), Column("value")]
     rows = [
-        [Cell(repr(pair.source), head=True), Cell(repr(pair.target)), Cell(signed(pair.value), pair.value)]
+        [
+            Cell(repr(pair.source), head=True),
+            Cell(repr(pair.target)),
+            Cell(signed(pair.value), pair.value),
+        ]
         for pair in pairs
-    ]  # fmt: skip
+    ]
     return Table(uid, caption, columns, rows, copy=True)
 
 
@@ -54,9 +58,12 @@ def _shares(circuits: Sequence[CircuitRecord]) -> Table:
     """Every head, those that copy most first."""
     columns = [
         Column("head", False),
-        Column("OV share", hint="eigenvalues: 1 where tokens raise themselves, -1 where they lower themselves"),
+        Column(
+            "OV share",
+            hint="eigenvalues: 1 where tokens raise themselves, -1 where they lower themselves",
+        ),
         Column("QK share", hint="eigenvalues: 1 where tokens look for their like"),
-    ]  # fmt: skip
+    ]
     rows = []
     for record in sorted(circuits, key=lambda one: -one.ov_share):
         name = Cell(f"L{record.layer}H{record.head}", head=True)
@@ -68,9 +75,12 @@ def _shares(circuits: Sequence[CircuitRecord]) -> Table:
 
 def _compositions(results: Results) -> Fold:
     columns = [
-        Column("writes", False), Column("reads", False), Column("as", False),
-        Column("score", hint="norm of the product over the product of norms"), Column("over baseline"),
-    ]  # fmt: skip
+        Column("writes", False),
+        Column("reads", False),
+        Column("as", False),
+        Column("score", hint="norm of the product over the product of norms"),
+        Column("over baseline"),
+    ]
     rows = []
     for one in results.compositions:
         times = one.score / one.baseline

@@ -32,9 +32,11 @@ def findings(
         out.append(
             Finding(
                 property=kind,
-                text=f"{kind}: halfway through, at layer {layer_label(middle.layer)}, the lens has the model's own top token for "
-                f"{middle.agreement:.0%} of tokens, and its predictions differ from the model's by {middle.kl:.3g} bits per "
-                f"token{span}. At layer {layer_label(last.layer)}, the figures are {last.agreement:.0%} and {last.kl:.3g} bits.",
+                text=f"{kind}: halfway through, at layer {layer_label(middle.layer)}, "
+                f"the lens has the model's own top token for {middle.agreement:.0%} of "
+                f"tokens, and its predictions differ from the model's by {middle.kl:.3g} "
+                f"bits per token{span}. At layer {layer_label(last.layer)}, "
+                f"the figures are {last.agreement:.0%} and {last.kl:.3g} bits.",
             )
         )
     for number, text in enumerate(texts):
@@ -61,8 +63,8 @@ def _text_findings(
         out.append(
             Finding(
                 property=kind,
-                text=f"text {number + 1}: the model predicts {answer!r}, which is the top token of the {kind} lens from "
-                f"layer {label} on.",
+                text=f"text {number + 1}: the model predicts {answer!r}, "
+                f"which is the top token of the {kind} lens from layer {label} on.",
             )
         )
     rows = [part for part in parts if part.text == number]
@@ -78,8 +80,8 @@ def _text_findings(
         out.append(
             Finding(
                 property="contributions",
-                text=f"text {number + 1}: the logit of {text.target!r}{against} is {text.logit:.2f}. The largest direct "
-                f"contributions are {words}.",
+                text=f"text {number + 1}: the logit of {text.target!r}{against} is "
+                f"{text.logit:.2f}. The largest direct contributions are {words}.",
             )
         )
     return out
@@ -93,7 +95,10 @@ def circuit_findings(
     if circuits:
         ranked = sorted(circuits, key=lambda record: -record.ov_share)
         names = ", ".join(f"L{r.layer}H{r.head} ({r.ov_share:.2f})" for r in ranked[:5])
-        text = f"The heads whose weights copy tokens most are {names}; 1 is pure copying (eigenvalues of OV)."
+        text = (
+            f"The heads whose weights copy tokens most are {names}; "
+            "1 is pure copying (eigenvalues of OV)."
+        )
         out.append(Finding(property="circuits", text=text))
     best: dict[str, CompositionRecord] = {}
     for record in compositions:
@@ -124,4 +129,5 @@ def part_name(record: ContributionRecord) -> str:
         "position": f" position {record.index}",
     }
     words = {"mlp": " MLP", "attention": " attention"}
-    return f"L{record.layer}{after.get(record.component) or words.get(record.component) or f' {record.component}'}"
+    name = after.get(record.component) or words.get(record.component) or f" {record.component}"
+    return f"L{record.layer}{name}"

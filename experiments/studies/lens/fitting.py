@@ -24,7 +24,9 @@ COMPARED_TEXTS = 8
 
 
 def fitted_lenses(inputs: LensInputs, notes: list[Note]) -> list[Lens]:
-    """Every lens that is asked for: read from a file, kept by an interrupted run, or fitted and kept."""
+    """Every lens that is asked for: read from a file, kept by an interrupted run,
+    or fitted and kept.
+    """
     subject, options = inputs.subject, inputs.options
     assert subject is not None
     lenses = {lens.kind: lens for lens in inputs.saved} | {"logit": Lens("logit")}
@@ -100,10 +102,16 @@ def _notes(lens: Lens, n_layers: int) -> list[Note]:
     about = lens.about
     notes = []
     if (improved := about.get("layers_improved")) is not None:
-        text = f"tuned: on validation texts, {improved} of {n_layers} layers improve on the least-squares lens they start from"
+        text = (
+            f"tuned: on validation texts, {improved} of {n_layers} layers improve on the "
+            "least-squares lens they start from"
+        )
         notes.append(Note(kind="info", text=text))
     if left := about.get("left_out_texts"):
-        text = f"jacobian: {left} texts are too short (under {about['first_position'] + 2} tokens) and are left out"
+        text = (
+            f"jacobian: {left} texts are too short (under {about['first_position'] + 2} tokens) "
+            "and are left out"
+        )
         notes.append(Note(kind="dropped", text=text))
     if lens.missing:
         names = ", ".join("embedding" if n == 0 else str(n - 1) for n in sorted(lens.missing))

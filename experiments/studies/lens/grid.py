@@ -1,4 +1,6 @@
-"""A grid of readings: a row for each layer, a column for each token, in each cell the likeliest next token."""
+"""A grid of readings: a row for each layer, a column for each token,
+in each cell the likeliest next token.
+"""
 
 from __future__ import annotations
 
@@ -82,8 +84,9 @@ def reading_grid(
     body += grid.row_ticks([layer_label(layer) for layer in layers], each=HEIGHT)
     body += grid.column_ticks([_short(token) for token in tokens], each=WIDTH)
     words = (
-        "The most likely next token after each token, at each layer. Darker cells are more probable. For the rank of the target, "
-        "the darkest cells are rank 1 and grey ones are beyond rank 100. Click a cell for its ten most likely tokens."
+        "The most likely next token after each token, at each layer. Darker cells are more "
+        "probable. For the rank of the target, the darkest cells are rank 1 and grey ones "
+        "are beyond rank 100. Click a cell for its ten most likely tokens."
     )
     drawing = svg(
         box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"'

@@ -1,4 +1,6 @@
-"""Circuits of heads from the weights: shares of all heads, token pairs of some, composition between heads."""
+"""Circuits of heads from the weights: shares of all heads, token pairs of some,
+composition between heads.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def parsed_heads(words: Sequence[str], subject: Subject) -> set[tuple[int, int]]
         layer, head = int(found["layer"]), int(found["head"])
         if layer >= subject.n_layers or head >= n_heads:
             raise LensError(
-                f"--head {word}: {subject.name} has {subject.n_layers} blocks of {n_heads} heads, from 0"
+                f"--head {word}: {subject.name} has {subject.n_layers} blocks of {n_heads} "
+                "heads, from 0"
             )
         chosen.add((layer, head))
     return chosen

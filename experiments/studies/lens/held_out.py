@@ -1,4 +1,6 @@
-"""How far each lens can be believed: every layer against the model, on texts that nothing was fitted on."""
+"""How far each lens can be believed: every layer against the model,
+on texts that nothing was fitted on.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def scores_of(
     texts: Sequence[Encoded],
     batch_tokens: int,
 ) -> dict[str, Scores]:
-    """For each lens KL, loss, agreement and rank of every token at every layer; the last row is the token's text.
+    """For each lens KL, loss, agreement and rank of every token at every layer; the last row is the
+    token's text.
 
     NaN at a layer that a lens has no matrix for.
     """
@@ -76,7 +79,9 @@ def with_shuffled(lenses: Sequence[Lens]) -> dict[str, Lens]:
 
 
 def _judged(guess: Tensor, model: Tensor, following: Tensor) -> Float[Tensor, "4 token"]:
-    """KL(model || layer) and loss in bits, agreement with the model, rank of the true next token."""
+    """KL(model || layer) and loss in bits, agreement with the model,
+    rank of the true next token.
+    """
     bits = float(np.log(2))
     kl = (model.exp() * (model - guess)).sum(-1) / bits
     of_next = guess.gather(1, following[:, None])
@@ -148,8 +153,9 @@ def test_notes(texts: int, comparisons: int) -> list[Note]:
     floor = floor_of(texts, comparisons)
     if comparisons and floor.silent:
         text = (
-            f"with {texts} held-out texts the smallest possible p is {floor.p:.2g}: no comparison of lenses can reach 0.05 "
-            f"after Holm's correction over {comparisons}"
+            f"with {texts} held-out texts the smallest possible p is {floor.p:.2g}: "
+            "no comparison of lenses can reach 0.05 after Holm's correction over "
+            f"{comparisons}"
         )
         notes.append(Note(kind="warning", text=text))
     return notes

@@ -53,7 +53,8 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     """Texts, model and saved lenses.
 
     Raises:
-        LensError: nothing to read, a lens that has no corpus to be fitted on, a text that is too long or too short.
+        LensError: nothing to read, a lens that has no corpus to be fitted on, a text that is too
+            long or too short.
     """
     from_weights = options.circuits or options.head
     if not (options.text or options.prompts or options.corpus or from_weights):
@@ -147,7 +148,8 @@ def _halves(
     test = [text for text in encoded[:n_test] if len(text) > 1]
     if not train or not test:
         raise LensError(
-            f"{options.corpus}: expected texts of two tokens or more to fit and to test on, got {len(different)} texts"
+            f"{options.corpus}: expected texts of two tokens or more to fit and to test on, "
+            f"got {len(different)} texts"
         )
     counts = {
         "are duplicates, which are read once": len(texts) - len(different),

@@ -20,7 +20,8 @@ class LensOptions(RunOptions):
         "texts to read, JSONL with prompt and, optionally, answer and wrong", None, metavar="FILE"
     )
     corpus: Path | None = option(
-        "texts to fit and test the lenses on: one text a line, CoNLL-U (.conllu), or prompts (.jsonl, .json, .csv, .tsv)",
+        "texts to fit and test the lenses on: one text a line, CoNLL-U (.conllu), "
+        "or prompts (.jsonl, .json, .csv, .tsv)",
         None,
         metavar="FILE",
     )
@@ -29,7 +30,8 @@ class LensOptions(RunOptions):
     )
     skip: float = option(SKIP, 0.1, metavar="SHARE")
     kind: tuple[str, ...] = option(
-        "kind of lens (repeatable; default: logit); all but logit are fitted on --corpus or loaded with --lens",
+        "kind of lens (repeatable; default: logit); all but logit are fitted on --corpus or "
+        "loaded with --lens",
         (),
         choices=("logit", "least-squares", "tuned", "jacobian"),
     )
@@ -39,7 +41,8 @@ class LensOptions(RunOptions):
         metavar="FILE",
     )
     published: bool = option(
-        "also write tuned and Jacobian lenses in the layouts of tuned-lens and of the Jacobian lens",
+        "also write tuned and Jacobian lenses in the layouts of tuned-lens and of the "
+        "Jacobian lens",
         False,
         aliases=("export",),
     )
@@ -48,7 +51,8 @@ class LensOptions(RunOptions):
     )
     wrong: str | None = option("another continuation that the target is compared with", None)
     by: str | None = option(
-        "also attribute the target's logit directly to these parts (default: head, if there is a target)",
+        "also attribute the target's logit directly to these parts (default: head, "
+        "if there is a target)",
         None,
         choices=("head", "layer", "mlp", "neuron", "position"),
     )
@@ -59,7 +63,8 @@ class LensOptions(RunOptions):
         aliases=("exact",),
     )
     circuits: bool = option(
-        "also compute the OV and QK circuits of every head, and composition between heads, from the weights",
+        "also compute the OV and QK circuits of every head, and composition between heads, "
+        "from the weights",
         False,
     )
     head: tuple[str, ...] = option(

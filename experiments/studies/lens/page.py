@@ -1,4 +1,6 @@
-"""The page of ``layerscope lens``: grids of readings, how far each lens can be believed, and direct contributions."""
+"""The page of ``layerscope lens``: grids of readings, how far each lens can be believed,
+and direct contributions.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +38,33 @@ from .records import LayerRecord, Results
 
 CONTROLS = (
     Control(
-        "random weights", "any residual stream would be read this way", lambda r: any("random" in x.kind for x in r.layers),
-        "--random-models 1", lambda r: bool(r.layers),
+        "random weights",
+        "any residual stream would be read this way",
+        lambda r: any("random" in x.kind for x in r.layers),
+        "--random-models 1",
+        lambda r: bool(r.layers),
     ),
     Control(
-        "layers shuffled", "one matrix would serve every layer", lambda r: any("shuffled" in x.kind for x in r.layers),
-        "--kind least-squares", lambda r: bool(r.layers),
+        "layers shuffled",
+        "one matrix would serve every layer",
+        lambda r: any("shuffled" in x.kind for x in r.layers),
+        "--kind least-squares",
+        lambda r: bool(r.layers),
     ),
     Control(
-        "held-out texts with intervals", "a result that holds for one text only", lambda r: bool(r.layers), "--corpus FILE"
+        "held-out texts with intervals",
+        "a result that holds for one text only",
+        lambda r: bool(r.layers),
+        "--corpus FILE",
     ),
     Control(
-        "exact ablation of the largest contributions", "a direct contribution is mistaken for the total effect",
-        lambda r: any(x.exact is not None for x in r.contributions), "--verify 10", lambda r: bool(r.contributions),
+        "exact ablation of the largest contributions",
+        "a direct contribution is mistaken for the total effect",
+        lambda r: any(x.exact is not None for x in r.contributions),
+        "--verify 10",
+        lambda r: bool(r.contributions),
     ),
-)  # fmt: skip
+)
 """What each control rules out."""
 
 SHOWN = 40
@@ -136,7 +150,10 @@ def _contributions(results: Results, number_: int) -> Fold | None:
         for r in ranked
     ]
     text = results.texts[number_]
-    caption = f"The {len(ranked)} largest of {len(records):,} contributions; all sum to the logit (error {number(text.sum_error, 6)})"
+    caption = (
+        f"The {len(ranked)} largest of {len(records):,} contributions; "
+        f"all sum to the logit (error {number(text.sum_error, 6)})"
+    )
     table = Table(f"contributions-{number_}", caption, columns, rows, copy=True)
     return Fold("Direct logit attribution", [table], open=True)
 
@@ -153,11 +170,24 @@ def _layers_section(results: Results, data: dict[str, Any]) -> Section:
         series.append(Series(kind, COLOURS[i % len(COLOURS)], values, intervals, points=True))
     labels = [layer_label(layer) for layer in layers]
     drawing = lines(
-        "kl", series[::-1], data, labels=labels, names=[f"layer {label}" for label in labels],
-        title="Divergence from the model's own prediction", y_title="bits a token", x_title="layer (emb = embedding)",
-        caption="Lower is closer to the model's prediction. Bands: 95% intervals over held-out texts.",
-        words="; ".join(f"{s.name}: {number(s.values[0])} at {labels[0]}, {number(s.values[-1])} at {labels[-1]}" for s in series),
-    )  # fmt: skip
+        "kl",
+        series[::-1],
+        data,
+        labels=labels,
+        names=[f"layer {label}" for label in labels],
+        title="Divergence from the model's own prediction",
+        y_title="bits a token",
+        x_title="layer (emb = embedding)",
+        caption="Lower is closer to the model's prediction. Bands: "
+        "95% intervals over held-out texts.",
+        words="; ".join(
+            (
+                f"{s.name}: {number(s.values[0])} at {labels[0]}, "
+                f"{number(s.values[-1])} at {labels[-1]}"
+            )
+            for s in series
+        ),
+    )
     first = results.layers[0]
     about = f"{plural(first.n_texts, 'held-out text')}, {count(first.n_tokens)} tokens."
     drawings = [drawing]
@@ -193,7 +223,8 @@ def _reliability(results: Results, data: dict[str, Any]) -> Drawing:
         title="Reliability of the Jacobian lens",
         y_title="reliability",
         x_title="texts",
-        caption="Agreement of the matrices from two halves of the texts, for all of them (Spearman-Brown). 1: known exactly.",
+        caption="Agreement of the matrices from two halves of the texts, "
+        "for all of them (Spearman-Brown). 1: known exactly.",
         words=words,
         rules=[Rule("0.95", "major", 0.95)],
     )
@@ -201,12 +232,22 @@ def _reliability(results: Results, data: dict[str, Any]) -> Drawing:
 
 def _layers_table(records: Sequence[LayerRecord]) -> Table:
     columns = [
-        Column("lens", False), Column("layer", False), Column("KL", hint="bits a token, from the model's prediction"),
-        Column("loss", hint="cross-entropy of the next token, bits"), Column("agreement", hint="same likeliest token as the model"),
+        Column("lens", False),
+        Column("layer", False),
+        Column("KL", hint="bits a token, from the model's prediction"),
+        Column("loss", hint="cross-entropy of the next token, bits"),
+        Column("agreement", hint="same likeliest token as the model"),
         Column("median rank", hint="of the true next token"),
-        Column("reliability", hint="Jacobian: cosine of two halves of the texts; texts needed for .95 in small print"),
-        Column("overlap", hint="Jacobian: the ten likeliest tokens that the readings of two halves have in common"),
-    ]  # fmt: skip
+        Column(
+            "reliability",
+            hint="Jacobian: cosine of two halves of the texts; texts needed for .95 in small print",
+        ),
+        Column(
+            "overlap",
+            hint="Jacobian: the ten likeliest tokens that the readings "
+            "of two halves have in common",
+        ),
+    ]
     rows = [
         [
             Cell(r.kind, head=True),
@@ -215,11 +256,11 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
             score_cell(r.loss, r.loss_interval),
             score_cell(r.agreement, r.agreement_interval),
             Cell(f"{r.median_rank:,.0f}", r.median_rank, _span(r.median_rank_interval)),
-            Cell("" if r.cosine is None else number(r.cosine), r.cosine, "" if r.texts_needed is None else f"{r.texts_needed:,} texts"),
+            _reliability_cell(r),
             Cell("" if r.overlap is None else f"{r.overlap:.0%}", r.overlap),
         ]
         for r in records
-    ]  # fmt: skip
+    ]
     return Table(
         "layers-table",
         "Every lens at every layer, 95% intervals in small print",
@@ -230,6 +271,14 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
     )
 
 
+def _reliability_cell(record: LayerRecord) -> Cell:
+    """The cosine of two halves' lenses; in small print the texts that .95 takes."""
+    if record.cosine is None:
+        return Cell("")
+    note = "" if record.texts_needed is None else f"{record.texts_needed:,} texts"
+    return Cell(number(record.cosine), record.cosine, note)
+
+
 def _span(ends: Interval | None) -> str:
     """The interval of a rank."""
     return "" if ends is None else ends.text(",.0f")
@@ -237,17 +286,22 @@ def _span(ends: Interval | None) -> str:
 
 def _comparisons(results: Results) -> Fold:
     columns = [
-        Column("lens", False), Column("against", False), Column("layer", False),
+        Column("lens", False),
+        Column("against", False),
+        Column("layer", False),
         Column("KL difference", hint="bits a token; below 0 the lens is closer to the model"),
         Column("p (Holm)", hint="corrected over layers and lenses; intervals are not"),
-    ]  # fmt: skip
+    ]
     rows = [
         [
-            Cell(c.b, head=True), Cell(c.a), Cell(layer_label(c.layer), float(c.layer)),
-            signed_cell(c.difference, c.difference_interval), corrected_cell(c.p_holm, c.p),
+            Cell(c.b, head=True),
+            Cell(c.a),
+            Cell(layer_label(c.layer), float(c.layer)),
+            signed_cell(c.difference, c.difference_interval),
+            corrected_cell(c.p_holm, c.p),
         ]
         for c in results.comparisons
-    ]  # fmt: skip
+    ]
     return Fold(
         "Lenses against each other",
         [Table("comparisons", "Paired over texts", columns, rows, copy=True)],

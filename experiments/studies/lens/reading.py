@@ -1,4 +1,6 @@
-"""Texts that are read: every layer and position under every lens, and the parts of the target's logit."""
+"""Texts that are read: every layer and position under every lens,
+and the parts of the target's logit.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,8 @@ def first_token(
     if len(ids) > 1:
         note = Note(
             kind="info",
-            text=f"{answer!r} has {len(ids)} tokens: only the first, {shown_token(subject, token)!r}, is followed",
+            text=f"{answer!r} has {len(ids)} tokens: only the first, "
+            f"{shown_token(subject, token)!r}, is followed",
         )
         if note not in notes:
             notes.append(note)
@@ -94,7 +97,9 @@ def first_token(
 def readings_of(
     subject: Subject, number: int, text: Encoded, lenses: Sequence[Lens], target: int | None
 ) -> list[ReadingRecord]:
-    """Every layer and position of a text, under every lens; the last layer is the model itself, once."""
+    """Every layer and position of a text, under every lens; the last layer is the model itself,
+    once.
+    """
     (batch,) = subject.batches([text])
     streams = Streams.of(subject, batch)
     tokens = spelled(subject, text)
@@ -170,8 +175,12 @@ def contribution_records(
     )
     return [
         ContributionRecord(
-            text=number, component=part.component, layer=part.layer, index=part.index, logit=part.logit,
+            text=number,
+            component=part.component,
+            layer=part.layer,
+            index=part.index,
+            logit=part.logit,
             exact=effects.get(id(part)),
         )
         for part in direct.parts
-    ]  # fmt: skip
+    ]

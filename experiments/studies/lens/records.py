@@ -22,7 +22,8 @@ class ReadingRecord:
     text: int = entry("number of the text, from 0")
     kind: str = entry("the lens")
     layer: int = entry(
-        "the block after which the stream is read, from 0; -1 is the embedding, the last the model itself"
+        "the block after which the stream is read, from 0; -1 is the embedding, "
+        "the last the model itself"
     )
     position: int = entry("the token's position, from 0")
     token: str = entry("the token there, decoded")
@@ -51,7 +52,8 @@ class LayerRecord:
         "Jacobian: similarity of the estimates from two halves of the texts", default=None
     )
     overlap: float | None = entry(
-        "Jacobian: share of the ten likeliest tokens that the readings of two halves have in common",
+        "Jacobian: share of the ten likeliest tokens that the readings of two "
+        "halves have in common",
         default=None,
     )
     texts_needed: int | None = entry(
@@ -82,17 +84,21 @@ class ComparisonRecord:
     difference_interval: Interval | None = entry("95% interval over texts", "bits a token")
     p: float = entry("of no difference, below 0.05 where the interval leaves 0 out")
     p_holm: float = entry(
-        "of no difference, paired over texts: sign flips and studentised bootstrap; Holm-corrected over layers and lenses"
+        "of no difference, paired over texts: sign flips and studentised bootstrap; "
+        "Holm-corrected over layers and lenses"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContributionRecord:
-    """What one part adds to the target's logit (less the wrong one's) through the frozen final norm."""
+    """What one part adds to the target's logit (less the wrong one's)
+    through the frozen final norm.
+    """
 
     text: int = entry("number of the text, from 0")
     component: str = entry(
-        "embedding, head, attention, attention bias, mlp, neuron, mlp bias, position, norm and head bias"
+        "embedding, head, attention, attention bias, mlp, neuron, mlp bias, position, "
+        "norm and head bias"
     )
     layer: int | None = entry("the block, from 0; null outside the blocks")
     index: int | None = entry("head, neuron or position")
@@ -118,10 +124,12 @@ class CircuitRecord:
     layer: int = entry("the block, from 0")
     head: int = entry("the head, from 0")
     ov_share: float = entry(
-        "eigenvalue share of OV: 1 if tokens raise themselves (copying), -1 if they lower themselves"
+        "eigenvalue share of OV: 1 if tokens raise themselves (copying), "
+        "-1 if they lower themselves"
     )
     qk_share: float | None = entry(
-        "eigenvalue share of QK: 1 if tokens attend to similar tokens; null if there is no QK circuit"
+        "eigenvalue share of QK: 1 if tokens attend to similar tokens; "
+        "null if there is no QK circuit"
     )
     ov_pairs: list[PairRecord] = entry("largest entries of OV, for the requested heads")
     qk_pairs: list[PairRecord] = entry("largest entries of QK, for the requested heads")

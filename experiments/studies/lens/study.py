@@ -1,4 +1,6 @@
-"""``layerscope lens``: what each layer would predict, how far to believe it, and which parts write the prediction."""
+"""``layerscope lens``: what each layer would predict, how far to believe it,
+and which parts write the prediction.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ HEADS = 10
 
 
 def tables(results: Results) -> list[Table]:
-    """What every layer would say behind the last token of each text; the layers on the corpus; the heads."""
+    """What every layer would say behind the last token of each text; the layers on the corpus;
+    the heads.
+    """
     out = _texts(results.records)
     if results.layers:
         out.append(_layers(results.layers))

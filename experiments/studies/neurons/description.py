@@ -1,4 +1,6 @@
-"""Neurons by name: where each ranking puts them, what each class does to them, and the words that move them most."""
+"""Neurons by name: where each ranking puts them, what each class does to them,
+and the words that move them most.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ SAME = 2
 
 
 def named(orders: Mapping[str, Sequence[int]], count: int) -> list[int]:
-    """The first ``count`` neurons of every ranking, each once: the firsts of all, then the seconds."""
+    """The first ``count`` neurons of every ranking, each once: the firsts of all,
+    then the seconds.
+    """
     neurons: dict[int, None] = {}
     for i in range(count):
         for order in orders.values():
@@ -42,9 +46,12 @@ def described(
     """One entry a neuron.
 
     Returns:
-        For each: ``index``; ``ranks``, its place in each ranking, from 1; ``classes``, each class's mean over training
-        words in standard deviations from that of all words; ``words``, those whose values lie farthest from the mean of all
-        words: ``words, index, sentence_id, split, value, deviations, label``, at most two of a form; ``top_form, top_share``:
+        For each: ``index``; ``ranks``, its place in each ranking, from 1; ``classes``, each class's
+            mean over training
+        words in standard deviations from that of all words; ``words``, those whose values lie
+        farthest from the mean of all
+        words: ``words, index, sentence_id, split, value, deviations, label``, at most two of a
+            form; ``top_form, top_share``:
         the most frequent form among the farthest hundred, and its share.
     """
     places = _word_places(view)

@@ -1,9 +1,10 @@
-"""Neurons ranked by what the metric would lose without them, to first order, from one gradient a batch of texts.
+"""Neurons ranked by what the metric would lose without them, to first order, from one gradient a
+batch of texts.
 
     score_j = |mean over texts of the sum over tokens of (changed x_j - x_j) d metric / d x_j|
 
-This ranks by use where all other rankings go by what can be read. It is given texts of its own: on those that effects are
-measured on it would choose what happens to matter there.
+This ranks by use where all other rankings go by what can be read. It is given texts of its own: on
+those that effects are measured on it would choose what happens to matter there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def halves(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
     clusters = clusters_of(items)
     if clusters.max() == 0:
         raise RunError(
-            "--gradient: expected at least two texts or groups of texts, to rank on one and measure the other"
+            "--gradient: expected at least two texts or groups of texts, "
+            "to rank on one and measure the other"
         )
     even = clusters % 2 == 0
     return [item for item, e in zip(items, even, strict=True) if e], [
@@ -70,7 +72,8 @@ def by_gradient(
 
     total = np.zeros(len(parts))
     for chunk in chunks(subject, metric.reads(subject, items), tokens):
-        # One forward and backward for all neurons of all sites, where removing each would take a forward a neuron.
+        # One forward and backward for all neurons of all sites, where removing each would take a
+        # forward a neuron.
         total += estimates(subject, metric, chunk, parts, edit_of_part).effects.sum(1)
     ends = np.cumsum(list(widths.values()))[:-1]
     orders = {}

@@ -19,7 +19,8 @@ class NeuronsOptions(WordsOptions, StoreOptions, TextsOptions):
         "sentences kept out of training (default: a tenth of the corpus)", None, metavar="FILE"
     )
     test: Path | None = option(
-        "sentences used for scoring, and as texts if neither prompts nor pairs are given (default: a tenth of the corpus)",
+        "sentences used for scoring, and as texts if neither prompts nor pairs are given "
+        "(default: a tenth of the corpus)",
         None,
         metavar="FILE",
     )
@@ -29,7 +30,8 @@ class NeuronsOptions(WordsOptions, StoreOptions, TextsOptions):
         "how neurons are ranked (repeatable; default: all rankings)", ()
     )
     gradient: bool = option(
-        "also rank by the gradient of the metric on half of the texts; effects are then measured on the other half",
+        "also rank by the gradient of the metric on half of the texts; "
+        "effects are then measured on the other half",
         False,
     )
     k: tuple[int, ...] = option(

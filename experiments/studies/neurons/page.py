@@ -1,4 +1,6 @@
-"""The page of a study of neurons: what is read of few neurons, what their change does, which they are, what moves them."""
+"""The page of a study of neurons: what is read of few neurons, what their change does,
+which they are, what moves them.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,10 @@ CONTROLS = (
 
 
 ABOUT = (
-    "Upper figure: accuracy of probes on the first k neurons of a ranking, compared with neurons in random order and with "
-    "directions of random rotations. Lower figure: how changing these neurons changes the metric, compared with as many "
-    "neurons drawn at random."
+    "Upper figure: accuracy of probes on the first k neurons of a ranking, "
+    "compared with neurons in random order and with directions of random rotations. "
+    "Lower figure: how changing these neurons changes the metric, "
+    "compared with as many neurons drawn at random."
 )
 
 
@@ -161,7 +164,8 @@ def _read_chart(
         **_axis(rows),
         title=f"Accuracy of a {in_words(rows[0].probe)} probe",
         y_title="accuracy",
-        caption="Bands: 95% interval over test sentences; 95% of the draws of random neurons and rotations.",
+        caption="Bands: 95% interval over test sentences; 95% of the draws of random "
+        "neurons and rotations.",
         words="; ".join(f"{r.k} neurons {number(r.accuracy)}" for r in rows),
         rules=[Rule("majority", "major", site.majority)],
     )
@@ -189,7 +193,8 @@ def _used_chart(place: int, rows: Sequence[SetRecord], metric: str, data: dict[s
         **_axis(rows),
         title=f"Effect of changing the neurons ({rows[0].value})",
         y_title=f"change of {metric}",
-        caption="Bands: 95% interval over texts; 95% of the mean effects of as many neurons drawn at random.",
+        caption="Bands: 95% interval over texts; 95% of the mean effects of as many "
+        "neurons drawn at random.",
         words="; ".join(f"{r.k} neurons {signed(r.effect)}" for r in rows),
     )
 
@@ -219,7 +224,8 @@ def _cross(place: int, table: Sequence[ReadRecord]) -> Table:
         ),
         Column(
             "rotated",
-            hint=f"as many directions of a random rotation, {in_words(probes[0])} probe, same ranking",
+            hint=f"as many directions of a random rotation, {in_words(probes[0])} probe, "
+            "same ranking",
         ),
     ]
     rows = []

@@ -1,4 +1,6 @@
-"""The neurons that a study names: ranked by their effect alone, and with the words that move them."""
+"""The neurons that a study names: ranked by their effect alone,
+and with the words that move them.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,9 @@ def _ranked(
         data,
         title="Effect of each neuron alone",
         x_title=f"change of {first.metric}, {first.unit}",
-        caption=f"Each named neuron changed alone ({first.value}). Bars: 95% intervals over texts. Filled: significant (FDR < "
-        f"{LEVEL}). Right: the word that is most frequent where the neuron is most active, and its highest class.{left_out}",
+        caption=f"Each named neuron changed alone ({first.value}). Bars: 95% intervals over texts. "
+        f"Filled: significant (FDR < {LEVEL}). Right: the word that is most frequent where "
+        f"the neuron is most active, and its highest class.{left_out}",
     )
 
 
@@ -93,8 +96,9 @@ def names_section(place: int, site: SiteRecord, results: Results, data: dict[str
     rows = [_neuron_row(neuron, rankings, alone.get(neuron.index)) for neuron in neurons]
     folds = [_words_of(neuron, is_open=i == 0) for i, neuron in enumerate(neurons)]
     about = (
-        "The first neurons of every ranking, and the words that move them most: in standard deviations from the mean of all "
-        "words, at most two of a word form, with the word's label."
+        "The first neurons of every ranking, and the words that move them most: "
+        "in standard deviations from the mean of all words, at most two of a word form, "
+        "with the word's label."
     )
     table = Table(f"neurons-{place}", "The neurons by name", columns, rows, copy=True)
     picture = _ranked(place, neurons, alone, data)

@@ -1,10 +1,11 @@
 """Sets of neurons, and what is done to them in the running model.
 
     zero, mean     x_j <- 0, or the neuron's mean over training words
-    translate c    x_j <- x_j + beta (1 - r_j / k) (mean of class c - mean of all other classes' words),   r_j = 0 for the first
+    translate c    x_j <- x_j + beta (1 - r_j / k) (mean of class c - mean of all other classes'
+                   words),   r_j = 0 for the first
 
-The translation is that of Antverg & Belinkov (2022): the neurons that a ranking puts first move most. Of two classes its
-direction is the difference of their means.
+The translation is that of Antverg & Belinkov (2022): the neurons that a ranking puts first move
+most. Of two classes its direction is the difference of their means.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class NeuronSet:
     """Neurons of one site that are changed together.
 
     Args:
-        source: the ranking that they are the first of; ``random``; or ``alone`` for a single neuron that the page names.
+        source: the ranking that they are the first of; ``random``; or ``alone`` for a single neuron
+            that the page names.
         neurons: the first of the order first.
     """
 
@@ -51,7 +53,9 @@ def neuron_sets(
     draws: int,
     seed: int,
 ) -> list[NeuronSet]:
-    """The first k of every ranking, as many in random orders, and the neurons that are named, each alone."""
+    """The first k of every ranking, as many in random orders, and the neurons that are named,
+    each alone.
+    """
     width = len(next(iter(orders.values())))
     rng = np.random.default_rng(seed)
     all_orders = [(source, tuple(order)) for source, order in orders.items()]
@@ -67,7 +71,9 @@ def neuron_sets(
 
 @dataclass(frozen=True)
 class Means:
-    """Means of a site's neurons over training words: of all, of each class, and of the words of all other classes."""
+    """Means of a site's neurons over training words: of all, of each class,
+    and of the words of all other classes.
+    """
 
     every: Float[Tensor, " d"]
     of: Mapping[str, Float[Tensor, " d"]]

@@ -1,10 +1,12 @@
 """Which neurons know a property, and does the model use them?
 
-    read    accuracy of probes of the k neurons that each ranking puts first, beside random orders and random rotations
+    read    accuracy of probes of the k neurons that each ranking puts first, beside random orders
+            and random rotations
     used    metric(the k neurons changed) - metric(clean), beside as many neurons drawn at random
 
-A ranking is judged by both (Antverg & Belinkov 2022): a neuron from which much can be read need not be one that the model
-reads. Every site is a study of its own; its neurons are ranked on training words, changed at every token but a BOS.
+A ranking is judged by both (Antverg & Belinkov 2022): a neuron from which much can be read need not
+be one that the model reads. Every site is a study of its own; its neurons are ranked on training
+words, changed at every token but a BOS.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ class NeuronsInputs(Inputs):
     Args:
         splits: the sentences, by split; ``view`` has their layout.
         places: the sites, one a layer.
-        items: what effects are measured on; ``ranked_on`` what the gradient ranks on, no group in both.
+        items: what effects are measured on; ``ranked_on`` what the gradient ranks on, no group in
+            both.
         reads: what the metric reads of ``items``.
     """
 
@@ -201,15 +204,16 @@ def cost(inputs: NeuronsInputs) -> Cost:
     widths = site_widths(inputs.model, inputs.places).values()
     what = options.given[0] if options.given else "texts"
     text = (
-        f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {what} "
-        f"through each with every set of neurons changed, {options.null_draws} random sets beside it"
+        f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {what} through "
+        f"each with every set of neurons changed, {options.null_draws} random sets beside it"
     )
     vector_bytes = rows * BYTES
     return Cost(text, memory=HELD * vector_bytes * max(widths), disk=vector_bytes * sum(widths))
 
 
 def measure(inputs: NeuronsInputs, run: Run) -> Results:
-    """Rank the neurons of each site, probe the first of each ranking, and change them in the running model.
+    """Rank the neurons of each site, probe the first of each ranking, and change them in the
+    running model.
 
     Interrupted, it continues with the batch, the site or the group of texts that is missing.
     """
@@ -446,7 +450,9 @@ def _sets(inputs: NeuronsInputs, by_site: Mapping[str, Mapping[str, Any]]) -> li
 
 
 def _changes(options: NeuronsOptions, task: Task) -> dict[str, Change]:
-    """What is done to a set, by name: the ablation, and a translation to each class where that is asked for."""
+    """What is done to a set, by name: the ablation,
+    and a translation to each class where that is asked for.
+    """
     changes = {options.value: ablated(options.value)}
     if options.translate:
         for label in sorted(set(task.parts["train"].labels.astype(str))):

@@ -35,7 +35,8 @@ def set_records(
     value: str,
     baseline: Mean,
 ) -> list[SetRecord]:
-    """One record a ranked set and a neuron alone, each compared with as many neurons drawn at random at its site.
+    """One record a ranked set and a neuron alone, each compared with as many neurons drawn at
+    random at its site.
 
     The false-discovery rate is that over all sets, and that over all neurons alone.
     """
@@ -85,8 +86,8 @@ def _against_random(
 ) -> dict[str, Any]:
     """How a set's effect lies to those of as many neurons drawn at random.
 
-    The interval of ``beyond`` is over prompts, with the draws as they are, and a single group of them has none;
-    ``null_p`` is over the draws.
+    The interval of ``beyond`` is over prompts, with the draws as they are, and a single group of
+    them has none; ``null_p`` is over the draws.
     """
     means = drawn.mean(1)
     low, high = np.quantile(means, BAND)
@@ -150,9 +151,11 @@ def _read_best(
     whole = site.whole[best.probe]
     doubt = "" if is_above(best.accuracy_interval, site.majority) else DOUBT
     return (
-        f"{name}: the best single neuron is {best.site}[{neuron}] (ranked by {best.ranking}), with an accuracy of "
-        f"{best.accuracy:.3f} (95% CI {interval(best.accuracy_interval) or 'n/a'}; most frequent class {site.majority:.3f}{doubt}). "
-        f"A random neuron reaches {best.random:.3f}, and all {site.width} together {whole:.3f}."
+        f"{name}: the best single neuron is {best.site}[{neuron}] (ranked by "
+        f"{best.ranking}), with an accuracy of {best.accuracy:.3f} (95% CI "
+        f"{interval(best.accuracy_interval) or 'n/a'}; most frequent class "
+        f"{site.majority:.3f}{doubt}). A random neuron reaches {best.random:.3f}, "
+        f"and all {site.width} together {whole:.3f}."
     )
 
 
@@ -163,10 +166,11 @@ def _used_most(
     passing = [r for r in sets if r.q is not None and r.q < LEVEL and r.null_p <= LEVEL]
     most = max(sets, key=lambda record: abs(record.beyond))
     return (
-        f"{options.value.capitalize()} ablation changes the {metric.name} significantly (FDR < {LEVEL}) and more than random sets "
-        f"do for {len(passing)} of {len(sets)} sets of neurons (n = {n_items}). The set furthest beyond random is the first "
-        f"{most.k} by {most.ranking} at {most.site}: {most.effect:+.3g} {metric.unit} (random sets "
-        f"{most.null_interval.text('+.3g')})."
+        f"{options.value.capitalize()} ablation changes the {metric.name} significantly "
+        f"(FDR < {LEVEL}) and more than random sets do for {len(passing)} of {len(sets)} "
+        f"sets of neurons (n = {n_items}). The set furthest beyond random is the first "
+        f"{most.k} by {most.ranking} at {most.site}: {most.effect:+.3g} {metric.unit} "
+        f"(random sets {most.null_interval.text('+.3g')})."
     )
 
 
@@ -181,10 +185,16 @@ def study_notes(options: NeuronsOptions, sites: Sequence[SiteRecord], ranked_on:
         if site.unconverged:
             notes.append(("warning", f"{site.unconverged} probes not converged at {site.site}"))
         if cut := [k for k in options.k if k > site.width]:
-            text = f"{site.site} has {site.width} neurons: k of {', '.join(map(str, cut))} means all of them"
+            text = (
+                f"{site.site} has {site.width} neurons: k of "
+                f"{', '.join(map(str, cut))} means all of them"
+            )
             notes.append(("info", text))
     if ranked_on:
-        text = f"the gradient ranks neurons on {ranked_on} texts or pairs; effects are measured on the others"
+        text = (
+            f"the gradient ranks neurons on {ranked_on} texts or pairs; "
+            "effects are measured on the others"
+        )
         notes.append(("info", text))
     if not options.rotations:
         notes.append(
@@ -195,6 +205,9 @@ def study_notes(options: NeuronsOptions, sites: Sequence[SiteRecord], ranked_on:
         )
     if 1 / (1 + options.null_draws) > LEVEL:
         least = round(1 / LEVEL) - 1
-        text = f"{options.null_draws} random sets are too few to show that an effect exceeds them; at least {least} are needed"
+        text = (
+            f"{options.null_draws} random sets are too few to show that an effect exceeds them; "
+            f"at least {least} are needed"
+        )
         notes.append(("warning", text))
     return [Note(kind=kind, text=text) for kind, text in notes]

@@ -22,7 +22,10 @@ def tables(results: Results) -> list[Table]:
 
 def _effects(site: str, value: str, records: Sequence[SetRecord]) -> Table:
     first = records[0]
-    title = f"{site}: neurons read, and changed ({value}) for {first.metric} ({first.unit}; n = {first.n})"
+    title = (
+        f"{site}: neurons read, and changed ({value}) for {first.metric} ({first.unit}; "
+        f"n = {first.n})"
+    )
     return titled(
         title, "ranking|k|accuracy|effect|95%|random|null p|q", map(_row, records), ("ranking",)
     )

@@ -34,7 +34,10 @@ def page(results: Results) -> Page:
         positions=positions_text(results.positions),
         share=(
             "of the way",
-            "effect / (metric of the other run minus metric of this one); absent where that is about 0",
+            (
+                "effect / (metric of the other run minus metric of this one); "
+                "absent where that is about 0"
+            ),
         ),
         stats=[
             ("clean run", number(runs.clean.value), metric),

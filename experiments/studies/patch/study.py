@@ -1,11 +1,15 @@
-"""Activation patching: what one run's value does in another run, head by head, position by position, layer by layer.
+"""Activation patching: what one run's value does in another run, head by head, position by
+position, layer by layer.
 
-    denoising   the corrupted text runs, one value comes from the clean run:  effect = metric(patched) - metric(corrupted)
-    noising     the clean text runs, one value comes from the corrupted run:  effect = metric(patched) - metric(clean)
-    normalised = effect / (metric(other run) - metric(this run)):  0 nothing, 1 all the way to the other run
+    denoising   the corrupted text runs, one value comes from the clean run:
+                effect = metric(patched) - metric(corrupted)
+    noising     the clean text runs, one value comes from the corrupted run:
+                effect = metric(patched) - metric(clean)
+    normalised = effect / (metric(other run) - metric(this run)):
+        0 nothing, 1 all the way to the other run
 
-The two are different questions (is the part enough, is it needed), so both are asked by default. Source: Zhang & Nanda
-2024, Towards best practices of activation patching.
+The two are different questions (is the part enough, is it needed), so both are asked by default.
+Source: Zhang & Nanda 2024, Towards best practices of activation patching.
 """
 
 from __future__ import annotations
@@ -82,7 +86,8 @@ def prepare(options: PatchOptions, load: Load) -> PatchInputs:
     """Both runs' prompts, the model, and what is patched.
 
     Raises:
-        LayerscopeError: prompts that do not align, a metric that has no clean and corrupted value, a model without such parts.
+        LayerscopeError: prompts that do not align, a metric that has no clean and corrupted value,
+            a model without such parts.
     """
     metric = get_metric(options.metric)
     # A metric that compares with the clean run has no value of the clean run itself.
@@ -127,10 +132,12 @@ def _items(options: PatchOptions, unusable: list[Unusable]) -> list[Prompt]:
     n_items, n_others = len(items) + len(bad_clean), len(others) + len(bad_others)
     if n_others != n_items:
         raise RunError(
-            f"--corrupted {options.corrupted}: expected {n_items} prompts, one a line of --clean, got {n_others}"
+            f"--corrupted {options.corrupted}: expected {n_items} prompts, "
+            f"one a line of --clean, got {n_others}"
         )
     unusable += bad_clean
-    # Which of a file's prompts a line is, those that are left out counted: files may differ in their blank lines.
+    # Which of a file's prompts a line is, those that are left out counted: files may differ in
+    # their blank lines.
     lines = sorted([other.line or 0 for other in others] + [bad.line or 0 for bad in bad_others])
     corrupted = {lines.index(other.line or 0): other.prompt for other in others}
     why = {lines.index(bad.line or 0): bad.why for bad in bad_others}
@@ -149,7 +156,8 @@ def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> 
     """The reads of the clean and of the corrupted prompts, which must align token by token.
 
     Raises:
-        ItemError: naming the first prompt without a corrupted one, or whose two texts are the same or differ in length.
+        ItemError: naming the first prompt without a corrupted one, or whose two texts are the same
+            or differ in length.
     """
     for number, item in enumerate(items):
         with naming(item, number, "prompt"):
@@ -167,7 +175,8 @@ def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> 
         with naming(items[number], number, "prompt"):
             if len(a) != len(b):
                 raise ItemError(
-                    f"expected a corrupted text of {len(a)} tokens, as the clean one has, got {len(b)} ({b.text[:60]!r})"
+                    f"expected a corrupted text of {len(a)} tokens, as the clean one has, "
+                    f"got {len(b)} ({b.text[:60]!r})"
                 )
     if not torch.equal(clean.places, corrupted.places):
         raise ItemError(
@@ -187,8 +196,8 @@ def _parts(options: PatchOptions, subject: Subject, groups: Sequence[Chunk]) -> 
     lengths = {len(source_of(text)) for chunk in groups for text in chunk.reads.texts}
     if len(lengths) > 1:
         raise MetricError(
-            f"--by position: expected prompts of one length, so that positions align, got {min(lengths)} to "
-            f"{max(lengths)} tokens"
+            "--by position: expected prompts of one length, so that positions align, "
+            f"got {min(lengths)} to {max(lengths)} tokens"
         )
     first = first_position(options)
     parts = places(model, options.site or "hook_resid_pre", lengths.pop())
@@ -199,8 +208,8 @@ def cost(inputs: PatchInputs) -> Cost:
     """Every part patched in every batch, in each direction."""
     options, parts, groups = inputs.options, inputs.parts, inputs.sides["clean"]
     text = (
-        f"{len(parts):,} patches by {options.by} x {len(inputs.items)} prompts in {len(groups)} batches, "
-        f"{' and '.join(inputs.directions)}"
+        f"{len(parts):,} patches by {options.by} x {len(inputs.items)} prompts in "
+        f"{len(groups)} batches, {' and '.join(inputs.directions)}"
     )
     return Cost(
         text, memory=sweep_bytes(inputs.subject, groups, len(parts), inputs.metric.of_targets)
@@ -247,7 +256,10 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
     )
     gap = mean_of(values["clean"] - values["corrupted"], clusters, options.seed)
     if not is_comparable(gap):
-        why = f"effects are not normalised: clean and corrupted {metric.name} do not differ significantly ({span(gap)})"
+        why = (
+            f"effects are not normalised: clean and corrupted {metric.name} do not differ "
+            f"significantly ({span(gap)})"
+        )
         notes.append(Note(kind="skipped", text=why))
     tokens = []
     if options.by == "position":
@@ -267,9 +279,9 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
 def _runs_finding(metric: Metric, means: Baselines, gap: Mean, n: int) -> Finding:
     """What the metric is in both runs, and whether they differ."""
     text = (
-        f"The {metric.name} is {means.clean.value:.3g} {metric.unit} on the clean prompts and "
-        f"{means.corrupted.value:.3g} on the corrupted ones, a difference of {gap.value:.3g} ({span(gap)}, "
-        f"n = {n})."
+        f"The {metric.name} is {means.clean.value:.3g} {metric.unit} on the clean prompts "
+        f"and {means.corrupted.value:.3g} on the corrupted ones, "
+        f"a difference of {gap.value:.3g} ({span(gap)}, n = {n})."
     )
     return Finding(property="runs", text=text)
 
@@ -318,6 +330,7 @@ def _finding(direction: str, by: str, records: Sequence[EffectRecord]) -> str:
     }[direction]
     change = f"This changes the {records[0].metric}"
     return (
-        f"{direction.capitalize()} puts {moved}, one {by} at a time. {significance_text(records, 'patches', change)} "
-        f"The largest effects are {ranking(records)}."
+        f"{direction.capitalize()} puts {moved}, one {by} at a time. "
+        f"{significance_text(records, 'patches', change)} The largest effects are "
+        f"{ranking(records)}."
     )

@@ -1,4 +1,6 @@
-"""What a study asks of all layers together: scalar mixes and structural probes, each kept as soon as it is there."""
+"""What a study asks of all layers together: scalar mixes and structural probes,
+each kept as soon as it is there.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,10 @@ def _add_trees(
 ) -> None:
     view = next((view for view in views if view.name == PLAIN), None)
     if view is None:
-        text = "structural probes skipped: they need at least one property that is read from the unchanged text"
+        text = (
+            "structural probes skipped: they need at least one property that is read from the "
+            "unchanged text"
+        )
         out.notes.append(Note(kind="skipped", text=text))
         return
     splits: dict[Split, Trees] = {}
@@ -141,7 +146,10 @@ def _add_trees(
         splits[split] = Trees.of(view.splits[split], view.layouts[split], view.offsets[split])
     empty = [split for split, trees in splits.items() if not trees.rows]
     if empty:
-        text = f"structural probes skipped: no sentence of {', '.join(empty)} has two words with vectors and exactly one root"
+        text = (
+            f"structural probes skipped: no sentence of {', '.join(empty)} has two words with "
+            "vectors and exactly one root"
+        )
         out.notes.append(Note(kind="skipped", text=text))
         return
     for split, trees in splits.items():
@@ -173,7 +181,8 @@ def _trees(
     with console.progress() as bars:
         bar = bars.add_task("structural probes", total=len(places) * len(models))
         for model in models:
-            # Sites that are trained together share each step's overhead; how many fit is a matter of memory.
+            # Sites that are trained together share each step's overhead; how many fit is a matter
+            # of memory.
             for sites in runs(places, TOGETHER):
                 read = stores[model, view.name].read
                 make = partial(

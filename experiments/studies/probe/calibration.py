@@ -72,7 +72,9 @@ def _predictions(fit: Fit, part: Part, vectors: Vectors) -> Predictions:
 
 
 def with_calibration(results: Results, folder: Path, seed: int) -> Results:
-    """The results with the measures of each kept probe in its record, and its bins and classes in ``calibration``."""
+    """The results with the measures of each kept probe in its record,
+    and its bins and classes in ``calibration``.
+    """
     records, calibration, notes = [], [], []
     for record in results.records:
         path = predictions_path(folder, record.property, record.site)
@@ -94,8 +96,8 @@ def with_calibration(results: Results, folder: Path, seed: int) -> Results:
         calibration.append(CalibrationRecord(**vars(judged), **place))
     if any(record.ece is not None for record in records):
         text = (
-            "calibration leaves out test words whose class is absent from training; temperatures are fitted on the dev rows that "
-            "also chose the penalty"
+            "calibration leaves out test words whose class is absent from training; "
+            "temperatures are fitted on the dev rows that also chose the penalty"
         )
         notes.append(Note(kind="info", text=text))
     return replace(

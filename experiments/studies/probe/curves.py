@@ -60,7 +60,9 @@ class Profile:
 
     @property
     def best(self) -> list[int]:
-        """Positions of the model confidence set: layers that are not shown to be worse than the others."""
+        """Positions of the model confidence set:
+        layers that are not shown to be worse than the others.
+        """
         return [i for i, record in enumerate(self.records) if record.best]
 
     @property
@@ -186,10 +188,16 @@ def cautions(results: Results) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     for profile in gather(results):
         if missing := profile.missing():
-            text = f"{profile.title}: no {listed(missing)}. Conclusions that rest on it are not supported by this run."
+            text = (
+                f"{profile.title}: no {listed(missing)}. Conclusions that rest on it are not "
+                "supported by this run."
+            )
             rows.append(("not supported", "warn", text))
         if late := profile.unconverged():
             where = runs(late, profile.labels)
-            text = f"{profile.title}: the probe did not converge at layer {where}; its score there may be too low."
+            text = (
+                f"{profile.title}: the probe did not converge at layer {where}; "
+                "its score there may be too low."
+            )
             rows.append(("unconverged", "warn", text))
     return rows

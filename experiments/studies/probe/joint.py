@@ -29,7 +29,8 @@ LOWEST = -0.5
 
 
 def joint_pictures(profiles: Sequence[Profile], data: dict[str, Any]) -> list[Picture | Heat]:
-    """The score of every property over the layers in one picture, or where metrics have no common scale in one for each.
+    """The score of every property over the layers in one picture, or where metrics have no common
+    scale in one for each.
 
     Args:
         data: the page's data, which gets what the pointer reads.
@@ -117,9 +118,10 @@ def _grid(uid: str, metric: str, profiles: Sequence[Profile], data: dict[str, An
     body += [*grid.column_ticks(labels, each=24.0), grid.columns_name("layer")]
     data.setdefault("heats", {})[uid] = {"metric": metric, "tips": tips}
     caption = (
-        f"{metric[0].upper()}{metric[1:]} of every property (rows, those that peak early first) at every layer (columns; emb = embedding). "
-        f"The palest cell is {number(low, 2)}, the darkest {number(high, 2)}. Outlined layers are not significantly worse than "
-        "the best."
+        f"{metric[0].upper()}{metric[1:]} of every property (rows, those that peak early "
+        "first) at every layer (columns; emb = embedding). The palest cell is "
+        f"{number(low, 2)}, the darkest {number(high, 2)}. "
+        "Outlined layers are not significantly worse than the best."
     )
     box = Box(grid.right + 8, grid.bottom + 34)
     title = f"{metric} of every property by layer"

@@ -1,4 +1,6 @@
-"""Scalar mixes of a study: which layers a probe wants that may read all, and where each property is resolved."""
+"""Scalar mixes of a study: which layers a probe wants that may read all,
+and where each property is resolved.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def mix_records(
 
     Args:
         features: of all sites, in their order, the embedding layer first.
-        single: property -> whether the study's own probe of its best site is right on each test item.
+        single: property -> whether the study's own probe of its best site is right on each test
+            item.
     """
     of_classes = [task for task in tasks if task.property.kind == "class"]
     records = []
@@ -82,8 +85,9 @@ def _record(
 ) -> MixRecord:
     """Of the probe of all layers its weights; of the cumulative ones where they get better.
 
-    A mix of all layers can do what a probe of any one of them does. One that is significantly worse than that was not
-    trained to its end: where it gets better is then a fact of the training, and the expected layer is refused.
+    A mix of all layers can do what a probe of any one of them does. One that is significantly worse
+    than that was not trained to its end: where it gets better is then a fact of the training, and
+    the expected layer is refused.
 
     Args:
         cumulative: the probe of the first k sites, for each k.
@@ -92,7 +96,8 @@ def _record(
     whole = cumulative[-1]
     weights = whole.mix.double().numpy()
     layers = np.array([layer_of(site, place) for place, site in enumerate(sites)], dtype=float)
-    # The embedding layer takes what a word alone tells; the centre above it is of what the context adds.
+    # The embedding layer takes what a word alone tells; the centre above it is of what the context
+    # adds.
     centre_above = None
     if weights[1:].any():
         centre_above = float(layers[1:] @ weights[1:] / weights[1:].sum())
@@ -125,8 +130,9 @@ def mix_finding(record: MixRecord) -> str:
     """One sentence in words."""
     if record.is_weaker():
         return (
-            f"{record.property}: a probe that reads all layers is weaker than the probe of the best layer "
-            f"({record.margin:+.3f}{_span(record.margin_interval)}). Its training did not finish, so its weights and the expected "
+            f"{record.property}: a probe that reads all layers is weaker than the probe of "
+            f"the best layer ({record.margin:+.3f}{_span(record.margin_interval)}). "
+            "Its training did not finish, so its weights and the expected "
             "layer are not supported."
         )
     text = (
@@ -135,11 +141,13 @@ def mix_finding(record: MixRecord) -> str:
     )
     if record.expected_layer is None:
         return (
-            f"{text} All layers together are not significantly better than the embedding layer "
-            f"({record.headroom:+.3f}{_span(record.headroom_interval)}), so the expected layer is not supported."
+            f"{text} All layers together are not significantly better than the embedding "
+            f"layer ({record.headroom:+.3f}{_span(record.headroom_interval)}), "
+            "so the expected layer is not supported."
         )
     return (
-        f"{text} Blocks add {record.headroom:+.3f} to the embedding layer's score, on average at layer "
+        f"{text} Blocks add {record.headroom:+.3f} to the embedding layer's score, "
+        "on average at layer "
         f"{record.expected_layer:.2f}{_span(record.expected_layer_interval, '.2f')}."
     )
 

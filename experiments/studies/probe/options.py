@@ -21,8 +21,8 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
     """Probing."""
 
     property: tuple[str, ...] = option(
-        "property to read: upos, deprel, feats:Number, misc:NER, depth, arc:deprel, ...; for pictures and sounds, a column of "
-        "the table (default: every column) (repeatable)",
+        "property to read: upos, deprel, feats:Number, misc:NER, depth, arc:deprel, ...; "
+        "for pictures and sounds, a column of the table (default: every column) (repeatable)",
         (),
         unless=MEDIA,
     )
@@ -30,13 +30,14 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         "training sentences, CoNLL-U", None, metavar="FILE", unless=MEDIA
     )
     images: Path | None = option(
-        "labelled pictures instead of sentences: a table with the columns file and label (or other labels)",
+        "labelled pictures instead of sentences: a table with the columns file and label "
+        "(or other labels)",
         None,
         metavar="FILE",
     )
     audio: Path | None = option(
-        "labelled sounds instead of sentences: a table with the columns file and label, and optionally start and end in "
-        "seconds",
+        "labelled sounds instead of sentences: a table with the columns file and label, "
+        "and optionally start and end in seconds",
         None,
         metavar="FILE",
     )
@@ -58,7 +59,8 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         most=1000,
     )
     seeds: int = option(
-        "repeat the study with N seeds (other sentences, splits and controls), and report mean and standard deviation",
+        "repeat the study with N seeds (other sentences, splits and controls), "
+        "and report mean and standard deviation",
         1,
         least=1,
         metavar="N",

@@ -116,7 +116,9 @@ def facts(about: Mapping[str, Any], profiles: Sequence[Profile]) -> list[str]:
 
 
 def findings(results: Results, profiles: Sequence[Profile]) -> list[tuple[str, str, str]]:
-    """(anchor, property, paragraph) of every profile; several kinds of sites also get a plain sentence each."""
+    """(anchor, property, paragraph) of every profile;
+    several kinds of sites also get a plain sentence each.
+    """
     written: dict[str, list[str]] = {}
     for finding in results.findings:
         written.setdefault(finding.property, []).append(finding.text)
@@ -183,8 +185,9 @@ def profile_section(
     series = all_series(profile)
     data["charts"][f"{uid}-main"] = readout(profile, series)
     caption = (
-        "Band: 95% interval, bootstrapped over sentences; around the control task, the range of its seeds. "
-        "Filled points: the model confidence set, layers that are not significantly worse than the others."
+        "Band: 95% interval, bootstrapped over sentences; around the control task, "
+        "the range of its seeds. Filled points: the model confidence set, "
+        "layers that are not significantly worse than the others."
     )
     main = Drawing(
         f"{uid}-main",

@@ -1,4 +1,6 @@
-"""Parts of a probing report that speak of all layers together: scalar mixes and structural probes."""
+"""Parts of a probing report that speak of all layers together:
+scalar mixes and structural probes.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,15 @@ from ...report.words import interval, layer_label, number
 from .records import MixRecord, SeedsRecord, TreeRecord
 
 MIX = (
-    "One probe reads a weighted sum of all layers, h = sum of a_l times layer l; the weights a show how much it uses each "
-    "layer. Cumulative probes read all layers up to a given one and show where a property is resolved."
+    "One probe reads a weighted sum of all layers, h = sum of a_l times layer l; "
+    "the weights a show how much it uses each layer. Cumulative probes read all layers up "
+    "to a given one and show where a property is resolved."
 )
 TREE = (
-    "A structural probe learns a linear map under which the squared distance between two words is the number of edges between "
-    "them in the syntax tree, and a word's squared norm is its depth (Hewitt & Manning 2019). UUAS is the share of gold edges "
-    "in the minimum spanning tree."
+    "A structural probe learns a linear map under which the squared distance between two "
+    "words is the number of edges between them in the syntax tree, and a word's squared "
+    "norm is its depth (Hewitt & Manning 2019). UUAS is the share of gold edges in the "
+    "minimum spanning tree."
 )
 
 
@@ -147,8 +151,9 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
     ]
     first = records[0]
     caption = (
-        f"Structural probes of rank {first.rank} on {first.n} test sentences; words chained in a row have UUAS "
-        f"{number(first.chain_uuas)} and distance ρ {number(first.chain_spearman)}"
+        f"Structural probes of rank {first.rank} on {first.n} test sentences; "
+        f"words chained in a row have UUAS {number(first.chain_uuas)} and distance ρ "
+        f"{number(first.chain_spearman)}"
     )
     return Section(
         "trees",

@@ -48,7 +48,10 @@ def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) 
         if record.site in by_site
     ]
     uid = f"{profile.uid}-calibration"
-    about = "How well the probe is calibrated at each layer, and the reliability diagram of the best layer."
+    about = (
+        "How well the probe is calibrated at each layer, "
+        "and the reliability diagram of the best layer."
+    )
     parts: list[Any] = [
         Text([about]),
         Table(f"{uid}-table", f"{profile.title}: calibration by layer", columns, rows, copy=True),

@@ -51,7 +51,8 @@ def layer_table(profile: Profile) -> Table:
             [
                 Column(
                     "bits",
-                    hint="bits about a label that a linear probe of the layer provides (V-information)",
+                    hint="bits about a label that a linear probe of the layer provides "
+                    "(V-information)",
                 ),
                 Column("gain", hint="bits more than a probe of the embedding layer"),
                 Column(

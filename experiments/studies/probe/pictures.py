@@ -69,7 +69,10 @@ def describe(profile: Profile, series: Sequence[Series], rules: Sequence[Rule]) 
         peak, highest = max(known, key=lambda pair: pair[1])
         text = f"{curve.name}: {number(at_first)} at {profile.labels[first]}"
         if len(known) > 1:
-            text += f", highest {number(highest)} at {profile.labels[peak]}, {number(at_last)} at {profile.labels[last]}"
+            text += (
+                f", highest {number(highest)} at {profile.labels[peak]}, "
+                f"{number(at_last)} at {profile.labels[last]}"
+            )
         parts.append(text)
     parts += [f"{rule.name}: {number(rule.value)}" for rule in rules]
     if profile.best:
@@ -119,7 +122,9 @@ def compose(
 
 
 def _range(series: Sequence[Series], rules: Sequence[Rule], zero: bool) -> tuple[float, float]:
-    """The values that the picture has room for: the main curves whole, the others as far as they are near."""
+    """The values that the picture has room for: the main curves whole,
+    the others as far as they are near.
+    """
     main, others = [], []
     for curve in series:
         (main if curve.kind in MAIN_KINDS else others).extend(curve.present())
@@ -234,7 +239,10 @@ def layer_curves_svg(raw: Mapping[str, Any], property: str) -> str:
     box = Box(920.0, 520.0, left=74.0, right=196.0, top=112.0, bottom=62.0)
     head = [
         f'<style>{standalone_style()}</style><rect class="paper" width="920" height="520"/>',
-        f'<text class="title" x="28" y="38">{escape(f"{profile.name}, layer by layer in {model}")}</text>',
+        (
+            '<text class="title" x="28" '
+            f'y="38">{escape(f"{profile.name}, layer by layer in {model}")}</text>'
+        ),
         f'<text class="name" x="28" y="61">{escape(about)}</text>',
     ]
     return compose(

@@ -151,8 +151,8 @@ class ComparisonRecord:
         "its 95% interval over sentences, not corrected; null below 6 sentences"
     )
     p: float | None = entry(
-        "of no difference: sign flips and studentised bootstrap over sentences, below 0.05 where the interval leaves 0 out; null "
-        "below 6 sentences"
+        "of no difference: sign flips and studentised bootstrap over sentences, "
+        "below 0.05 where the interval leaves 0 out; null below 6 sentences"
     )
     p_holm: float | None = entry("Holm-corrected over all pairs of the property")
 
@@ -173,7 +173,8 @@ class MixRecord:
     headroom: float = entry("accuracy of all sites minus that of the embedding layer")
     headroom_interval: Interval | None = entry("its 95% interval over sentences")
     expected_layer: float | None = entry(
-        "mean layer of the gain; null if the headroom's interval includes 0 or the mix is weaker than one site"
+        "mean layer of the gain; null if the headroom's interval includes 0 or the mix is "
+        "weaker than one site"
     )
     expected_layer_interval: Interval | None = entry("its 95% interval over sentences")
     converged: bool = entry("whether every mix reached its optimum")

@@ -1,4 +1,6 @@
-"""One site scored: a probe for every property, its control tasks, and the same probes on random-weight models."""
+"""One site scored: a probe for every property, its control tasks,
+and the same probes on random-weight models.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,13 @@ from .options import ProbeOptions
 
 @dataclass(frozen=True)
 class Cell:
-    """One property at one site: what its probe predicts of the test items, and what that is compared with.
+    """One property at one site: what its probe predicts of the test items, and what that is
+    compared with.
 
     Args:
         control: score of each control task.
-        control_values: of classes, the share of the control tasks that are right on each item: the interval of the
-            selectivity needs it.
+        control_values: of classes, the share of the control tasks that are right on each item: the
+            interval of the selectivity needs it.
         random_model: mean score over the random-weight models.
         bits: surprisal of each item's class; None for a class that training does not have.
         bits_beyond: the same of a probe that also sees the embedding layer.
@@ -114,12 +117,12 @@ def score_cell(
 
     Args:
         features: the model's, then those of each random-weight model.
-        keep: is given each property's name and its probe of the model's own features, where it is of classes, and the
-            labels and vectors (dev, then test) that it is judged by.
+        keep: is given each property's name and its probe of the model's own features, where it is
+            of classes, and the labels and vectors (dev, then test) that it is judged by.
         embedding: the embedding layer's features, where a probe of both is wanted.
 
-    Tasks that read the same vectors are solved together; controls use their task's chosen penalty, so that both are
-    the same probe.
+    Tasks that read the same vectors are solved together; controls use their task's chosen penalty,
+    so that both are the same probe.
     """
     cells: dict[str, Cell] = {}
     # what did not converge is recorded in the cells and reported in the notes
@@ -198,7 +201,8 @@ class _Group:
     def solve_for_bits(self, values: Vectors) -> _Solved:
         """A probe for every property of classes, at the penalty that leaves the fewest bits on dev.
 
-        The penalty with the best accuracy is often too small for bits: a probe that is sure and wrong costs many.
+        The penalty with the best accuracy is often too small for bits: a probe that is sure and
+        wrong costs many.
         """
         train, dev, test = (self.vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=self.options.device)
@@ -210,8 +214,8 @@ class _Group:
         """A probe for every property, at the penalty that is best on dev.
 
         Args:
-            extra: training labels of further probes. They are fitted here if there is one penalty only; else they wait
-                until their task's penalty is chosen.
+            extra: training labels of further probes. They are fitted here if there is one penalty
+                only; else they wait until their task's penalty is chosen.
         """
         train, dev, test = (self.vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=self.options.device)
@@ -225,13 +229,15 @@ class _Group:
     def control_tasks(self, name: str) -> list[_Control]:
         """A property's control tasks.
 
-        One is left out that drew a single class, or for the test items a single number, which no R^2 can judge.
+        One is left out that drew a single class, or for the test items a single number, which no
+        R^2 can judge.
         """
         train, test = self.parts[name]["train"], self.parts[name]["test"]
         types = [*train.types, *test.types]
         tasks = []
         for seed in range(self.options.control_seeds):
-            # A word type has one label in training and in test: the control can be learned by heart alone.
+            # A word type has one label in training and in test: the control can be learned by heart
+            # alone.
             drawn = self.kind.control(types, train.labels, self.options.seed + seed)
             labels, gold = drawn[: len(train)], drawn[len(train) :]
             can_be_judged = self.of_classes or len(set(gold)) > 1
@@ -300,7 +306,9 @@ def _random_scores(group: _Group, random_features: Sequence[Vectors]) -> dict[st
 def _with_controls(
     group: _Group, values: Vectors, control_tasks: Mapping[str, Sequence[_Control]]
 ) -> _Solved:
-    """Probes of the model's features, for the properties and for their control tasks, each at its property's penalty."""
+    """Probes of the model's features, for the properties and for their control tasks,
+    each at its property's penalty.
+    """
     labels = {task.key: task.train for tasks in control_tasks.values() for task in tasks}
     solved = group.solve(values, labels)
     fits = dict(solved.fits)
@@ -321,7 +329,9 @@ def _with_controls(
 def _judged_controls(
     group: _Group, control_tasks: Sequence[_Control], solved: _Solved
 ) -> tuple[list[float], list[float], bool]:
-    """Each control task's score; of classes, how many of them are right on each item, as a share; whether all converged."""
+    """Each control task's score; of classes, how many of them are right on each item, as a share;
+    whether all converged.
+    """
     scores, right, converged = [], [], True
     for task in control_tasks:
         fit = solved.fits[task.key]
@@ -337,7 +347,9 @@ def _judged_controls(
 def _bits_beyond(
     group: _Group, values: Vectors, embedding: Vectors | None
 ) -> dict[str, list[float | None]]:
-    """Surprisals of a probe that sees the embedding layer and this one side by side, by property."""
+    """Surprisals of a probe that sees the embedding layer and this one side by side,
+    by property.
+    """
     if not (isinstance(embedding, Tensor) and isinstance(values, Tensor) and group.of_classes):
         return {}
     return _surprisals_of_all(group, torch.cat([embedding, values], 1))
@@ -385,7 +397,10 @@ def _predictions(fit: Fit | RidgeFit, X: Vectors) -> tuple[list[Any], list[float
 
 
 def _surprisals(fit: Fit | RidgeFit, X: Vectors, gold: np.ndarray) -> list[float | None]:
-    """-log2 p of each item's class; None for a class that training does not have. A number has none."""
+    """-log2 p of each item's class; None for a class that training does not have.
+
+    A number has none.
+    """
     if isinstance(fit, RidgeFit):
         return []
     index = encode_with(gold, fit.classes)

@@ -1,4 +1,6 @@
-"""A probing study repeated with other seeds: other draws of the sentences, splits, control tasks and random models."""
+"""A probing study repeated with other seeds: other draws of the sentences, splits,
+control tasks and random models.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,17 @@ def over_seeds(
 ) -> Results:
     """Repeat a study and add the spread to its results.
 
-    Each repetition is a run of its own in ``seeds/SEED``; a finished one is not run again. Records get ``score_seeds``
-    and ``selectivity_seeds``, a value a seed, this run's first; ``seeds`` has one record a property.
+    Each repetition is a run of its own in ``seeds/SEED``; a finished one is not run again. Records
+    get ``score_seeds`` and ``selectivity_seeds``, a value a seed, this run's first; ``seeds`` has
+    one record a property.
 
     Args:
         results: of this run's seed.
         study: runs the study for other options.
     """
     all_results = [results]
-    # One run after the other, each with a folder of its own: what was finished before an interruption stays finished.
+    # One run after the other, each with a folder of its own: what was finished before an
+    # interruption stays finished.
     for seed in range(options.seed + 1, options.seed + options.seeds):
         console.say(f"seed {seed}, {len(all_results) + 1} of {options.seeds}")
         folder = options.out / "seeds" / str(seed)
@@ -45,7 +49,10 @@ def over_seeds(
         findings.append(Finding(property=spread.property, text=_finding(spread, records)))
     notes = []
     if options.dev and options.test and not options.sample:
-        text = "all seeds use the same sentences, because all files were given; control tasks, random models and intervals differ"
+        text = (
+            "all seeds use the same sentences, because all files were given; control tasks, "
+            "random models and intervals differ"
+        )
         notes.append(Note(kind="info", text=f"seeds: {text}"))
     return replace(
         results,
@@ -90,6 +97,7 @@ def _finding(spread: SeedsRecord, records: Sequence[ProbeRecord]) -> str:
     labels = {record.site: layer_label(record.layer, record.site) for record in records}
     best = ", ".join(labels[site] for site in spread.best)
     return (
-        f"{spread.property}: the best layers of {len(spread.seeds)} seeds are {best}. At this run's best layer, the mean score is "
-        f"{spread.mean:.3f} (standard deviation {spread.sd:.4f})."
+        f"{spread.property}: the best layers of {len(spread.seeds)} seeds are {best}. "
+        f"At this run's best layer, the mean score is {spread.mean:.3f} (standard deviation "
+        f"{spread.sd:.4f})."
     )

@@ -1,8 +1,9 @@
-"""The layer-wise probing study: where in the model can a property be read, and is the reading more than memory?
+"""The layer-wise probing study: where in the model can a property be read, and is the reading more
+than memory?
 
-One pass of the model stores every word's vector at every layer (`experiments.features.layout`); then, layer by layer, all
-probes that share the vectors are solved together (`probes.fit_many`), scored on held-out sentences, and compared with
-control tasks, baselines and a random-weight model.
+One pass of the model stores every word's vector at every layer (`experiments.features.layout`);
+then, layer by layer, all probes that share the vectors are solved together (`probes.fit_many`),
+scored on held-out sentences, and compared with control tasks, baselines and a random-weight model.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ class ProbeInputs(Inputs):
         return 1 + self.options.random_models
 
     def model(self, number: int) -> Subject:
-        """The model, or one of the random-weight models of the same shape: they are drawn when they are asked for."""
+        """The model, or one of the random-weight models of the same shape:
+        they are drawn when they are asked for.
+        """
         if number == 0:
             return self.subject
         return self.subject.random_twin(self.options.seed + number - 1)
@@ -170,13 +173,13 @@ def cost(inputs: ProbeInputs) -> Cost:
 def measure(inputs: ProbeInputs, run: Run) -> Results:
     """Features, probes and their statistics.
 
-    Also writes the probes of classes, ``probes/PROPERTY/SITE.safetensors``, and with ``calibration`` their predictions,
-    ``predictions/PROPERTY/SITE.npz``. Interrupted, it continues with the first batch and the first layer that are
-    missing, and gives the same numbers.
+    Also writes the probes of classes, ``probes/PROPERTY/SITE.safetensors``, and with
+    ``calibration`` their predictions, ``predictions/PROPERTY/SITE.npz``. Interrupted, it continues
+    with the first batch and the first layer that are missing, and gives the same numbers.
     """
     options, views, places = inputs.options, inputs.views, inputs.places
-    # Kept with the run: batches and solves are as large when it is resumed on a machine with other memory, and so
-    # give the same bits.
+    # Kept with the run: batches and solves are as large when it is resumed on a machine with other
+    # memory, and so give the same bits.
     run.memory = run.folder.kept("memory", lambda: inputs.plan.record)
     with run.timed("features"):
         stores = _all_features(inputs, run)
@@ -208,8 +211,8 @@ def plan_of(
 ) -> Plan:
     """What is held and what is stored.
 
-    On disk rows x width x 4 bytes a site, for each model. In memory a batch of the model's, then one site at a time of
-    each model, and what a joint solve makes of it (`tasks.memory.Fits`).
+    On disk rows x width x 4 bytes a site, for each model. In memory a batch of the model's, then
+    one site at a time of each model, and what a joint solve makes of it (`tasks.memory.Fits`).
 
     Raises:
         RunError: a disk without room, or memory that is not allowed.
@@ -288,8 +291,9 @@ def _check_disk(options: ProbeOptions, disk: int) -> None:
     written = sum(file.stat().st_size for file in options.out.glob("features/*/*.safetensors"))
     if disk - written > free:
         raise RunError(
-            f"--out {options.out}: the features need {size(disk - written)} on disk, {size(free)} are "
-            "free there: choose another folder, fewer sentences or fewer sites"
+            f"--out {options.out}: the features need {size(disk - written)} on disk, "
+            f"{size(free)} are free there: choose another folder, "
+            "fewer sentences or fewer sites"
         )
 
 

@@ -1,4 +1,6 @@
-"""All layers summed up: scores with intervals, controls, baselines, comparisons, mistakes and findings."""
+"""All layers summed up: scores with intervals, controls, baselines, comparisons,
+mistakes and findings.
+"""
 
 from __future__ import annotations
 
@@ -108,13 +110,17 @@ class _Scored:
         return self.boot.widened(np.array(self.scores), self.replicates)
 
     def best(self) -> tuple[np.ndarray, list[float]]:
-        """The cells that may be the best, and the p at which each leaves them; all of them where nothing can be tested."""
+        """The cells that may be the best, and the p at which each leaves them;
+        all of them where nothing can be tested.
+        """
         if self.boot.n_clusters < evaluation.TESTABLE:
             return np.ones(len(self.scores), dtype=bool), [1.0] * len(self.scores)
         return evaluation.best_set(self.scores, self.widened())
 
     def pairs(self) -> list[evaluation.Comparison]:
-        """Every two cells: of numbers by their squared errors, whose difference is 0 where that of R^2 is."""
+        """Every two cells: of numbers by their squared errors,
+        whose difference is 0 where that of R^2 is.
+        """
         if not self.numbers:
             right = np.column_stack([column[:, 0] for column in self.columns])
             return evaluation.compare_pairs(right, self.boot)
@@ -214,7 +220,9 @@ _NONE = evaluation.Interval(np.nan, np.nan, np.nan)
 def _selectivity(
     cell: Cell, columns: Float[np.ndarray, "n k"], boot: ClusterBootstrap
 ) -> evaluation.Interval:
-    """Over test sentences and over the control tasks that might be drawn; numbers have no interval."""
+    """Over test sentences and over the control tasks that might be drawn;
+    numbers have no interval.
+    """
     if not cell.control_values:
         return _NONE
     return evaluation.selectivity(columns[:, 0], np.array(cell.control_values), cell.control, boot)
@@ -248,11 +256,15 @@ def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[Compar
 def _information(
     cell: Cell, embedding: Cell, prior: Sequence[float | None], boot: ClusterBootstrap
 ) -> dict[str, Any]:
-    """Bits an item that a linear probe of the layer tells of the labels (V-information), and beyond the embedding layer.
+    """Bits an item that a linear probe of the layer tells of the labels (V-information), and beyond
+    the embedding layer.
 
-        information   H(Y) - H(Y | R)                with H(Y) of the training frequencies (Xu et al. 2020)
-        gain          H(Y | E) - H(Y | R)            over what the words alone tell (Pimentel et al. 2020)
-        conditional   H(Y | E) - H(Y | E, R)         beyond what the words alone tell (Hewitt et al. 2021)
+        information   H(Y) - H(Y | R)
+                      with H(Y) of the training frequencies (Xu et al. 2020)
+        gain          H(Y | E) - H(Y | R)
+                      over what the words alone tell (Pimentel et al. 2020)
+        conditional   H(Y | E) - H(Y | E, R)
+                      beyond what the words alone tell (Hewitt et al. 2021)
 
     All on the test items whose class training has; E is the embedding layer.
 
@@ -321,7 +333,9 @@ def _macro_f1(cell: Cell, test: Part, boot: ClusterBootstrap) -> evaluation.Inte
 
 
 def _distance_baseline(task: Task) -> dict[str, float]:
-    """Of arcs and pairs: the most frequent label of each distance, left and right apart (the chain knows distance 1 only)."""
+    """Of arcs and pairs: the most frequent label of each distance,
+    left and right apart (the chain knows distance 1 only).
+    """
     test_distances, train_distances = task.distances("test"), task.distances("train")
     if test_distances is None or train_distances is None:
         return {}
@@ -451,9 +465,10 @@ def finding(records: Sequence[ProbeRecord]) -> str:
     is_number = top.metric == "r2"
     metric = "R2" if is_number else "accuracy"
     text = (
-        f"{top.property}: the {metric} of linear probes is highest at {_best_layers(records)} "
-        f"({top.score:.3f}{_span(top.score_interval)}). It is {first.score:.3f} at {_place(first)}, the first that was read, and "
-        f"{last.score:.3f} at {_place(last)}, the last."
+        f"{top.property}: the {metric} of linear probes is highest at "
+        f"{_best_layers(records)} ({top.score:.3f}{_span(top.score_interval)}). "
+        f"It is {first.score:.3f} at {_place(first)}, the first that was read, "
+        f"and {last.score:.3f} at {_place(last)}, the last."
     )
     if not is_number and not is_above(top.score_interval, top.majority):
         text += (
@@ -469,7 +484,10 @@ def finding(records: Sequence[ProbeRecord]) -> str:
         )
     if top.selectivity is not None:
         span = _span(top.selectivity_interval)
-        text += f" Selectivity at the best layer is {top.selectivity:.3f}{span}; the control task reaches {top.control:.3f}."
+        text += (
+            f" Selectivity at the best layer is {top.selectivity:.3f}{span}; "
+            f"the control task reaches {top.control:.3f}."
+        )
     if top.random_model is not None:
         text += f" The same layer of a random-weight model gives {top.random_model:.3f}."
     return text

@@ -1,4 +1,6 @@
-"""Structural probes in a study: how much of the syntax tree is in the distances between words, layer by layer."""
+"""Structural probes in a study: how much of the syntax tree is in the distances between words,
+layer by layer.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ TOGETHER = 8
 
 @dataclass(frozen=True)
 class Trees:
-    """The sentences of one split that can be used: every word has a vector, there are at least two, and one root."""
+    """The sentences of one split that can be used: every word has a vector, there are at least two,
+    and one root.
+    """
 
     rows: list[list[int]]
     heads: list[list[int]]
@@ -75,7 +79,8 @@ def tree_scores_of(
         rank: rows of the probe's matrix.
 
     Returns:
-        For each site the fields of a `TreeRecord` that need neither the chain nor a random-weight model.
+        For each site the fields of a `TreeRecord` that need neither the chain nor a random-weight
+        model.
     """
     train, dev, test = splits["train"], splits["dev"], splits["test"]
     features: dict[str, dict[str, list[Tensor]]] = {"train": {}, "dev": {}, "test": {}}
@@ -122,7 +127,9 @@ def tree_scores_of(
 
 
 def chain_scores(test: Trees, seed: int) -> dict[str, Any]:
-    """The baseline that knows no tree: words are as far apart as they stand, and the first word is the root."""
+    """The baseline that knows no tree: words are as far apart as they stand,
+    and the first word is the root.
+    """
     lengths = [len(heads) for heads in test.heads]
     places = [np.arange(n, dtype=float) for n in lengths]
     return tree_scores([np.abs(p[:, None] - p) for p in places], places, test, seed)
@@ -131,7 +138,9 @@ def chain_scores(test: Trees, seed: int) -> dict[str, Any]:
 def tree_scores(
     distances: Sequence[np.ndarray], depths: Sequence[np.ndarray], test: Trees, seed: int
 ) -> dict[str, Any]:
-    """All four scores, and intervals over sentences of the two that are shares; no root's where none counts."""
+    """All four scores, and intervals over sentences of the two that are shares;
+    no root's where none counts.
+    """
     # Each sentence is a cluster: the arcs of one tree are not independent.
     boot = ClusterBootstrap(np.arange(len(test.heads)), seed=seed)
     recovered, of_tree = tree_edges(distances, test.heads, test.counted).T
@@ -157,9 +166,11 @@ def tree_finding(records: Sequence[TreeRecord]) -> str:
     top = max(records, key=lambda record: record.uuas)
     span = f" (95% CI {top.uuas_interval.text()})" if top.uuas_interval else ""
     text = (
-        f"tree: structural probes of rank {top.rank} work best at layer {layer_label(top.layer, top.site)} of {len(records)}, "
-        f"where they recover {top.uuas:.3f} of the undirected edges{span}. The first layer read gives {records[0].uuas:.3f}, and "
-        f"linking each word to the next gives {top.chain_uuas:.3f}."
+        f"tree: structural probes of rank {top.rank} work best at layer "
+        f"{layer_label(top.layer, top.site)} of {len(records)}, where they recover "
+        f"{top.uuas:.3f} of the undirected edges{span}. The first layer read gives "
+        f"{records[0].uuas:.3f}, and linking each word to the next gives "
+        f"{top.chain_uuas:.3f}."
     )
     if top.random_uuas is not None:
         text += f" The same layer of a random-weight model gives {top.random_uuas:.3f}."

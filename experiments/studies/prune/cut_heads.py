@@ -1,12 +1,13 @@
 """A model with fewer attention heads: their rows and columns are cut out of the weights.
 
-Attention adds sum_h softmax(q_h k_g(h)') v_g(h) O_h to the residual stream, so a model without head h computes what the
-whole model computes with h's output at zero, to rounding. A transformers configuration has one number of heads for all
-layers, so every layer keeps as many.
+Attention adds sum_h softmax(q_h k_g(h)') v_g(h) O_h to the residual stream, so a model without head
+h computes what the whole model computes with h's output at zero, to rounding. A transformers
+configuration has one number of heads for all layers, so every layer keeps as many.
 
 >>> from transformers import LlamaConfig, LlamaForCausalLM
 >>> size = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, vocab_size=10)
->>> model = LlamaForCausalLM(LlamaConfig(**size, num_attention_heads=4, num_key_value_heads=2)).eval()
+>>> heads = dict(num_attention_heads=4, num_key_value_heads=2)
+>>> model = LlamaForCausalLM(LlamaConfig(**size, **heads)).eval()
 >>> smaller = with_heads(model, [[[0], [3]]])
 >>> smaller.config.num_attention_heads, smaller.config.num_key_value_heads, smaller.config.head_dim
 (2, 2, 2)
@@ -47,7 +48,9 @@ class HeadError(LayerscopeError, ValueError):
 
 @dataclass(frozen=True)
 class Heads:
-    """How a model's heads are laid out: query head h reads key-value head h // (n_heads // n_kv_heads)."""
+    """How a model's heads are laid out:
+    query head h reads key-value head h // (n_heads // n_kv_heads).
+    """
 
     paths: list[str]
     n_heads: int
@@ -68,19 +71,22 @@ def heads_of(model: nn.Module) -> Heads:
     """The heads of a model that can be cut.
 
     Raises:
-        HeadError: projections that are not one linear map each, or a configuration that cannot say fewer heads.
+        HeadError: projections that are not one linear map each, or a configuration that cannot say
+            fewer heads.
     """
     if is_offloaded(model) or quantisation_of(model.config):
         raise HeadError(
-            f"{type(model).__name__}: heads are cut out of plain weights in memory, and these are offloaded or quantised"
+            f"{type(model).__name__}: heads are cut out of plain weights in memory, "
+            "and these are offloaded or quantised"
         )
     known = anatomy(model)
     if missing := [
         n for n in range(known.n_layers) if f"blocks.{n}.attn.hook_z" not in known.places
     ]:
         raise HeadError(
-            f"{type(model).__name__}: heads are cut in every layer, and {len(missing)} of its {known.n_layers} layers "
-            f"have none that are known (first: block {missing[0]})"
+            f"{type(model).__name__}: heads are cut in every layer, and {len(missing)} of "
+            f"its {known.n_layers} layers have none that are known (first: "
+            f"block {missing[0]})"
         )
     paths = [
         known.places[f"blocks.{layer}.attn.hook_z"].path.rpartition(".")[0]
@@ -97,14 +103,16 @@ def heads_of(model: nn.Module) -> Heads:
                 if next(module.parameters(), None) is not None
             )
             raise HeadError(
-                f"{what} a linear {', '.join(PROJECTIONS)} each, as in Llama, Mistral or Qwen; got {got}. "
-                "'layerscope ablate --component heads' measures these heads and cuts none"
+                f"{what} a linear {', '.join(PROJECTIONS)} each, as in Llama, "
+                f"Mistral or Qwen; got {got}. 'layerscope ablate --component heads' "
+                "measures these heads and cuts none"
             )
     n_heads = setting(model.config, "num_attention_heads")
     n_kv = setting(model.config, "num_key_value_heads")
     if not isinstance(n_heads, int) or not isinstance(n_kv, int) or n_kv < 1:
         raise HeadError(
-            f"{what} num_attention_heads and num_key_value_heads in the configuration, got {n_heads}, {n_kv}"
+            f"{what} num_attention_heads and num_key_value_heads in the configuration, "
+            f"got {n_heads}, {n_kv}"
         )
     sizes = {name: _out(model.get_submodule(f"{paths[0]}.{name}"), name) for name in PROJECTIONS}
     width = sizes["k_proj"] // n_kv
@@ -131,8 +139,9 @@ def with_heads(model: nn.Module, kept: Kept) -> nn.Module:
         kept: in every layer as many key-value heads, each with as many query heads.
 
     Raises:
-        HeadError: numbers that differ between layers or groups, heads of one group that read different key-value heads,
-            or weights that do not follow the configuration's number of heads.
+        HeadError: numbers that differ between layers or groups, heads of one group that read
+            different key-value heads, or weights that do not follow the configuration's number of
+            heads.
     """
     heads = heads_of(model)
     n_kv, group = _numbers(heads, kept)
@@ -159,8 +168,9 @@ def with_heads(model: nn.Module, kept: Kept) -> nn.Module:
     if other or set(state) - set(wanted):
         name = [*other, *sorted(set(state) - set(wanted))][0]
         raise HeadError(
-            f"{type(model).__name__}: {name} does not follow the configuration's num_attention_heads, num_key_value_heads "
-            "and head_dim: its heads cannot be cut out"
+            f"{type(model).__name__}: {name} does not follow the configuration's "
+            "num_attention_heads, num_key_value_heads and head_dim: "
+            "its heads cannot be cut out"
         )
     smaller.load_state_dict({name: value.clone() for name, value in state.items()}, strict=True)
     if getattr(model, "generation_config", None) is not None:
@@ -186,7 +196,8 @@ def _numbers(heads: Heads, kept: Kept) -> tuple[int, int]:
             )
         if any(len({h // size for h in members}) > 1 for members in groups):
             raise HeadError(
-                f"layer {layer}: expected groups of heads that read one key-value head, got {list(groups)}"
+                f"layer {layer}: expected groups of heads that read one key-value head, "
+                f"got {list(groups)}"
             )
     n_kv, group = next(iter(shapes))
     return n_kv, group

@@ -26,9 +26,10 @@ CONTROLS = (
 
 
 ABOUT = (
-    "Heads are removed from the weights in the order of their gates, mean |d metric / d gate|, which are computed again before "
-    "every step. The smaller model gives the outputs of the whole model with those heads at zero. Times are medians of forwards "
-    "taken in turns."
+    "Heads are removed from the weights in the order of their gates, mean |d metric / d "
+    "gate|, which are computed again before every step. The smaller model gives the outputs "
+    "of the whole model with those heads at zero. Times are medians of "
+    "forwards taken in turns."
 )
 
 
@@ -100,7 +101,8 @@ def _picture(records: Sequence[StepRecord], data: dict[str, Any]) -> Drawing:
         title=f"{metric} by heads a layer",
         y_title=metric,
         x_title="heads left in each layer",
-        caption="Band: 95% interval over texts. At random: the mean of models with as many heads drawn at random.",
+        caption="Band: 95% interval over texts. At random: the mean of models with as many heads "
+        "drawn at random.",
         words=f"{metric} by heads a layer: {'; '.join(words)}",
     )
 
@@ -116,7 +118,8 @@ def _table(results: Results) -> Table:
         Column("speed", hint="time of the whole model's forward / this model's"),
         Column(
             "difference",
-            hint="largest, of an attention output, to the whole model's with those heads at zero, as a share",
+            hint="largest, of an attention output, to the whole model's with those heads at "
+            "zero, as a share",
         ),
         Column("folder", False),
     ]

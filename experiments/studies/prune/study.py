@@ -1,9 +1,11 @@
-"""Head pruning that is real: the least important heads leave the weights, step by step, and the model gets smaller.
+"""Head pruning that is real: the least important heads leave the weights, step by step, and the
+model gets smaller.
 
-Importance is the size of a head's gate (Michel et al. 2019): mean over prompts of |d metric / d gate|, computed again on
-the smaller model before every step. A configuration has one number of heads for all layers, so a step takes the least
-important query head out of every group of heads that share a key-value head, in every layer; when groups are down to one,
-the least important key-value head of every layer, with its query.
+Importance is the size of a head's gate (Michel et al. 2019): mean over prompts of |d metric / d
+gate|, computed again on the smaller model before every step. A configuration has one number of
+heads for all layers, so a step takes the least important query head out of every group of heads
+that share a key-value head, in every layer; when groups are down to one, the least important
+key-value head of every layer, with its query.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
     """The texts, and a model whose heads can be cut.
 
     Raises:
-        LayerscopeError: texts that cannot be measured, a model whose heads cannot be cut, more steps than there are heads.
+        LayerscopeError: texts that cannot be measured, a model whose heads cannot be cut, more
+            steps than there are heads.
     """
     unusable: list[Unusable] = []
     metric, items = metric_and_texts(options, "loss", unusable)
@@ -99,15 +102,16 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
     subject = load_for(metric, load)
     if subject.has_decoder:
         raise RunError(
-            f"{subject.name} is an encoder-decoder: heads are cut out of models of one stack; 'layerscope ablate --component "
-            "heads' measures its heads"
+            f"{subject.name} is an encoder-decoder: heads are cut out of models of one "
+            "stack; 'layerscope ablate --component heads' measures its heads"
         )
     heads = heads_of(subject.model)
     possible = heads.n_heads // heads.n_kv_heads - 1 + heads.n_kv_heads - 1
     steps = possible if options.steps is None else options.steps
     if not 0 < steps <= possible:
         raise RunError(
-            f"--steps: expected 1 to {possible} ({heads.n_heads} heads a layer in {heads.n_kv_heads} groups), got {steps}"
+            f"--steps: expected 1 to {possible} ({heads.n_heads} heads a layer in "
+            f"{heads.n_kv_heads} groups), got {steps}"
         )
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     return PruneInputs(
@@ -126,8 +130,9 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
 def cost(inputs: PruneInputs) -> Cost:
     """A second model in memory, and a model on disk for each step."""
     text = (
-        f"{inputs.steps} steps from {inputs.heads.n_heads} heads a layer, {len(inputs.items)} texts; each step writes up to "
-        f"{size(inputs.size)} to {inputs.options.out / 'models'}"
+        f"{inputs.steps} steps from {inputs.heads.n_heads} heads a layer, "
+        f"{len(inputs.items)} texts; each step writes up to {size(inputs.size)} to "
+        f"{inputs.options.out / 'models'}"
     )
     return Cost(text, memory=inputs.size, disk=inputs.steps * inputs.size)
 
@@ -163,8 +168,9 @@ def _step(inputs: PruneInputs, kept: Kept, step: int) -> dict[str, Any]:
     is_half = smaller.dtype.itemsize < 4
     if not difference <= (ROUNDING_OF_HALF if is_half else ROUNDING):
         raise RunError(
-            f"{subject.name}: attention without these heads differs from attention with them at zero by {difference:.1e} of "
-            "its largest value: this architecture cannot be pruned so"
+            f"{subject.name}: attention without these heads differs from attention with "
+            f"them at zero by {difference:.1e} of its largest value: "
+            "this architecture cannot be pruned so"
         )
     random_values = []
     for draw in range(options.null_draws):
@@ -239,8 +245,9 @@ def random_heads(heads: Heads, like: Kept, seed: int) -> list[list[list[int]]]:
 def zeroed_difference(model: nn.Module, smaller: nn.Module, kept: Kept, chunk: Chunk) -> float:
     """How far the smaller model's layers are from the whole model's with the missing heads at zero.
 
-    Every layer of the smaller model is given the whole model's input of that layer, so that rounding in half precision
-    does not add up; the result is the largest difference of an attention output, relative to the layer's largest.
+    Every layer of the smaller model is given the whole model's input of that layer, so that
+    rounding in half precision does not add up; the result is the largest difference of an attention
+    output, relative to the layer's largest.
     """
     every, layers = range(heads_of(model).n_heads), range(len(kept))
     inputs = chunk.batch.inputs(device_of(model))
@@ -299,8 +306,8 @@ def _save(subject: Subject, folder: Path) -> None:
         ) as error:  # Llama's, where the width is no multiple of the heads
             why = " ".join(str(error.__cause__ or error).split())
             raise RunError(
-                f"{folder.name}: transformers saves no {type(model).__name__} of this shape: {why.rstrip('.')}; --steps "
-                "stops before it"
+                f"{folder.name}: transformers saves no {type(model).__name__} of this "
+                f"shape: {why.rstrip('.')}; --steps stops before it"
             ) from error
         subject.tokenizer.save_pretrained(unfinished)
         shutil.rmtree(folder, ignore_errors=True)
@@ -408,7 +415,8 @@ def _finding(records: Sequence[StepRecord]) -> str:
             by_chance = f" ({record.random:.3g} with random heads)"
         removed = 1 - record.parameters / whole.parameters
         parts.append(
-            f"With {record.heads} of {whole.heads} heads per layer, the {record.metric} changes from {whole.value:.3g} to "
-            f"{record.value:.3g} {whole.unit}{by_chance}, and the model has {removed:.1%} fewer parameters."
+            f"With {record.heads} of {whole.heads} heads per layer, the {record.metric} "
+            f"changes from {whole.value:.3g} to {record.value:.3g} {whole.unit}{by_chance}, "
+            f"and the model has {removed:.1%} fewer parameters."
         )
     return " ".join(parts)

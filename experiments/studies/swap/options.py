@@ -15,7 +15,8 @@ class SwapOptions(TextsOptions):
     """Word swaps."""
 
     list: tuple[str, ...] = option(
-        "built-in list of words to swap (repeatable; default: pronouns and names, unless --swap or --words is given)",
+        "built-in list of words to swap (repeatable; default: pronouns and names, "
+        "unless --swap or --words is given)",
         (),
         choices=tuple(LISTS),
     )
@@ -26,7 +27,8 @@ class SwapOptions(TextsOptions):
         metavar="FILE",
     )
     positive: str | None = option(
-        "for classifiers: class whose log-odds are measured on every text (default: the second of two)",
+        "for classifiers: class whose log-odds are measured on every text (default: "
+        "the second of two)",
         None,
         metavar="CLASS",
     )

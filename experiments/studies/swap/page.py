@@ -59,11 +59,15 @@ def _swaps(records: Sequence[SwapRecord]) -> Section:
         Column(f"size, {unit}", hint="mean size of the change in either direction"),
         Column(
             "beyond random",
-            hint="size minus that of random swaps in the same texts; Holm-corrected p in small print",
+            hint="size minus that of random swaps in the same texts; "
+            "Holm-corrected p in small print",
         ),
         Column("class changes", hint="share of the texts whose predicted class changes"),
     ]
-    about = "A biased model changes in one direction (effect), and by more than under random swaps of as many words (beyond random)."
+    about = (
+        "A biased model changes in one direction (effect), "
+        "and by more than under random swaps of as many words (beyond random)."
+    )
     rows = [_row(record) for record in records]
     table = Table(
         "swap-table", "Every list, with 95% intervals in small print", columns, rows, copy=True
@@ -86,7 +90,7 @@ def _row(r: SwapRecord) -> list[Cell]:
         score_cell(r.size, r.size_interval),
         beyond,
         Cell("") if r.flips is None else score_cell(r.flips, r.flips_interval),
-    ]  # fmt: skip
+    ]
 
 
 def _texts(texts: Sequence[MovedText], unit: str) -> Section:

@@ -13,7 +13,8 @@ class SwapRecord:
 
     list: str = entry("the list of words")
     kind: str = entry(
-        "swap (a for b, and b for a), same side (other words of the same side) or random (as many other words)"
+        "swap (a for b, and b for a), same side (other words of the same side) "
+        "or random (as many other words)"
     )
     metric: str = entry("what is measured")
     unit: str = entry("its unit")
@@ -27,7 +28,8 @@ class SwapRecord:
         "its 95% interval; null below 6 groups", "the metric's"
     )
     p: float | None = entry(
-        "of no effect: sign flips and studentised bootstrap, below 0.05 where the interval leaves 0 out; null below 6 groups"
+        "of no effect: sign flips and studentised bootstrap, "
+        "below 0.05 where the interval leaves 0 out; null below 6 groups"
     )
     p_holm: float | None = entry("Holm-corrected over the lists")
     size: float = entry("mean size of the change, in either direction", "the metric's")

@@ -1,11 +1,13 @@
 """``layerscope swap``: how much an answer moves when names, pronouns or other words are swapped.
 
-    effect = metric(text with the words of b) - metric(text with the words of a),   paired over texts
+    effect = metric(text with the words of b) - metric(text with the words of a),
+        paired over texts
 
-A text with words of both sides has no direction and is left out. Two controls change the same texts: other words of the same
-side (another man's name for a man's), and as many other words of the text, drawn at random, for words of other texts. A model
-that is sensitive to every change is not biased by that alone; what counts is the size beyond the random swaps', and a mean
-effect that is not 0.
+A text with words of both sides has no direction and is left out. Two controls change the same
+texts: other words of the same side (another man's name for a man's), and as many other words of the
+text, drawn at random, for words of other texts. A model that is sensitive to every change is not
+biased by that alone; what counts is the size beyond the random swaps', and a mean effect that is
+not 0.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class Variants:
     Args:
         items: the texts that have words of one side.
         changes: what is swapped in each.
-        controls: kind -> for each draw the changed texts; a text that cannot be changed so stays as it is.
+        controls: kind -> for each draw the changed texts; a text that cannot be changed so stays as
+            it is.
     """
 
     words: WordList
@@ -80,7 +83,8 @@ def prepare(options: SwapOptions, load: Load) -> SwapInputs:
     """The texts, the lists and the model.
 
     Raises:
-        LayerscopeError: files that cannot be read, texts that cannot be measured, no text with a word of the lists.
+        LayerscopeError: files that cannot be read, texts that cannot be measured, no text with a
+            word of the lists.
     """
     unusable: list[Unusable] = []
     metric, read = metric_and_texts(options, "logit_difference", unusable)
@@ -122,7 +126,9 @@ def prepare(options: SwapOptions, load: Load) -> SwapInputs:
 
 
 def _lists(options: SwapOptions) -> tuple[list[WordList], list[Note]]:
-    """The lists that are asked for, all built-in ones where none is; and what of a file of pairs is left out."""
+    """The lists that are asked for, all built-in ones where none is;
+    and what of a file of pairs is left out.
+    """
     own, notes = pairs_given(options.swap), []
     if options.words is not None:
         unusable: list[Unusable] = []
@@ -372,14 +378,15 @@ def _finding(record: SwapRecord, positive: str | None) -> str:
     span = "" if ends is None else f", 95% CI {ends.text('+.3f')}"
     p = "" if record.p_holm is None else f", p = {record.p_holm:.3g} (Holm)"
     text = (
-        f"Swapping {record.list} from a to b changes {what} by {record.effect:+.3f} {record.unit} on average (n = "
-        f"{record.n}{span}{p}). The mean size of the change is {record.size:.3f}."
+        f"Swapping {record.list} from a to b changes {what} by {record.effect:+.3f} "
+        f"{record.unit} on average (n = {record.n}{span}{p}). "
+        f"The mean size of the change is {record.size:.3f}."
     )
     if record.beyond is not None and record.beyond_p_holm is not None:
         random = record.size - record.beyond
         text += (
-            f" With random swaps of as many words it is {random:.3f} (difference {record.beyond:+.3f}, p = "
-            f"{record.beyond_p_holm:.3g}, Holm)."
+            f" With random swaps of as many words it is {random:.3f} (difference "
+            f"{record.beyond:+.3f}, p = {record.beyond_p_holm:.3g}, Holm)."
         )
     if record.flips is not None:
         text += f" The predicted class changes in {record.flips:.1%} of the texts."

@@ -1,7 +1,8 @@
 """Pairs of words that are swapped, and texts in which they are.
 
-Words of a list have two sides, ``a`` and ``b``. A text with words of one side only is changed; each word takes the capitals of the
-one that it replaces. ``her`` is two words: in front of a word it is ``his``, else ``him``.
+Words of a list have two sides, ``a`` and ``b``. A text with words of one side only is changed; each
+word takes the capitals of the one that it replaces. ``her`` is two words: in front of a word it is
+``his``, else ``him``.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class WordList:
 
 
 def _other(words: Mapping[str, Sequence[str]], text: str, span: tuple[int, int]) -> str:
-    """The word that takes a place; of several, as for ``her``, the last in front of a word, else the first."""
+    """The word that takes a place; of several, as for ``her``, the last in front of a word,
+    else the first.
+    """
     others = words[text[slice(*span)].lower()]
     if len(others) == 1:
         return others[0]
@@ -105,7 +108,9 @@ def _as_written(old: str, new: str) -> str:
 def random_swap(
     text: str, change: Change, vocabulary: Sequence[str], rng: np.random.Generator
 ) -> str | None:
-    """As many other words of the text replaced by words of other texts; None where it has no other words."""
+    """As many other words of the text replaced by words of other texts;
+    None where it has no other words.
+    """
     taken = set(change.spans)
     places = [match.span() for match in WORD.finditer(text) if match.span() not in taken]
     if not places:
@@ -118,7 +123,8 @@ def random_swap(
 
 
 def read_word_lists(path: Path, unusable: list[Unusable]) -> list[WordList]:
-    """Lists of pairs from a file: ``a``, ``b``, and perhaps ``list``, the name of the list that they are of.
+    """Lists of pairs from a file: ``a``, ``b``, and perhaps ``list``, the name of the list that
+    they are of.
 
     Args:
         unusable: is given the lines without two words.

@@ -23,7 +23,8 @@ class UsageOptions(WordsOptions, ProbesOptions, TextsOptions, EffectsOptions, En
 
     property: str = option("property of words: upos, feats:Number, ...", metavar="P")
     probe: Path | None = option(
-        "a saved probe (DIR/probes/... of a probing run): the metric is what it still reads on the test sentences",
+        "a saved probe (DIR/probes/... of a probing run): "
+        "the metric is what it still reads on the test sentences",
         None,
         metavar="FILE",
     )

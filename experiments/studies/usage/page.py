@@ -1,4 +1,6 @@
-"""The page of a study of usage: what a probe reads of each layer, and what its erasure does, one above the other."""
+"""The page of a study of usage: what a probe reads of each layer, and what its erasure does,
+one above the other.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,9 @@ CONTROLS = (
 
 
 ABOUT = (
-    "Upper figure: test accuracy of a linear probe at each layer, before and after the property is erased there. Lower figure: "
-    "how this erasure changes the metric in the running model, compared with equally large changes in random directions."
+    "Upper figure: test accuracy of a linear probe at each layer, before and after the "
+    "property is erased there. Lower figure: how this erasure changes the metric in the "
+    "running model, compared with equally large changes in random directions."
 )
 
 
@@ -146,7 +149,8 @@ def _decodable_chart(records: Sequence[UsageRecord], data: dict[str, Any]) -> Dr
         data,
         title="What probes read",
         y_title="accuracy",
-        caption="Band: 95% interval over test sentences. The network is a small MLP, which shows what nonlinear probes still read.",
+        caption="Band: 95% interval over test sentences. The network is a small MLP, "
+        "which shows what nonlinear probes still read.",
         words="; ".join(words),
         rules=[Rule("majority", "major", records[0].majority)],
         **_axis(records),
@@ -174,7 +178,8 @@ def _used_chart(records: Sequence[UsageRecord], data: dict[str, Any]) -> Drawing
         data,
         title="Effect of the erasure",
         y_title=f"change of {records[0].metric}, {records[0].unit}",
-        caption="Band: 95% interval over prompts. Random: mean size of the effect of equally large changes in random directions.",
+        caption="Band: 95% interval over prompts. Random: mean size of the effect of equally large "
+        "changes in random directions.",
         words="; ".join(words),
         **_axis(records),
     )
@@ -210,7 +215,10 @@ def pushes_section(records: Sequence[UsageRecord], data: dict[str, Any]) -> Sect
         words="; ".join(words),
         **_axis(pushes[0][1]),
     )
-    about = "The property is erased and then set to each class's mean. Where the model uses it, the curves separate."
+    about = (
+        "The property is erased and then set to each class's mean. Where the model uses it, "
+        "the curves separate."
+    )
     return Section("pushes", "Counterfactuals", [Picture([drawing])], about, study=True)
 
 

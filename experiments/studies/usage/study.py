@@ -1,13 +1,16 @@
-"""Decodable and used: a property is probed at every layer, erased there, and the rest of the model runs on what is left.
+"""Decodable and used: a property is probed at every layer, erased there, and the rest of the model
+runs on what is left.
 
     decodable   test accuracy of a linear probe of the layer
-    used        metric(layer <- r(layer)) - metric(clean),  r the eraser fitted on the layer's own words
+    used        metric(layer <- r(layer)) - metric(clean),
+                r the eraser fitted on the layer's own words
     null        the same for changes as large in random directions
 
-A probe shows that a property can be read, not that the model reads it; erasing it from the running model (amnesic probing,
-Elazar et al. 2021) asks the second question. The eraser is fitted on words and applied to every token but the first
-(``--positions``). ``--push`` also puts the property where each class has its mean (AlterRep, Ravfogel et al. 2021): if the
-model uses it, the two ends pull apart.
+A probe shows that a property can be read, not that the model reads it; erasing it from the running
+model (amnesic probing, Elazar et al. 2021) asks the second question. The eraser is fitted on words
+and applied to every token but the first (``--positions``). ``--push`` also puts the property where
+each class has its mean (AlterRep, Ravfogel et al. 2021): if the model uses it, the two ends pull
+apart.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ class UsageInputs(Inputs):
     """What a study of usage has read.
 
     Args:
-        metric: what is measured; ``items`` what it has one value of each, ``kind`` what those are called.
+        metric: what is measured; ``items`` what it has one value of each, ``kind`` what those are
+            called.
         groups: the items' texts in batches.
         view: the property's words and their tokens.
         parts: the layers.
@@ -144,7 +148,8 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     """The sentences, the property, the texts that are measured, and the model.
 
     Raises:
-        LayerscopeError: files that cannot be read, a property without a class for each word, texts that cannot be measured.
+        LayerscopeError: files that cannot be read, a property without a class for each word, texts
+            that cannot be measured.
     """
     splits, read_notes = read_splits(
         options.corpus, options.dev, options.test, options.sample, options.seed
@@ -192,7 +197,9 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
 def _measured(
     options: UsageOptions, test: Corpus, unusable: list[Unusable]
 ) -> tuple[Metric, Sequence[Item | LabelledSentence], list[Note]]:
-    """What is measured, on which prompts, pairs or test sentences, and notes of what was left out."""
+    """What is measured, on which prompts, pairs or test sentences,
+    and notes of what was left out.
+    """
     if options.probe is None:
         metric, items = metric_and_texts(options, "loss", unusable)
         return metric, items, []
@@ -205,15 +212,18 @@ def _measured(
 def cost(inputs: UsageInputs) -> Cost:
     """What is held and stored; refuses memory that is not allowed (`memory.Fits`)."""
     text = (
-        f"{inputs.view.layout.n_rows:,} words x {inputs.subject.d_model} dimensions x {len(inputs.places)} layers, "
-        f"{size(inputs.disk)} on disk; {inputs.fits.line()}; {len(inputs.items)} {inputs.kind} through each layer, "
+        f"{inputs.view.layout.n_rows:,} words x {inputs.subject.d_model} dimensions x "
+        f"{len(inputs.places)} layers, {size(inputs.disk)} on disk; {inputs.fits.line()}; "
+        f"{len(inputs.items)} {inputs.kind} through each layer, "
         f"{inputs.options.null_draws} random changes beside it"
     )
     return Cost(text, memory=inputs.fits.memory - inputs.need.held, disk=inputs.disk)
 
 
 def measure(inputs: UsageInputs, run: Run) -> Results:
-    """Probes and erasers of every layer, and the effect of each change; erasers go to ``erasers/SITE.safetensors``."""
+    """Probes and erasers of every layer, and the effect of each change;
+    erasers go to ``erasers/SITE.safetensors``.
+    """
     options, metric, items, task = inputs.options, inputs.metric, inputs.items, inputs.task
     memory = run.folder.kept("memory", partial(_memory, inputs))  # holds until the run is finished
     run.memory.update({k: memory[k] for k in ("held_bytes", "disk_bytes", "batch_tokens", "hold")})
@@ -357,7 +367,10 @@ def _layer(
 def _changes(
     options: UsageOptions, erasers: Mapping[str, Eraser], task: Task
 ) -> list[tuple[str, str | None, Change]]:
-    """What is done to a layer: its name, the class that it pushes to, the change. The erasure pushes to none."""
+    """What is done to a layer: its name, the class that it pushes to, the change.
+
+    The erasure pushes to none.
+    """
     changes: list[tuple[str, str | None, Change]] = [
         ("erase", None, lambda name: erasers[name].erase)
     ]
@@ -386,18 +399,19 @@ def _finding(name: str, metric: Metric, n_items: int, records: Sequence[UsageRec
     doubt = "" if is_above(top.decodable_interval, top.majority) else DOUBT
     change = f"This changes the {metric.name}"
     text = (
-        f"{name} is decoded best at layer {top.layer}, with an accuracy of {top.decodable:.3f} (95% CI "
-        f"{interval(top.decodable_interval) or 'n/a'}; most frequent class {top.majority:.3f}{doubt}). It was then erased at one "
-        f"layer at a time (n = {n_items}). {significance_text(erased_records, 'layers', change)} The largest effects are "
-        f"{ranking(erased_records)}."
+        f"{name} is decoded best at layer {top.layer}, with an accuracy of "
+        f"{top.decodable:.3f} (95% CI {interval(top.decodable_interval) or 'n/a'}; "
+        f"most frequent class {top.majority:.3f}{doubt}). It was then erased at one layer "
+        f"at a time (n = {n_items}). {significance_text(erased_records, 'layers', change)} "
+        f"The largest effects are {ranking(erased_records)}."
     )
     passing = significant(erased_records)
     compared = [record for record in passing if record.null is not None]
     if compared:
         beyond = sum(abs(record.effect) > (record.null or 0.0) for record in compared)
         text += (
-            f" At {beyond} of {len(compared)} significant layers, the effect is larger than the mean effect of random changes "
-            "of the same size."
+            f" At {beyond} of {len(compared)} significant layers, "
+            "the effect is larger than the mean effect of random changes of the same size."
         )
     return text
 
@@ -413,8 +427,9 @@ def _notes(records: Sequence[UsageRecord]) -> list[Note]:
     ]
     if left:
         text = (
-            f"at {len(left)} of {len(erased_records)} layers, a small network still reads the property after the erasure "
-            f"(accuracy up to {max(left):.3f}), because erasure removes only what linear probes read"
+            f"at {len(left)} of {len(erased_records)} layers, a small network still reads "
+            f"the property after the erasure (accuracy up to {max(left):.3f}), "
+            "because erasure removes only what linear probes read"
         )
         notes.append(Note(kind="warning", text=text))
     if unconverged := [record.site for record in erased_records if not record.converged]:
