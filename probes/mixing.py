@@ -11,8 +11,8 @@ is, its penalty chosen on dev; the weights move along the gradient of phi, which
 objective at the inner optimum. The starts are all layers alike and the mix of the layers below, so
 that further layers do not make a mix worse.
 
-A mix has converged if its regression has, and no layer would be worth more weight (the Frank-Wolfe
-gap of the simplex):
+A mix is *stationary* if its regression has converged, and no layer would be worth more weight (the
+Frank-Wolfe gap of the simplex). phi is not convex: other weights may be better.
 
     sum_l a_l g_l - min_l g_l <= GAP * objective,     g_l = d objective / d a_l
 
@@ -65,7 +65,7 @@ class MixFit:
         l2: the penalty that was best on dev.
         objective: of the training rows, in nats.
         gap: what more weight for one layer promises, as a share of the objective.
-        converged: whether the regression's objective is proved and the gap is within `GAP`.
+        stationary: whether the regression's objective is proved and the gap is within `GAP`.
     """
 
     classes: np.ndarray
@@ -77,7 +77,7 @@ class MixFit:
     l2: float
     objective: float
     gap: float
-    converged: bool
+    stationary: bool
 
     def predict(self, layers: Sequence[Float[Tensor, "n d"]]) -> np.ndarray:
         """The most probable class of every row; layers above the k-th are not read."""

@@ -30,7 +30,7 @@ from .training import Schedule, train
 
 Activation = Literal["relu", "none"]
 _TENSORS = ("U", "a", "V", "b", "mean", "scale")
-_RECORDED = ("activation", "dev_loss", "epochs", "converged")
+_RECORDED = ("activation", "dev_loss", "epochs", "stationary")
 HELD_OUT = 0.1
 """Share of the training rows that decide the end, where no dev rows are given."""
 
@@ -44,7 +44,7 @@ class NetworkFit:
         mean, scale: of the training rows.
         dev_loss: cross-entropy of the held-out rows in bits, the lowest.
         epochs: passes that were made.
-        converged: whether training on lowered it at no step.
+        stationary: whether training on lowered it at no step (see `probes.training`).
     """
 
     classes: np.ndarray
@@ -54,7 +54,7 @@ class NetworkFit:
     activation: Activation
     dev_loss: float
     epochs: int
-    converged: bool
+    stationary: bool
 
     def log_proba(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[Tensor, "n c"]:
         """Log-probabilities (nats) of every class for every row."""
@@ -156,7 +156,7 @@ def networks_many(
             activation,
             float(trained.lowest[i]) / float(np.log(2)),
             int(trained.epochs[i]),
-            bool(trained.converged[i]),
+            bool(trained.stationary[i]),
         )
     return fits
 
@@ -248,14 +248,14 @@ class _NetworkProbe(ClassifierMixin, Saved):
     Attributes:
         classes_: [c].
         fit_: the `NetworkFit`.
-        n_iter_, converged_: epochs, and whether the held-out loss fell at no step any more.
+        n_iter_, stationary_: epochs, and whether the held-out loss fell at no step any more.
     """
 
     classes_: np.ndarray
     n_features_in_: int
     fit_: NetworkFit
     n_iter_: int
-    converged_: bool
+    stationary_: bool
     seed: int
     max_iter: int
     device: str | None
@@ -276,7 +276,7 @@ class _NetworkProbe(ClassifierMixin, Saved):
 
     def _take(self, fit: NetworkFit) -> None:
         self.fit_, self.classes_ = fit, fit.classes
-        self.n_iter_, self.converged_ = fit.epochs, fit.converged
+        self.n_iter_, self.stationary_ = fit.epochs, fit.stationary
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         fit = self.fit_
@@ -286,7 +286,9 @@ class _NetworkProbe(ClassifierMixin, Saved):
 
     def _restore(self, tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
         U, a, V, b, mean, scale = (torch.from_numpy(tensors[name]) for name in _TENSORS)
-        recorded = {name: header[name] for name in _RECORDED}
+        # Files of before have another name for it.
+        known = {"stationary": header.get("converged"), **header}
+        recorded = {name: known[name] for name in _RECORDED}
         self._take(NetworkFit(self.classes_, (U, a, V, b), mean, scale, **recorded))
         self.n_features_in_ = len(mean)
 

@@ -73,15 +73,19 @@ class StructuralFit:
         projection: B, [rank d].
         dev_loss: the lowest, at which B was kept.
         epochs: passes over the training sentences.
-        converged: whether training from these weights lowered the dev loss at none of the
+        stationary: whether training from these weights lowered the dev loss at none of the
             schedule's rates; False of a schedule that does not try (`published`).
+        apart: by how much the dev losses of the schedules' trainings differ, as a share of the
+            lowest: the loss is not convex, and only trainings that end alike speak for one another.
+            NaN of a single schedule.
     """
 
     kind: Kind
     projection: Float[Tensor, "rank d"]
     dev_loss: float
     epochs: int
-    converged: bool
+    stationary: bool
+    apart: float
 
     def predict(self, words: Float[Tensor, "n d"] | Float[np.ndarray, "n d"]) -> np.ndarray:
         """Squared distances [n n], or squared depths [n]."""
@@ -196,9 +200,17 @@ def structural_many(
             trained.weights[0][i, :rank] / scales[name],
             float(trained.lowest[i]),
             int(trained.epochs[i]),
-            bool(trained.converged[i]),
+            bool(trained.stationary[i]),
+            _apart(losses[:, i]),
         )
     return fits
+
+
+def _apart(losses: Float[Tensor, " trainings"]) -> float:
+    """How far apart trainings ended, as a share of the lowest loss."""
+    if len(losses) < 2:
+        return float("nan")
+    return float((losses.max() - losses.min()) / losses.min())
 
 
 def _scale(layer: Sequence[Float[Tensor, "_ _"]]) -> float:

@@ -5,10 +5,12 @@ end.
         w <- w - rate (m / (1 - .9^t)) / (sqrt(v / (1 - .999^t)) + 1e-8)
 
 After every epoch each model's held-out loss is taken, and the weights of the lowest loss are kept.
-A `Schedule` says when the rate is cut and when a model is done. One that *returns* is also a
-certificate: it ends only after training was taken up again from the kept weights at several rates
-in turn and lowered the held-out loss at none of them. A schedule that only cuts its rate stops
-falling because its steps vanish, which proves nothing.
+A `Schedule` says when the rate is cut and when a model is done. One that *returns* ends only after
+training was taken up again from the kept weights at several rates in turn and lowered the held-out
+loss at none of them: these weights are called *stationary*. It says that they cannot be improved by
+training on, and not that other weights, from another start, are no better: these losses are not
+convex. A schedule that only cuts its rate stops falling because its steps vanish, which proves
+nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Trained:
         weights: of each model at its lowest held-out loss, models along the first axis.
         lowest: that loss.
         epochs: passes that each model made.
-        converged: whether its loss was ever finite and a schedule that returns came to its end:
+        stationary: whether its loss was ever finite and a schedule that returns came to its end:
             from these weights no rate in a row of ``stalls`` lowered the held-out loss by ``gain``
             within ``patience`` epochs.
     """
@@ -68,7 +70,7 @@ class Trained:
     weights: list[Tensor]
     lowest: Float[Tensor, " m"]
     epochs: Int[Tensor, " m"]
-    converged: Bool[Tensor, " m"]
+    stationary: Bool[Tensor, " m"]
 
 
 class _Adam:
@@ -182,11 +184,11 @@ def train(
             progress(epoch + 1, schedule.epochs)
         if bool(watch.done.all()):
             break
-    # Vanishing steps prove nothing: only a schedule that returns can have converged.
-    converged = torch.zeros_like(watch.done)
+    # Vanishing steps prove nothing: only a schedule that returns tells.
+    stationary = torch.zeros_like(watch.done)
     if schedule.returns:
-        converged = watch.done & watch.lowest.isfinite()
-    return Trained(best, watch.lowest, ends, converged)
+        stationary = watch.done & watch.lowest.isfinite()
+    return Trained(best, watch.lowest, ends, stationary)
 
 
 class _Watch:

@@ -14,22 +14,24 @@ probes can read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from layerscope.errors import InputError
+from layerscope.errors import InputError, LayerscopeError
 
 from . import SPLITS, Corpus, CorpusError, Sentence, Split, Word
 from .files import parsed_sha256
-from .records import Record, read_lines_as
+from .records import Record, Unusable, read_lines_as
 
 COLUMNS = ("file", "split", "start", "end", "item")
 """Columns with a meaning of their own; the others are properties."""
 MILLISECONDS = 1000
 WHOLE = (0, 1)
 """The span of a whole file, in the place of milliseconds."""
+Check = Callable[[str], object]
+"""Raises a `LayerscopeError` for a file, given by its path, that a model cannot be given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +40,11 @@ class Items(Corpus):
 
     Args:
         properties: the columns that are properties.
+        files: of the whole table, whatever split they are in, in its order.
     """
 
     properties: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 def item_properties(corpus: Corpus) -> tuple[str, ...]:
@@ -48,16 +52,21 @@ def item_properties(corpus: Corpus) -> tuple[str, ...]:
     return corpus.properties if isinstance(corpus, Items) else ()
 
 
-def read_items(path: Path) -> Corpus | dict[Split, Corpus]:
+def read_items(
+    path: Path, check: Check | None = None, unusable: list[Unusable] | None = None
+) -> Corpus | dict[Split, Corpus]:
     """The items of a table, by split where it has that column.
 
-    The hash is of the table and of every file that it names.
+    The hash is of the table and of every file that is read.
+
+    Args:
+        check, unusable: see `all_items`.
 
     Raises:
         CorpusError: a table without properties, a split without items.
         PromptError: see `all_items`.
     """
-    files, whole = _read(path)
+    files, whole = _read(path, check, unusable)
     if not whole.properties:
         raise CorpusError(f"{path}: expected a column to read from the items, such as label")
     sentences: dict[str, list[Sentence]] = {}
@@ -71,22 +80,44 @@ def read_items(path: Path) -> Corpus | dict[Split, Corpus]:
     return {split: replace(whole, sentences=tuple(sentences[split])) for split in SPLITS}
 
 
-def all_items(path: Path) -> Items:
+def all_items(
+    path: Path, check: Check | None = None, unusable: list[Unusable] | None = None
+) -> Items:
     """The items of a table, whatever their splits and whether or not it has a column to read from
     them.
 
     Files stand in the order in which the table first names them.
 
+    Args:
+        check: what else a file must pass.
+        unusable: is given the lines that cannot be used; without it, the first one is an error.
+
     Raises:
-        PromptError: a line without a file, a file that is not there, a time that is no time.
+        PromptError: a line without a file, a file that is not there or does not pass, a time that
+            is no time; with ``unusable`` only a table without any line that can be used.
     """
-    files, whole = _read(path)
+    files, whole = _read(path, check, unusable)
     return replace(whole, sentences=tuple(sentence for _, sentence in files))
 
 
-def _read(path: Path) -> tuple[list[tuple[str, Sentence]], Items]:
+def _read(
+    path: Path, check: Check | None, unusable: list[Unusable] | None
+) -> tuple[list[tuple[str, Sentence]], Items]:
     """Each file with its items and its split, and the table without them."""
-    lines = read_lines_as(path, None, partial(_line, path.parent))
+
+    @cache
+    def fault(file: str) -> str:
+        """Why a file cannot be used; nothing if it can. It is read once however many lines name
+        it.
+        """
+        try:
+            if check is not None:
+                check(file)
+        except LayerscopeError as error:
+            return str(error)
+        return ""
+
+    lines = read_lines_as(path, None, partial(_line, path.parent, fault), unusable)
     properties = tuple(name for name in lines[0] if name not in COLUMNS)
     by_file: dict[tuple[str, str], list[dict[str, str]]] = {}
     for line in lines:
@@ -96,10 +127,11 @@ def _read(path: Path) -> tuple[list[tuple[str, Sentence]], Items]:
     for (split, file), of_file in by_file.items():
         digest.update(Path(file).read_bytes())
         files.append((split, _sentence(file, of_file, properties)))
-    return files, Items((), path, digest.hexdigest(), properties)
+    names = tuple(sentence.text for _, sentence in files)
+    return files, Items((), path, digest.hexdigest(), properties, names)
 
 
-def _line(folder: Path, record: Record) -> dict[str, str]:
+def _line(folder: Path, fault: Callable[[str], str], record: Record) -> dict[str, str]:
     """A line of the table as text, with the path of its file."""
     line = {name: str(value) for name, value in record.items() if value is not None}
     if not line.get("file"):
@@ -108,6 +140,8 @@ def _line(folder: Path, record: Record) -> dict[str, str]:
     if not file.is_file():
         raise InputError(f"no such file: {file}")
     _span(line)
+    if why := fault(str(file)):
+        raise InputError(why)
     return {**line, "file": str(file)}
 
 

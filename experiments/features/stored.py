@@ -22,7 +22,7 @@ from ...hooks import ActivationStore
 from ...probes import Moments
 from ...probes.rows import OnDisk
 from ..corpus import Corpus, read_conllu
-from ..corpus.items import Items, all_items
+from ..corpus.items import Items
 from ..runs import console
 from ..runs.engine import Engine
 from ..runs.execute import DataFile
@@ -241,7 +241,7 @@ def _numbers(where: str, data: Sequence[dict[str, Any]], corpora: Sequence[Corpu
             )
         if corpus.sha256 not in places:
             is_table = isinstance(corpus, Items)
-            whole = all_items(corpus.path) if is_table else read_conllu(corpus.path)
-            places[corpus.sha256] = {s.id: i for i, s in enumerate(whole)}
+            names = corpus.files if is_table else [s.id for s in read_conllu(corpus.path)]
+            places[corpus.sha256] = {name: place for place, name in enumerate(names)}
         numbers += [first[corpus.sha256] + places[corpus.sha256][s.id] for s in corpus]
     return numbers

@@ -32,6 +32,7 @@ from layerscope.errors import LayerscopeError
 
 from ..corpus.prompts import Pair, Prompt
 from ..subject import Subject
+from ..subject.errors import SubjectError
 from ..subject.pictures import Picture
 from ..subject.targets import plain
 from ..subject.word_spans import Encoded
@@ -204,9 +205,16 @@ def text_of(subject: Subject, prompt: Prompt, answer: str = "") -> Encoded:
     the end of the answer.
 
     Raises:
-        ItemError: a text that is longer than the model takes, a beginning of a target for a model
-            without a decoder.
+        ItemError: a text that is longer than the model takes, a picture or a sound that cannot be
+            read, a beginning of a target for a model without a decoder.
     """
+    try:
+        return _text_of(subject, prompt, answer)
+    except SubjectError as error:
+        raise ItemError(str(error)) from None
+
+
+def _text_of(subject: Subject, prompt: Prompt, answer: str) -> Encoded:
     if prompt.image is not None:
         if subject.processor is None:
             raise ItemError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from layerscope.errors import LayerscopeError
 
+from ..corpus.items import Check
 from ..corpus.prompts import Item, Prompt, Unusable, read_prompts
 from ..report.schema import Note
 from .metrics import images_of, sounds_of
@@ -17,6 +18,7 @@ from .reads import ItemError, MetricError
 AnyItem = TypeVar("AnyItem", bound=Item)
 Read = TypeVar("Read")
 Made = TypeVar("Made")
+AnyCorpus = TypeVar("AnyCorpus")
 
 NAMED = 3
 """Reasons, and lines of a reason, that are named; the others are counted."""
@@ -62,7 +64,6 @@ def usable_texts(
     allowed: float,
     limit: int | None = None,
     what: str = "items",
-    audio: bool = False,
 ) -> tuple[list[Prompt], list[Note]]:
     """The prompts of a file that are read as texts, with or without an answer, and what of it is
     left out.
@@ -72,9 +73,30 @@ def usable_texts(
         MetricError: more is left out than is allowed.
     """
     unusable: list[Unusable] = []
-    prompts = read_prompts(path, limit, answers=False, unusable=unusable, audio=audio)
+    prompts = read_prompts(path, limit, answers=False, unusable=unusable)
     check_share(unusable, len(prompts) + len(unusable), allowed, what)
     return prompts, unusable_notes(unusable, len(prompts), what)
+
+
+def usable_items(
+    path: Path, read: Callable[..., AnyCorpus], check: Check, allowed: float
+) -> tuple[AnyCorpus, list[Note]]:
+    """The items of a table of pictures or sounds, and what of it is left out.
+
+    Args:
+        read: `read_items` or `all_items`.
+        check: see there.
+
+    Raises:
+        PromptError: a table that cannot be read.
+        MetricError: more is left out than is allowed.
+    """
+    unusable: list[Unusable] = []
+    found = read(path, check, unusable)
+    parts = found.values() if isinstance(found, Mapping) else [found]
+    kept, what = sum(part.n_words for part in parts), f"items of {path.name}"
+    check_share(unusable, kept + len(unusable), allowed, what)
+    return found, unusable_notes(unusable, kept, what)
 
 
 def usable_each(

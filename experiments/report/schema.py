@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, get_args, get_type_hints, runtime_checkable
 
 import numpy as np
 
@@ -31,9 +31,13 @@ class ResultsError(LayerscopeError, ValueError):
     """
 
 
-def entry(about: str, unit: str = "", default: Any = MISSING) -> Any:
-    """A field of a record, with its meaning and unit."""
-    metadata = {"about": about, "unit": unit}
+def entry(about: str, unit: str = "", default: Any = MISSING, was: str = "") -> Any:
+    """A field of a record, with its meaning and unit.
+
+    Args:
+        was: its former name, which files may still have.
+    """
+    metadata = {"about": about, "unit": unit, "was": was}
     if default is MISSING:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, (list, dict)):
@@ -205,6 +209,7 @@ def from_json(kind: type[T], value: Any, where: str = "results.json") -> T:
     # A late import: command lines that read no results do not wait for it.
     from pydantic import ValidationError
 
+    value = _renamed(kind, value)
     try:
         return _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -225,6 +230,36 @@ def _place(parts: Sequence[int | str], value: Any) -> str:
         elif isinstance(value, Mapping) and (part in value or number == len(parts)):
             place, value = f"{place}.{part}", value.get(part)
     return place.lstrip(".")
+
+
+def _renamed(kind: type, value: Any) -> Any:
+    """What a file holds, under the present names of fields that had another one."""
+    if not isinstance(value, Mapping):
+        return value
+    former, of_records = _former_names(kind)
+    value = dict(value)
+    for was, name in former.items():
+        if was in value:
+            value.setdefault(name, value.pop(was))
+    for name, inner in of_records.items():
+        if isinstance(value.get(name), list):
+            value[name] = [_renamed(inner, one) for one in value[name]]
+    return value
+
+
+@cache
+def _former_names(kind: type) -> tuple[dict[str, str], dict[str, type]]:
+    """Former names of a record's fields, and its fields with lists of records that have some."""
+    if not dataclasses.is_dataclass(kind):
+        return {}, {}
+    hints, former, of_records = get_type_hints(kind), {}, {}
+    for item in dataclasses.fields(kind):
+        if was := item.metadata.get("was"):
+            former[was] = item.name
+        for inner in get_args(hints[item.name]):
+            if isinstance(inner, type) and any(_former_names(inner)):
+                of_records[item.name] = inner
+    return former, of_records
 
 
 @cache

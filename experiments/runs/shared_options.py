@@ -130,6 +130,10 @@ class EngineOptions:
 
 
 SKIP = "largest share of the items that may be left out because they cannot be measured"
+SKIP_FILES = (
+    "with --images and --audio: largest share of a table's lines that may be left out "
+    "because their files cannot be used"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ A text is the path of a file, and a word of it an item: the whole file, or a str
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -70,6 +71,9 @@ class MediaSubject(Subject):
         require_eval(model)
         self.model, self.tokenizer, self.processor = model, processor, None
         self.kind: Kind = kind
+        # What the model is known to take: sizes of pictures, and the least samples of a sound.
+        self._sizes: set[tuple[int, int]] = set()
+        self._least_samples = math.inf
         self.config: Any = model.config
         self.name = name or type(model).__name__
         self.random_seed, self.notes, self._hasher = random_seed, list(notes), hasher
@@ -187,6 +191,34 @@ class MediaSubject(Subject):
                 raise
             more = f" (or one of the {len(batch) - 1} files beside it)" if len(batch) > 1 else ""
             raise SubjectError(f"{batch.paths[0]}{more}: {first_line(error)}") from error
+
+    def check_file(self, path: str) -> None:
+        """Read a file as `forward` does: one that cannot be used is found before the first
+        forward.
+
+        Raises:
+            SubjectError: no picture or sound, or one that the processor or the model refuses.
+        """
+        if self.kind == "images":
+            item = read_picture(path)
+            is_known = item.size in self._sizes
+        else:
+            seconds_of(path)  # refuses a sound without samples
+            item = self._read_sound(path)
+            # A sound may be too short for a model's convolutions, and hardly too long.
+            is_known = len(item) >= self._least_samples
+        if is_known:
+            return
+        try:
+            self._positions(self._process([item]))
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, LayerscopeError):
+                raise
+            raise SubjectError(f"{path}: the model refuses it: {first_line(error)[:150]}") from None
+        if self.kind == "images":
+            self._sizes.add(item.size)
+        else:
+            self._least_samples = len(item)
 
     def pooler(
         self, spans: Sequence[Sequence[slice | None]], pooling: Pooling, batch: AnyBatch
@@ -314,6 +346,12 @@ def load_media(
 # -- files
 
 
+def checker(subject: Subject) -> Callable[[str], object]:
+    """What refuses files that a model of pictures or sounds cannot be given."""
+    assert isinstance(subject, MediaSubject)
+    return subject.check_file
+
+
 def read_picture(path: str) -> Any:
     """A picture in red, green and blue.
 
@@ -336,8 +374,11 @@ def _samples(path: str) -> tuple[int, int]:
         with wave.open(path, "rb") as sound:
             return sound.getnframes(), sound.getframerate()
     except (wave.Error, EOFError):
-        info = _soundfile(path).info(path)
-        return int(info.frames), int(info.samplerate)
+        with _as_sound(path) as soundfile:
+            info = soundfile.info(path)
+            return int(info.frames), int(info.samplerate)
+    except OSError as error:
+        raise SubjectError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def seconds_of(path: str) -> float:
@@ -357,7 +398,12 @@ _WIDTHS = {1: (np.uint8, 128.0, 128.0), 2: (np.int16, 0.0, 2.0**15), 4: (np.int3
 
 
 def read_sound(path: str, rate: int) -> np.ndarray:
-    """One channel in [-1, 1] at this rate."""
+    """One channel in [-1, 1] at this rate.
+
+    Raises:
+        SubjectError: no sound, one that is shorter than its header says, or samples that are not
+            finite.
+    """
     try:
         with wave.open(path, "rb") as sound:
             width, channels, own_rate = (
@@ -365,15 +411,26 @@ def read_sound(path: str, rate: int) -> np.ndarray:
                 sound.getnchannels(),
                 sound.getframerate(),
             )
-            raw = sound.readframes(sound.getnframes())
+            n_frames = sound.getnframes()
+            raw = sound.readframes(n_frames)
         if width not in _WIDTHS:
             raise SubjectError(f"{path}: expected 8, 16 or 32 bits a sample, got {8 * width}")
+        n_read = len(raw) // (width * channels)
+        if n_read != n_frames:
+            raise SubjectError(
+                f"{path}: expected {n_frames} samples, as its header says, got {n_read}"
+            )
         kind, zero, largest = _WIDTHS[width]
         samples = (np.frombuffer(raw, kind).astype(np.float32) - zero) / largest
         samples = samples.reshape(-1, channels).mean(1)
     except (wave.Error, EOFError):
-        read, own_rate = _soundfile(path).read(path, dtype="float32", always_2d=True)
+        with _as_sound(path) as soundfile:
+            read, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
         samples = read.mean(1)
+    except OSError as error:
+        raise SubjectError(f"{path}: cannot be read: {error.strerror}") from None
+    if not np.isfinite(samples).all():
+        raise SubjectError(f"{path}: expected samples that are numbers, got NaN or infinity")
     if own_rate == rate:
         return samples
     from scipy.signal import resample_poly
@@ -382,7 +439,13 @@ def read_sound(path: str, rate: int) -> np.ndarray:
     return resample_poly(samples, rate // shared, own_rate // shared).astype(np.float32)
 
 
-def _soundfile(path: str) -> Any:
+@contextlib.contextmanager
+def _as_sound(path: str) -> Iterator[Any]:
+    """The package that reads other formats; what it cannot read is one line.
+
+    Raises:
+        SubjectError: a file that it cannot read, or no such package.
+    """
     try:
         import soundfile  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -390,4 +453,7 @@ def _soundfile(path: str) -> Any:
             f"{path}: expected a WAV file; other formats need the package soundfile: "
             "pip install soundfile"
         ) from None
-    return soundfile
+    try:
+        yield soundfile
+    except (RuntimeError, OSError) as error:
+        raise SubjectError(f"{path}: expected a sound ({first_line(error)[:100]})") from None

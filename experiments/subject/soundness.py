@@ -69,8 +69,8 @@ def _fault_of_weights(model: nn.Module) -> str | None:
 
 
 def _fault_of_outputs(subject: Any) -> str | None:
-    if not hasattr(subject, "encode") or getattr(subject, "tokenizer", None) is None:
-        return None  # of pictures or sounds
+    if not getattr(subject, "reads_text", False):
+        return None
     for batch in subject.batches(subject.encode(SHORT_TEXTS)):
         hidden = subject.forward(batch)[0]
         if not bool(torch.isfinite(hidden).all()):

@@ -9,13 +9,13 @@ effects without intervals and without p; the interval of an effect leaves 0 out 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ...probes.evaluation import (
-    ALPHA,
     ClusterBootstrap,
     benjamini_hochberg,
     few_clusters,
@@ -23,7 +23,7 @@ from ...probes.evaluation import (
 )
 from ..corpus.prompts import Item
 from ..metrics.metrics import Metric
-from ..report.schema import Interval, Note, estimated
+from ..report.schema import Estimate, Interval, Note, estimated
 from .components import Component
 from .measure import Measured
 from .reading import flips_of
@@ -104,7 +104,7 @@ def effect_records(
     ``effect`` is the mean over prompts of edited minus unedited, with an interval over clusters and
     ``p`` of one set of tests (`probes.effects`), ``q`` its false-discovery rate over all
     components; ``normalised`` is effect / mean of ``whole``, None where the interval of that mean
-    holds 0.
+    holds 0. Its interval holds 0 where that of the effect does, and only there.
 
     Args:
         measured: effects that are not exact have no ``p`` and ``q``, and count as p = 1 for the
@@ -127,7 +127,7 @@ def effect_records(
         shares = boot.ratio_ends(block.T, whole[:, None])
         for i, values in enumerate(block):
             part, number = parts[start + i], start + i
-            effect = float(values.mean())
+            effect = replace(found.interval(number), value=float(values.mean()))
             columns = {}
             for name, column in measured.columns.items():
                 columns[name] = finite(float(column[number]))
@@ -140,27 +140,42 @@ def effect_records(
                     metric=metric.name,
                     unit=metric.unit,
                     exact=bool(measured.tested[number]),
-                    effect=effect,
-                    effect_interval=Interval.of(found.interval(number)),
+                    effect=effect.value,
+                    effect_interval=Interval.of(effect),
                     p=float(found.p[number]) if tested[number] else None,
                     q=q[number] if tested[number] else None,
                     n=len(values),
                     n_clusters=boot.n_clusters,
-                    **_share(effect, base, (shares[0][i], shares[1][i]), float(found.p[number])),
+                    **_share(effect, base, (float(shares[0][i]), float(shares[1][i]))),
                     **{**common, **columns},
                 )
             )
     return records
 
 
-def _share(effect: float, base: Mean, ends: tuple[float, float], p: float) -> dict[str, Any]:
-    """An effect as a share of the base, with the ratio's interval; it is 0 where the effect is,
-    so it holds 0 where that may be.
+def _share(effect: Estimate, base: Mean, ends: tuple[float, float]) -> dict[str, Any]:
+    """An effect as a share of the base, with an interval that holds 0 where the effect's does, and
+    only there.
+
+    The share is 0 where the effect is, so what the effect's tests say of 0 holds for it. Where they
+    reject 0 the share is also no nearer to 0 than the effect's nearest end over the base's
+    furthest, whatever the resampled ratio says; where they do not, the interval is made to hold 0.
+
+    Args:
+        ends: of the ratio's own interval.
     """
     if not is_comparable(base):
         return estimated("normalised", None)
-    low, high = ends
-    if not p < ALPHA:
-        low, high = min(low, 0.0), max(high, 0.0)
-    interval = None if np.isnan(p) else Interval.between(low, high)
-    return {"normalised": effect / base.value, "normalised_interval": interval}
+    share, (low, high) = effect.value / base.value, ends
+    of_effect = Interval.of(effect)
+    if of_effect is None or base.interval is None:
+        return {"normalised": share, "normalised_interval": None}
+    if not of_effect.excludes(0.0):
+        return {"normalised": share, "normalised_interval": Interval(min(low, 0.0), max(high, 0.0))}
+    nearest = min(abs(of_effect.low), abs(of_effect.high))
+    least = nearest / max(abs(base.interval.low), abs(base.interval.high))
+    if share > 0:
+        low = max(low, least)
+    else:
+        high = min(high, -least)
+    return {"normalised": share, "normalised_interval": Interval(low, high)}

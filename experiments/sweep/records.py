@@ -38,7 +38,9 @@ class EffectRecord:
         "the metric's",
     )
     normalised: float | None = entry("effect as a share of what it is compared with", "share")
-    normalised_interval: Interval | None = entry("its 95% interval", "share")
+    normalised_interval: Interval | None = entry(
+        "its 95% interval; it holds 0 where the effect's does, and only there", "share"
+    )
     p: float | None = entry(
         "of no effect: sign flips and studentised bootstrap over groups of prompts, "
         "below 0.05 where the interval leaves 0 out; null where it was not tested"

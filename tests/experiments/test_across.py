@@ -132,7 +132,7 @@ def test_a_mix_that_is_weaker_than_one_of_its_layers_is_refused(corpora):
     assert weak.margin == pytest.approx(weak.cumulative[-1] - 1)
     assert weak.is_weaker()
     assert weak.expected_layer is None
-    assert "weights and the expected layer are not supported" in mix_finding(weak)
+    assert "its weights and the expected layer are not supported" in mix_finding(weak)
     (strong,) = mix_records([task], [noise, told], ["a", "b"], seed=0, single=never)
     assert strong.margin == pytest.approx(strong.cumulative[-1])
     assert strong.expected_layer is not None

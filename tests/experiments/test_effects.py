@@ -36,6 +36,7 @@ from experiments.sweep.sweep import chunks
 from hooks import Reference, Site, capture, edits, intervene
 from hooks.edits import Where
 from hooks.reference import partners
+from probes.evaluation import ClusterBootstrap
 
 # Two texts of one length, one that only the longest covers, and the longest.
 PROMPTS = [
@@ -236,12 +237,14 @@ def test_positions_of_a_patch_begin_where_they_are_asked_to(tmp_path: Path) -> N
 # -- what few groups can show
 
 
-def some_records(effects: np.ndarray, clusters: np.ndarray, whole: float = 2.0) -> list[Any]:
+def some_records(
+    effects: np.ndarray, clusters: np.ndarray, whole: float | np.ndarray = 2.0
+) -> list[Any]:
     one = subject("gpt2")
     (chunk,) = chunks(one, get_metric("logit_difference").reads(one, PROMPTS[:1]), 100)
     parts = components(one.model, "heads", chunk.batch)[: len(effects)]
     measured = Measured(effects, np.zeros(effects.shape[1]), np.ones(len(effects), dtype=bool))
-    clean = np.full(effects.shape[1], whole)
+    clean = np.broadcast_to(whole, effects.shape[1]).astype(float)
     return effect_records(
         parts, measured, clean, clusters, get_metric("logit_difference"), value="zero"
     )
@@ -259,6 +262,25 @@ def test_one_group_has_no_interval_and_no_test_and_keeps_its_recovery() -> None:
     assert grid is not None
     assert "cannot be tested" in grid[2]
     assert grid[1][0][2] == "cannot be tested"
+
+
+def test_a_share_leaves_0_out_where_its_effect_does() -> None:
+    """The share is 0 where the effect is: what the effect's p says of 0 its interval says too."""
+    rng = np.random.default_rng(1)
+    n_apart = 0
+    for n in (8, 12) * 20:
+        whole = np.exp(1.5 * rng.normal(size=n))
+        effects = 0.4 * rng.normal(size=(4, n)) + np.array([[-0.5], [-0.3], [0.3], [0.5]])
+        for values, record in zip(effects, some_records(effects, np.arange(n), whole), strict=True):
+            if record.normalised is None:
+                continue
+            share = record.normalised_interval
+            assert share.excludes(0.0) == (record.p < 0.05)
+            assert share.low <= record.normalised <= share.high
+            assert record.normalised == pytest.approx(values.sum() / whole.sum())
+            ratio = ClusterBootstrap(np.arange(n)).ratio(values, whole)
+            n_apart += (ratio.low > 0 or ratio.high < 0) != (record.p < 0.05)
+    assert n_apart > 0  # the ratio's own interval and p disagree on some of these
 
 
 def test_six_prompts_are_no_finding_of_nothing() -> None:

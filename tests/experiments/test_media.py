@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import wave
 from pathlib import Path
@@ -18,6 +19,7 @@ from experiments.corpus import CorpusError
 from experiments.corpus.items import read_items
 from experiments.corpus.records import PromptError
 from experiments.features.layout import FeatureError
+from experiments.subject.errors import SubjectError
 from experiments.subject.media import load_media, read_sound
 from hooks import ActivationStore
 
@@ -240,6 +242,81 @@ def test_a_file_that_is_no_picture_is_one_line(tmp_path, vision, capsys):
     assert "expected a picture" in capsys.readouterr().err
 
 
+def with_bad_lines(table: Path, bad: list[dict]) -> Path:
+    """The table with lines of files that cannot be used between its own."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for place, row in enumerate(bad):
+        rows.insert(7 * place + 3, {**rows[0], **row})
+    return write_table(table.parent / f"{table.stem}-bad.csv", rows)
+
+
+def test_pictures_that_cannot_be_used_are_left_out_counted_and_named(
+    pictures, vision, tmp_path, capsys
+):
+    """The numbers are those of the table without them, of a run and of a store."""
+    folder = pictures.parent
+    (folder / "text.png").write_text("no picture")
+    (folder / "half.png").write_bytes((folder / "0.png").read_bytes()[:90])
+    table = with_bad_lines(
+        pictures, [{"file": name} for name in ("missing.png", "text.png", "half.png")]
+    )
+    settings = {"model": vision, "l2": [0.1], "control_seeds": 1, "random_models": 0}
+    settings |= {"property": ["colour"], "site": "hook_resid_post", "device": "cpu"}
+    clean = probe(images=pictures, out=tmp_path / "clean", **settings)
+    bad = probe(images=table, out=tmp_path / "bad", **settings)
+    captured("images", table, vision, tmp_path / "acts")
+    settings["site"] = "blocks.0.hook_resid_post"
+    read = probe(images=table, out=tmp_path / "read", store=str(tmp_path / "acts"), **settings)
+    columns = ["site", "score", "control", "majority"]
+    for frame in (bad.frame, read.frame):
+        rows = frame[columns].to_numpy().tolist()
+        assert rows == clean.frame[columns].to_numpy().tolist()[: len(rows)]
+    for run in ("bad", "read", "acts"):
+        results = json.loads((tmp_path / run / "results.json").read_text())
+        (note,) = [n["text"] for n in results["notes"] if n["kind"] == "dropped"]
+        assert note.startswith("3 of 153 items of labels-bad.csv left out: line 5: no such file")
+        assert "line 12: " in note
+        assert "line 19: " in note
+        assert note.count("expected a picture") == 2
+    words = ["probe", "--model", vision, "--images", table, "--out", tmp_path / "few"]
+    assert cli.main([*map(str, words), "--skip", "0.01"]) == 2
+    assert "or leave them out with --skip 0.02" in capsys.readouterr().err
+
+
+def test_sounds_that_cannot_be_used_are_left_out_counted_and_named(sounds, hearing, tmp_path):
+    folder, rng = sounds.parent, np.random.default_rng(0)
+    write_wav(folder / "empty.wav", np.zeros(0), RATE)
+    write_wav(folder / "short.wav", 1000 * rng.normal(size=5), RATE)
+    write_wav(folder / "cut.wav", 1000 * rng.normal(size=2000), RATE)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:-1001])
+    (folder / "text.wav").write_text("no sound")
+    with wave.open(str(folder / "deep.wav"), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(3)
+        sound.setframerate(RATE)
+        sound.writeframes(bytes(3 * 2000))
+    names = ("empty", "short", "cut", "text", "deep")
+    table = with_bad_lines(sounds, [{"file": f"{name}.wav"} for name in names])
+    store = captured("audio", table, hearing, tmp_path / "bad")
+    expected = captured("audio", sounds, hearing, tmp_path / "clean")
+    for site in BLOCK_SITES:
+        torch.testing.assert_close(store.read(site), expected.read(site))
+    results = json.loads((tmp_path / "bad" / "results.json").read_text())
+    (note,) = [n["text"] for n in results["notes"] if n["kind"] == "dropped"]
+    assert note.startswith("5 of 125 items of labels-bad.csv left out: line 5: ")
+    with pytest.raises(PromptError, match=r"labels-bad.csv:5: .*without samples"):
+        read_items(table, load_media(hearing, "audio").check_file)
+    for name, why in (
+        ("short", "the model refuses it"),
+        ("cut", "expected 2000 samples, as its header says, got 1499"),
+        ("text", "expected a WAV file|expected a sound"),
+        ("deep", "expected 8, 16 or 32 bits"),
+    ):
+        with pytest.raises(SubjectError, match=why):
+            load_media(hearing, "audio").check_file(str(folder / f"{name}.wav"))
+
+
 BLOCK_SITES = ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_post")
 """What transformers calls hidden_states[0] and hidden_states[1]."""
 
@@ -334,7 +411,7 @@ def test_pictures_that_are_left_as_they_are_have_the_models_size(vision, tmp_pat
     given = ["capture", "--model", tmp_path / "vit", "--images", tmp_path / "large.csv"]
     given += ["--site", "hook_resid_post", "--out", tmp_path / "large"]
     assert cli.main([str(word) for word in given]) == cli.BAD_INPUT
-    assert "large.png: Input image size" in capsys.readouterr().err
+    assert "large.png: the model refuses it: Input image size" in capsys.readouterr().err
 
 
 def test_a_stretch_behind_the_extractors_window_has_no_vector(tmp_path, capsys):

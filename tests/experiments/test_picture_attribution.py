@@ -201,6 +201,32 @@ def test_a_model_of_text_is_shown_no_picture(tmp_path: Path, file: Path, capsys:
     assert "reads text alone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ablate --component mlps --metric answer_difference --value zero --positions all",
+        "attend",
+        "attribute --method leave-one-out --patches 2 --null-draws 0 --seeds 0",
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_left_out(
+    command: str, tmp_path: Path, file: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    names = (file.name, "text.png", file.name, "gone.png", file.name)
+    prompts = tmp_path / "prompts.jsonl"
+    line = {"prompt": TEXT, "answer": " the", "wrong": " old"}
+    prompts.write_text("".join(json.dumps({**line, "image": name}) + "\n" for name in names))
+    args = [*command.split(), "--prompts", str(prompts), "--skip", "0.4", "--bos", "never"]
+    args += ["--model", str(saved(tmp_path)), "--device", "cpu", "--out", str(tmp_path / "run")]
+    assert cli.main(args) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    (note,) = [n["text"] for n in results["notes"] if n["kind"] == "dropped"]
+    assert note.startswith("2 of 5 items left out: ")
+    assert "line 2: " in note
+    assert "line 4: " in note
+
+
 def test_attend_lays_attention_over_the_picture(tmp_path: Path, file: Path) -> None:
     """The last token's weights on the picture are those that eager attention returns."""
     prompts = tmp_path / "prompts.jsonl"

@@ -213,6 +213,16 @@ def test_results_of_another_format_are_refused_in_a_line(version: Any, tmp_path:
     assert cli.main(["report", str(folder.path)]) == 2
 
 
+def test_former_names_of_fields_are_read() -> None:
+    """Runs of before say `converged` of losses that are not convex."""
+    raw = copy.deepcopy(RECORDED["probe"])
+    for record in (*raw["mixes"], *raw["trees"]):
+        record["converged"] = record.pop("stationary")
+    assert len(raw["trees"]) > 1
+    read = STUDIES["probe"].read
+    assert read(raw) == read(RECORDED["probe"])
+
+
 def test_a_field_that_no_view_reads_is_noticed() -> None:
     with watched(records_in(Inner | None)) as seen:
         assert Inner(shown=1, hidden=2).shown == 1

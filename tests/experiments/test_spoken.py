@@ -160,6 +160,33 @@ def test_what_takes_no_sounds_is_one_line(
     assert message in capsys.readouterr().err
 
 
+def test_a_sound_that_cannot_be_read_is_left_out(folder: Path, tmp_path: Path) -> None:
+    """Of prompts and of references; the others' numbers are those without it."""
+    (folder / "text.wav").write_text("no sound")
+    bad = {"audio": "text.wav", "answer": " sees", "wrong": " see"}
+    long = {"audio": "long.wav", "answer": " sees", "wrong": " see"}
+    lines = "".join(json.dumps(prompt) + "\n" for prompt in (PROMPTS[0], bad, long, PROMPTS[1]))
+    (folder / "some.jsonl").write_text(lines, encoding="utf-8")
+    settings = {
+        "model": folder / "model", "component": "mlps", "metric": "answer_difference",
+        "value": "mean", "positions": "all", "device": "cpu",
+    }  # fmt: skip
+    results = ablate(
+        **settings, prompts=folder / "some.jsonl", reference=folder / "some.jsonl", skip=0.5,
+        out=tmp_path / "bad",
+    )  # fmt: skip
+    few = folder / "prompts.jsonl"
+    clean = ablate(**settings, prompts=few, reference=few, out=tmp_path / "clean")
+    effects = [[record["effect"] for record in one.records] for one in (results, clean)]
+    assert effects[0] == pytest.approx(effects[1], abs=1e-6)
+    notes = [note["text"] for note in results.notes if note["kind"] == "dropped"]
+    for what in ("items", "reference texts"):
+        (note,) = [text for text in notes if f" {what} left out" in text]
+        assert note.startswith("2 of 4 ")
+        assert "line 2: " in note
+        assert "line 3: " in note
+
+
 def test_a_model_of_text_is_given_no_sounds(folder: Path, tmp_path: Path, capsys: Any) -> None:
     text = tmp_path / "gpt2"
     config = hf.GPT2Config(vocab_size=100, n_embd=16, n_layer=1, n_head=2, n_positions=32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from probes import LogisticProbe
 from probes.mixing import expected_layer, mix_many
@@ -34,6 +35,55 @@ def test_the_mix_finds_the_layer_that_was_planted_and_cumulative_scores_jump_the
     assert scores[1] < 0.5
     assert scores[2] > 0.9
     assert expected_layer(scores) == pytest.approx(2, abs=0.15)
+
+
+def joint_optimum(layers, index, l2, starts):
+    """Least objective of weights, V and b together, by SciPy's L-BFGS from several weights."""
+    Z = torch.stack(
+        [(v.double() - v.double().mean(0)) / v.double().std(0, correction=0) for v in layers]
+    )
+    gold, c, (k, _, d) = torch.from_numpy(index), int(index.max()) + 1, Z.shape
+
+    def objective(x):
+        a, V, b = x[:k] ** 2, x[k : k + c * d].view(c, d), x[k + c * d :]
+        hidden = torch.einsum("l,lnd->nd", a, Z)
+        hidden = hidden / hidden.std(0, correction=0)
+        loss = torch.nn.functional.cross_entropy(hidden @ V.T + b, gold, reduction="sum")
+        return loss + l2 / 2 * V.square().sum()
+
+    def value(x):
+        x = torch.from_numpy(x).requires_grad_()
+        loss = objective(x)
+        (slope,) = torch.autograd.grad(loss, x)
+        return loss.item(), slope.numpy()
+
+    found = []
+    for start in starts:
+        first = np.r_[np.sqrt(start), np.zeros(c * d + c)]
+        options = {"maxiter": 5000, "maxfun": 5000, "ftol": 1e-13, "gtol": 1e-9}
+        found.append(minimize(value, first, jac=True, method="L-BFGS-B", options=options))
+    best = min(found, key=lambda one: one.fun)
+    weights = best.x[:k] ** 2
+    return best.fun, weights / weights.sum()
+
+
+@pytest.mark.parametrize("l2", [0.3, 30.0])
+def test_a_mix_is_the_joint_optimum(l2):
+    """Weights and regression solved together by SciPy in double precision."""
+    generator = torch.Generator().manual_seed(5)
+    shared = torch.randn(600, 5, generator=generator)
+    layers = [shared + s * torch.randn(600, 5, generator=generator) for s in (1.5, 1.0, 0.8, 2.0)]
+    scores = shared @ torch.randn(5, 4, generator=generator)
+    index = (scores + torch.randn(600, 4, generator=generator)).argmax(1).numpy()
+    dev = ([values[:50] for values in layers], {"y": index[:50]})
+    fits = mix_many(layers, {"y": index}, dev, l2=(l2,))
+    for top in range(4):
+        k, fit = top + 1, fits["y", top]
+        starts = [np.full(k, 1 / k), *(0.01 / k + 0.99 * np.eye(k))]
+        least, weights = joint_optimum(layers[:k], index, l2, starts)
+        assert fit.stationary
+        assert fit.objective == pytest.approx(least, rel=1e-4)
+        assert fit.mix.numpy() == pytest.approx(weights, abs=0.05)
 
 
 def test_one_layer_is_a_logistic_probe():

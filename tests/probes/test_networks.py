@@ -30,7 +30,7 @@ def test_a_hidden_layer_reads_what_is_not_linear() -> None:
     fits = networks_many(X[:1500], train, 64, seeds=(0, 1), epochs=60, batch=64, rate=3e-3)
     found = scores(fits, targets)
     assert min(found.values()) > 0.9
-    assert all(fit.converged for fit in fits.values())
+    assert all(fit.stationary for fit in fits.values())
     flat = scores(
         networks_many(X[:1500], train, 8, "none", epochs=60, batch=64, rate=1e-2), targets
     )
@@ -86,7 +86,7 @@ def test_one_step_is_adams() -> None:
 
 def test_estimators_say_what_they_did() -> None:
     probe = MLPProbe(hidden=32, max_iter=2).fit(X, XOR)
-    assert (probe.n_iter_, probe.converged_) == (2, False)
+    assert (probe.n_iter_, probe.stationary_) == (2, False)
     np.testing.assert_array_equal(
         probe.predict(X), MLPProbe(hidden=32, max_iter=2).fit(X, XOR).predict(X)
     )
@@ -97,7 +97,7 @@ def test_estimators_say_what_they_did() -> None:
         networks_many(X[:3], {"y": ["a", "a", "a"]})
 
 
-def test_rows_that_are_not_finite_are_refused_and_never_count_as_converged() -> None:
+def test_rows_that_are_not_finite_are_refused_and_never_count_as_stationary() -> None:
     dev = X[:10].copy()
     dev[3, 1] = np.nan
     with pytest.raises(
@@ -112,14 +112,14 @@ def test_rows_that_are_not_finite_are_refused_and_never_count_as_converged() -> 
     held = torch.tensor([1.0, torch.nan])
     rows = [torch.ones(2, 1)], lambda w, rows: (w[0] ** 2).sum(1), lambda w: held, 4
     found = train(*rows, Schedule(0.1, epochs=20, batch=4), torch.Generator())
-    assert found.converged.tolist() == [True, False]
+    assert found.stationary.tolist() == [True, False]
     published = train(*rows, Schedule(0.1, epochs=20, batch=4, returns=False), torch.Generator())
-    assert published.converged.tolist() == [False, False]  # its steps vanish, which proves nothing
+    assert published.stationary.tolist() == [False, False]  # its steps vanish, which proves nothing
 
 
 def test_a_schedule_that_returns_ends_at_the_bottom_of_a_known_bowl() -> None:
     """Two ill-conditioned quadratics:
-    the one whose rate falls to nothing on the way is not called converged.
+    the one whose rate falls to nothing on the way is not called stationary.
     """
     curvature = torch.tensor([1.0, 100.0])
 
@@ -129,10 +129,10 @@ def test_a_schedule_that_returns_ends_at_the_bottom_of_a_known_bowl() -> None:
     start = [torch.zeros(1, 2)]
     whole = Schedule(0.1, epochs=500, batch=4, gain=1e-6, patience=3, cut=0.1, stalls=3)
     found = train(start, loss, loss, 4, whole, torch.Generator())
-    assert found.converged.item()
+    assert found.stationary.item()
     torch.testing.assert_close(found.weights[0], torch.full((1, 2), 3.0), atol=2e-3, rtol=0)
     cut_short = train(start, loss, loss, 4, Schedule(0.1, epochs=10, batch=4), torch.Generator())
-    assert not cut_short.converged.item()
+    assert not cut_short.stationary.item()
     assert cut_short.lowest.item() > 2
 
 
@@ -142,7 +142,7 @@ def test_networks_come_back_from_disk(tmp_path) -> None:
         again = type(probe).load(probe.save(tmp_path / "probe", about={"site": "s"}))
         np.testing.assert_array_equal(again.predict_log_proba(X), probe.predict_log_proba(X))
         np.testing.assert_array_equal(again.predict(X), probe.predict(X))
-        for name in ("n_iter_", "converged_", "n_features_in_"):
+        for name in ("n_iter_", "stationary_", "n_features_in_"):
             assert getattr(again, name) == getattr(probe, name)
         assert (again.fit_.activation, again.fit_.dev_loss) == (
             probe.fit_.activation,

@@ -26,7 +26,7 @@ from ....hooks.reference import partners
 from ...attention.repetition import repetition_scores
 from ...attention.text_patterns import text_patterns
 from ...corpus import read_conllu
-from ...corpus.prompts import Item, Prompt, Unusable
+from ...corpus.prompts import Item, Unusable, read_prompts
 from ...metrics.metrics import (
     Metric,
     files_of,
@@ -38,7 +38,13 @@ from ...metrics.metrics import (
 )
 from ...metrics.probe_metric import probed_words
 from ...metrics.reads import Reads, text_of
-from ...metrics.usable import unusable_notes, usable, usable_texts, with_pictures
+from ...metrics.usable import (
+    unusable_notes,
+    usable,
+    usable_each,
+    usable_texts,
+    with_pictures,
+)
 from ...report.schema import Finding, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -131,10 +137,7 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     notes += unusable_notes(unusable, len(items))
     references = reads.texts
     if options.reference is not None:
-        others, left_out = usable_texts(
-            options.reference, options.skip, what="reference texts", audio=True
-        )
-        references = _encoded(subject, others)
+        references, left_out = _reference(options.reference, options.skip, subject)
         notes += left_out
     rows: list[int] = []
     if options.value == "resample":
@@ -184,11 +187,19 @@ def _batches(
     )
 
 
-def _encoded(subject: Subject, prompts: Sequence[Prompt]) -> list[Encoded]:
-    """Reference texts; of an encoder-decoder sources with their targets."""
+def _reference(path: Path, allowed: float, subject: Subject) -> tuple[list[Encoded], list[Note]]:
+    """Reference texts, of an encoder-decoder sources with their targets;
+    and what of the file is left out.
+    """
     if not subject.has_decoder:
-        return subject.encode([prompt.prompt for prompt in prompts])
-    return [text_of(subject, prompt, prompt.answer) for prompt in prompts]
+        prompts, notes = usable_texts(path, allowed, what="reference texts")
+        return subject.encode([prompt.prompt for prompt in prompts]), notes
+    unusable: list[Unusable] = []
+    read = read_prompts(path, answers=False, unusable=unusable, audio=not subject.reads_text)
+    made = usable_each(
+        read, lambda prompt: text_of(subject, prompt, prompt.answer), unusable, allowed
+    )
+    return [one for _, one in made], unusable_notes(unusable, len(made), "reference texts")
 
 
 def _default_metric(options: AblateOptions) -> str:

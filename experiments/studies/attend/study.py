@@ -29,7 +29,7 @@ from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...features.layout import Layout
 from ...metrics.metrics import images_of, show_pictures
 from ...metrics.reads import text_of
-from ...metrics.usable import unusable_notes, with_pictures
+from ...metrics.usable import unusable_notes, usable_each, with_pictures
 from ...report.schema import Interval, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -110,14 +110,23 @@ class Attention:
 def prepare(options: AttendOptions, load: Load) -> AttendInputs:
     """The texts, the model, the ablation and the checkpoints."""
     _require_one_source(options)
-    prompts, notes = _prompts(options)
+    unusable: list[Unusable] = []
+    prompts = _prompts(options, unusable)
     sentences = read_texts(options, prompts)
+    has_targets = any(prompt.answer for prompt in prompts)
+    images = images_of(prompts)
+    # A decoder is read only where there are targets for it.
+    subject = load(body_only=not (has_targets or images))
+    show_pictures(subject, options, images)
+    is_read = (has_targets and subject.has_decoder) or bool(images)
+    if is_read:
+        read = usable_each(
+            prompts, lambda prompt: text_of(subject, prompt, prompt.answer), unusable, options.skip
+        )
+        prompts = [prompt for prompt, _ in read]
+        sentences, images = read_texts(options, prompts), images_of(prompts)
     answered = [prompt for prompt in prompts if prompt.answer]
     shown = [prompt for prompt in prompts if prompt.image is not None]
-    images = images_of(shown)
-    # A decoder is read only where there are targets for it.
-    subject = load(body_only=not (answered or shown))
-    show_pictures(subject, options, images)
     if images:
         # The statistics of texts are of words: a place for a picture without one is none.
         place = str(subject.processor.image_token)
@@ -145,7 +154,7 @@ def prepare(options: AttendOptions, load: Load) -> AttendInputs:
         checkpoints=checkpoints,
         rows=rows,
         pictures=pictures,
-        notes=notes,
+        notes=unusable_notes(unusable, len(prompts)),
     )
 
 
@@ -157,16 +166,16 @@ def _require_one_source(options: AttendOptions) -> None:
         )
 
 
-def _prompts(options: AttendOptions) -> tuple[list[Prompt], list[Note]]:
-    """The prompts as they are, with their answers and pictures,
-    and what of the file is left out.
+def _prompts(options: AttendOptions, unusable: list[Unusable]) -> list[Prompt]:
+    """The prompts as they are, with their answers and pictures.
+
+    Args:
+        unusable: is given the lines that are left out.
     """
     if options.prompts is None:
-        return [], []
-    unusable: list[Unusable] = []
+        return []
     read = read_prompts(options.prompts, options.limit, answers=False, unusable=unusable)
-    prompts = with_pictures(read, unusable, options.skip)
-    return prompts, unusable_notes(unusable, len(prompts))
+    return with_pictures(read, unusable, options.skip)
 
 
 def cost(inputs: AttendInputs) -> Cost:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runs.options import option
-from ...runs.shared_options import EngineOptions, RunOptions
+from ...runs.shared_options import SKIP_FILES, EngineOptions, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class CaptureOptions(RunOptions, EngineOptions):
         (),
         metavar="FILE",
     )
+    skip: float = option(SKIP_FILES, 0.1, metavar="SHARE")
     level: str | None = option(
         "unit of a row (default: word for --corpus, token for --lines, "
         "item for --images and --audio)",

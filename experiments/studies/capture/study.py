@@ -7,7 +7,7 @@ is missing, to the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -24,6 +24,7 @@ from ...features.layout import WINDOW, End, Layout, Piece, Writer, pieces, seale
 from ...features.memory import Need, as_bytes, as_limit, site_widths
 from ...features.sites import vector_sites
 from ...features.stored import made_from
+from ...metrics.usable import usable_items
 from ...report.schema import Finding, Note
 from ...report.words import size
 from ...runs import console
@@ -32,6 +33,7 @@ from ...runs.execute import Cost, DataFile, Inputs, Load, Run, load_subject
 from ...runs.folder import RunError, file_sha256
 from ...runs.shared_options import MEDIA, media_of
 from ...subject import Subject
+from ...subject.media import checker
 from .options import CaptureOptions
 from .records import Results, SiteRecord, StoreRecord, texts_of
 
@@ -54,6 +56,7 @@ class CaptureInputs(Inputs):
         widths: values of a row at each site.
         need: bytes that it takes.
         rows: how many rows are expected, and ``mean_length`` the tokens of a text.
+        notes: what was left out.
     """
 
     source: Source
@@ -62,6 +65,7 @@ class CaptureInputs(Inputs):
     need: Need
     rows: int
     mean_length: float
+    notes: Sequence[Note]
 
     @property
     def max_ram(self) -> int | None:
@@ -96,8 +100,12 @@ def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
             elsewhere.
     """
     as_limit(options.max_ram)  # a size that is none is found before the model is loaded
-    source = Source.of(options)
-    subject = load(body_only=True, media=media_of(options))
+    media = media_of(options)
+    left_out: list[Note] = []
+    # Before tables of files: which of them it can be given is the model's to say.
+    subject = None if media is None else load(body_only=True, media=media)
+    source = Source.of(options, subject, left_out)
+    subject = subject or load(body_only=True)
     sites = vector_sites(subject, options.site)
     widths = site_widths(subject, sites)
     rows, mean_length = source.expected(subject)
@@ -111,6 +119,7 @@ def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
         need=Need.of(subject, widths, getattr(torch, options.store_as)),
         rows=rows,
         mean_length=mean_length,
+        notes=left_out,
     )
     store = ActivationStore(inputs.folder)
     if (options.out / "results.json").exists():
@@ -179,7 +188,7 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
         records=records,
         store=whole,
         findings=[Finding(property="store", text=text)],
-        notes=_notes(end, level),
+        notes=[*inputs.notes, *_notes(end, level)],
     )
 
 
@@ -272,8 +281,12 @@ class Source:
         return sum(data.size for data in self.data)
 
     @classmethod
-    def of(cls, options: CaptureOptions) -> Source:
+    def of(cls, options: CaptureOptions, subject: Subject | None, notes: list[Note]) -> Source:
         """What the options name.
+
+        Args:
+            subject: the model, where the texts are pictures or sounds.
+            notes: is given what of a table is left out.
 
         Raises:
             RunError: none or several kinds of data, a level that they do not have, no text at all.
@@ -290,9 +303,13 @@ class Source:
                 f"--level {level}: expected {' or '.join(LEVELS[kind])} as a row of --{kind}"
             )
         if kind in MEDIA:
-            tables = [all_items(path) for path in getattr(options, kind)]
-            cut = [replace(table, sentences=table.sentences[: options.limit]) for table in tables]
-            corpora: tuple[Corpus, ...] = tuple(cut)
+            assert subject is not None
+            tables: list[Corpus] = []
+            for path in getattr(options, kind):
+                table, left_out = usable_items(path, all_items, checker(subject), options.skip)
+                tables.append(replace(table, sentences=table.sentences[: options.limit]))
+                notes += left_out
+            corpora = tuple(tables)
         else:
             corpora = tuple(read_conllu(path, options.limit) for path in options.corpus)
         files = [(corpus.path, corpus.sha256, len(corpus)) for corpus in corpora]

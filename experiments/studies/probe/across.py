@@ -26,6 +26,8 @@ from .records import MixRecord, Results, TreeRecord
 from .scoring import Cell
 from .trees import TOGETHER, Trees, chain_scores, tree_finding, tree_scores_of
 
+APART = 0.1
+"""Share of a dev loss by which two trainings may differ before a note says so."""
 Stores = Mapping[tuple[int, str], Features]
 """Number of the model (0 the real one) and name of the view -> features."""
 
@@ -87,10 +89,10 @@ def _add_mixes(
     out.findings += [
         Finding(property=record.property, text=mix_finding(record)) for record in records
     ]
-    late = [record.property for record in records if not record.converged]
+    late = [record.property for record in records if not record.stationary]
     if late:
         out.notes.append(
-            Note(kind="warning", text=f"scalar mixes not converged: {', '.join(late)}")
+            Note(kind="warning", text=f"scalar mixes not stationary: {', '.join(late)}")
         )
 
 
@@ -157,9 +159,19 @@ def _add_trees(
             what = "sentences left out (one word, not exactly one root, or a word without tokens)"
             out.notes.append(Note(kind="dropped", text=f"tree: {trees.dropped} {split} {what}"))
     out.trees = _trees(options, view, splits, places, stores, folder)
-    unconverged = [record.site for record in out.trees if not record.converged]
-    if unconverged:
-        text = f"tree: structural probes not converged at {', '.join(unconverged)}"
+    moving = [record.site for record in out.trees if not record.stationary]
+    if moving:
+        text = (
+            f"tree: structural probes not stationary (more training would lower their loss) at "
+            f"{', '.join(moving)}"
+        )
+        out.notes.append(Note(kind="warning", text=text))
+    apart = [record.site for record in out.trees if (record.apart or 0.0) > APART]
+    if apart:
+        text = (
+            f"tree: trainings at two rates end more than {APART:.0%} apart in dev loss at "
+            f"{', '.join(apart)}; the better one is kept, and a still better one may exist"
+        )
         out.notes.append(Note(kind="warning", text=text))
     if not options.random_models:
         text = "tree: random-weight model skipped: the comparison with it is not supported"

@@ -122,7 +122,7 @@ def _record(
         **estimated("headroom", room),
         **estimated("expected_layer", expected),
         **estimated("margin", margin),
-        converged=all(fit.converged for fit in cumulative),
+        stationary=all(fit.stationary for fit in cumulative),
     )
 
 
@@ -131,9 +131,8 @@ def mix_finding(record: MixRecord) -> str:
     if record.is_weaker():
         return (
             f"{record.property}: a probe that reads all layers is weaker than the probe of "
-            f"the best layer ({record.margin:+.3f}{_span(record.margin_interval)}). "
-            "Its training did not finish, so its weights and the expected "
-            "layer are not supported."
+            f"the best layer ({record.margin:+.3f}{_span(record.margin_interval)}), which it can "
+            "imitate. So its weights and the expected layer are not supported."
         )
     text = (
         f"{record.property}: a probe that reads all layers has its centre of gravity at layer "

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...runs.options import OptionError, option
 from ...runs.shared_options import (
     MEDIA,
+    SKIP_FILES,
     EngineOptions,
     ProbesOptions,
     RunOptions,
@@ -41,6 +42,7 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         None,
         metavar="FILE",
     )
+    skip: float = option(SKIP_FILES, 0.1, metavar="SHARE")
     site: str = option("site to read at every layer: a name or a glob", "hook_resid_post")
     sentence_pooling: str = option(
         "a sentence's vector: the mean over its words, or its first (CLS, BOS) or last token",

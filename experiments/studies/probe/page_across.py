@@ -72,7 +72,11 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
             "above one layer",
             hint="accuracy of all layers less that of the best single layer's probe",
         ),
-        Column("converged", False),
+        Column(
+            "stationary",
+            False,
+            hint="no layer gains by more weight; other starts may end elsewhere",
+        ),
     ]
     rows = [
         [
@@ -87,7 +91,7 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
                 number(r.expected_layer, 2), r.expected_layer, interval(r.expected_layer_interval)
             ),
             signed_cell(r.margin, r.margin_interval),
-            Cell("yes" if r.converged else "no"),
+            Cell("yes" if r.stationary else "no"),
         ]
         for r in records
     ]
@@ -137,7 +141,7 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
     ]
     rows = [
         [
-            Cell(label, float(i), "" if r.converged else "unconverged", head=True),
+            Cell(label, float(i), "" if r.stationary else "not stationary", head=True),
             score_cell(r.uuas, r.uuas_interval),
             score_cell(r.distance_spearman),
             score_cell(r.root_accuracy, r.root_accuracy_interval),
@@ -155,6 +159,11 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
         f"words chained in a row have UUAS {number(first.chain_uuas)} and distance ρ "
         f"{number(first.chain_spearman)}"
     )
+    apart = [r.apart for r in records if r.apart is not None]
+    if apart:
+        caption += (
+            f"; the dev losses of two trainings at each layer differ by {max(apart):.0%} at most"
+        )
     return Section(
         "trees",
         "Syntax trees",

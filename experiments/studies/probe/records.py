@@ -177,7 +177,11 @@ class MixRecord:
         "weaker than one site"
     )
     expected_layer_interval: Interval | None = entry("its 95% interval over sentences")
-    converged: bool = entry("whether every mix reached its optimum")
+    stationary: bool = entry(
+        "whether every mix's regression is solved and no site would gain by more weight: "
+        "a stationary point of a loss that is not convex",
+        was="converged",
+    )
     margin: float | None = entry(
         "accuracy of all sites minus that of the best single site's probe", default=None
     )
@@ -209,7 +213,17 @@ class TreeRecord:
     )
     n: int = entry("test sentences")
     epochs: int = entry("epochs of the longer training of the two")
-    converged: bool = entry("whether both trainings ended by themselves")
+    stationary: bool = entry(
+        "whether training on lowered neither probe's dev loss, at several rates: a stationary "
+        "point of a loss that is not convex",
+        was="converged",
+    )
+    apart: float | None = entry(
+        "by how much the dev losses of two trainings at other rates differ, as a share of the "
+        "lower; the larger of both probes",
+        "share",
+        default=None,
+    )
     chain_uuas: float = entry("UUAS of words chained in a row")
     chain_root: float | None = entry("root accuracy of the first word")
     chain_spearman: float | None = entry("distance correlation of words chained in a row")

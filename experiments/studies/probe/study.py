@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,12 +22,13 @@ from ....hooks import ActivationStore
 from ....probes.fit import Fit
 from ...corpus import Corpus, Split
 from ...corpus.items import item_properties, read_items
-from ...corpus.splits import read_sentences, read_splits
+from ...corpus.splits import Reader, read_sentences, read_splits
 from ...features.layout import FeatureError, extract
 from ...features.memory import Need, as_limit, site_widths
 from ...features.sites import EMBEDDING, study_sites
 from ...features.stored import Features, open_store, store_data, stored
 from ...metrics.probe_metric import save_probe
+from ...metrics.usable import usable_items
 from ...report.schema import Note
 from ...report.words import size
 from ...runs import console
@@ -34,6 +36,7 @@ from ...runs.execute import Cost, DataFile, Inputs, Load, Run, execute, with_dev
 from ...runs.folder import RunError, file_name, free_bytes
 from ...runs.shared_options import media_of
 from ...subject import Subject
+from ...subject.media import checker
 from ...subject.twin import require_configured
 from ...tasks.memory import Fits, Solve
 from ...tasks.properties import get_property
@@ -126,13 +129,19 @@ class ProbeInputs(Inputs):
 def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
     """The sentences, the properties' tasks, and the body of the model."""
     media = media_of(options)
-    read = read_sentences if media is None else read_items
+    subject: Subject | None = None
+    left_out: list[Note] = []
+    read: Reader = read_sentences
+    if media is not None:
+        # Before the tables: which of their files it can be given is the model's to say.
+        subject = load(body_only=True, media=media)
+        read = partial(_read_table, subject, options.skip, left_out)
     splits, notes = read_splits(
         table_of(options), options.dev, options.test, options.sample, options.seed, read
     )
     names = options.property or item_properties(splits["train"])
     properties = [get_property(name, splits["train"]) for name in dict.fromkeys(names)]
-    subject = load(body_only=True, media=media)
+    subject = subject or load(body_only=True)
     places = study_sites(subject, options.site)
     pooling = cast(SentencePooling, options.sentence_pooling)
     if media is not None:
@@ -152,8 +161,21 @@ def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
         data=data,
         places=places,
         views=views,
-        notes=[*(note for view in views for note in view.notes), *(Note(**note) for note in notes)],
+        notes=[
+            *left_out,
+            *(note for view in views for note in view.notes),
+            *(Note(**note) for note in notes),
+        ],
     )
+
+
+def _read_table(
+    subject: Subject, allowed: float, notes: list[Note], path: Path
+) -> Corpus | dict[Split, Corpus]:
+    """The items of a table that the model can be given; ``notes`` says what was left out."""
+    corpus, of_table = usable_items(path, read_items, checker(subject), allowed)
+    notes += of_table
+    return corpus
 
 
 def _data_file(split: Split, corpus: Corpus, views: Sequence[View]) -> DataFile:

@@ -120,7 +120,8 @@ def tree_scores_of(
                 "rank": len(distance.projection),
                 **scores,
                 "epochs": max(distance.epochs, depth.epochs),
-                "converged": distance.converged and depth.converged,
+                "stationary": distance.stationary and depth.stationary,
+                "apart": max(distance.apart, depth.apart),
             }
         )
     return records
