@@ -199,17 +199,18 @@ def modules_at(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
     """
     modules = {"": model}
     for path in paths:
-        _find_module(path, modules)
+        if path not in modules:
+            _find_module(path, modules)
     return modules
 
 
 def _find_module(path: str, found: dict[str, nn.Module]) -> nn.Module:
-    module = found.get(path)
-    if module is None:
-        above, _, name = path.rpartition(".")
+    above, _, name = path.rpartition(".")
+    parent = found.get(above)
+    if parent is None:
         parent = _find_module(above, found)
-        module = parent._modules.get(name)
-        module = found[path] = getattr(parent, name) if module is None else module
+    module = parent._modules.get(name)
+    module = found[path] = getattr(parent, name) if module is None else module
     return module
 
 

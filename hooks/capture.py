@@ -110,7 +110,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         self._dtype, self._device = dtype, device
         self._overflowed: dict[Site, Tensor] = {}
         self._clone = clone
-        self._taps = Taps(model, self._places, in_graph=grad)
+        self._taps = Taps(model, self._places, in_graph=grad, of_blocks=grad or to is not None)
         self._forward = Forward()
         self._waiting: set[Site] = set(self._places)
         self._stack = ExitStack()

@@ -67,7 +67,7 @@ def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Te
             raise SiteNeverFired(
                 f"{site}: expected several values, got one tensor: leave out [{place.item}]"
             )
-        return container, lambda new: new
+        return container, _itself
     if isinstance(container, CallArguments):
         return _pick_given(container, place, site)
     # Outputs of transformers are both; as mappings they leave out what is None, as the model's own
@@ -84,6 +84,10 @@ def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Te
     raise SiteNeverFired(
         f"{site}: expected a tensor, a tuple or a mapping, got {type(container).__name__}"
     )
+
+
+def _itself(new: Tensor) -> Tensor:
+    return new
 
 
 def _pick_element(

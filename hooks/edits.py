@@ -44,12 +44,15 @@ class Edit:
         given: what the function gets: a ``copy`` that it may change; the ``value``, which it must
             not change; or the value in at least ``float32``, without autocast, for arithmetic that
             is rounded once, at its end.
+        asks_where: whether the function asks at which positions of which texts its value stands; a
+            block that is called by itself is then read too, which costs time at every site.
     """
 
     name: str
     apply: Callable[[Tensor, Where], Tensor | None]
     needs: tuple[str, ...] = ()
     given: Literal["copy", "value", "float32"] = "copy"
+    asks_where: bool = True
 
     def __call__(self, value: Tensor, where: Where | None = None) -> Tensor:
         return self.unrounded(value, where).to(value.dtype)
@@ -100,7 +103,7 @@ class Edit:
 
         # this edit changes nothing in place itself
         given = "value" if self.given == "copy" else self.given
-        return replace(self, name=name, apply=apply, given=given)
+        return replace(self, name=name, apply=apply, given=given, asks_where=True)
 
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -117,6 +120,8 @@ def _given_back(new: Any, value: Tensor, name: str, where: Where) -> Tensor:
     """What an edit made of a value, if it is a tensor of such numbers:
     whole ones may have been rounded.
     """
+    if isinstance(new, Tensor) and new.dtype == value.dtype:
+        return new
     if not isinstance(new, Tensor):
         kind = "None" if new is None else f"a {type(new).__name__}"
         raise EditError(f"{where.site}: expected a tensor from {name}, got {kind}")
@@ -131,7 +136,12 @@ def _given_back(new: Any, value: Tensor, name: str, where: Where) -> Tensor:
 
 def zero() -> Edit:
     """0 everywhere."""
-    return Edit("zero", lambda value, where: torch.zeros_like(value), given="value")
+    return Edit(
+        "zero",
+        lambda value, where: torch.zeros_like(value),
+        given="value",
+        asks_where=False,
+    )
 
 
 def mean(reference: Reference, per: str = "all") -> Edit:
@@ -241,7 +251,7 @@ def constant(vector: Tensor) -> Edit:
             )
         return part.to(value).expand_as(value)
 
-    return Edit("constant", apply, given="value")
+    return Edit("constant", apply, given="value", asks_where=False)
 
 
 def turned(edit: Edit, seed: int = 0) -> Edit:
@@ -286,12 +296,18 @@ def add(vector: Tensor, factor: float = 1.0) -> Edit:
         f"add {factor:g} x vector",
         lambda value, where: value + factor * vector.to(value),
         given="float32",
+        asks_where=False,
     )
 
 
 def scale(factor: float) -> Edit:
     """factor * x."""
-    return Edit(f"scale by {factor:g}", lambda value, where: value * factor, given="float32")
+    return Edit(
+        f"scale by {factor:g}",
+        lambda value, where: value * factor,
+        given="float32",
+        asks_where=False,
+    )
 
 
 _TINY = 1e-300
@@ -323,7 +339,7 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
         centred = value if centre is None else value - centre.to(value)
         return value - (centred @ Q.T) @ Q
 
-    return Edit(f"erase {len(basis)} directions", apply, given="float32")
+    return Edit(f"erase {len(basis)} directions", apply, given="float32", asks_where=False)
 
 
 def copy(site: SiteLike) -> Edit:
@@ -378,11 +394,15 @@ def function(apply: Callable[..., Tensor | None], name: str = "function") -> Edi
         name: what results and messages call it.
     """
     parameters = _required(apply)
-    if "hook" in parameters:
-        return Edit(name, lambda value, where: apply(value, hook=HookPoint(where.site.name)))
-    if len(parameters) > 1:
-        return Edit(name, lambda value, where: apply(value, HookPoint(where.site.name)))
-    return Edit(name, lambda value, where: apply(value))
+
+    def changed(value: Tensor, where: Where) -> Any:
+        if "hook" in parameters:
+            return apply(value, hook=HookPoint(where.site.name))
+        if len(parameters) > 1:
+            return apply(value, HookPoint(where.site.name))
+        return apply(value)
+
+    return Edit(name, changed, asks_where=False)
 
 
 def _required(apply: Callable[..., Any]) -> list[str]:

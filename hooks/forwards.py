@@ -13,7 +13,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -64,6 +64,11 @@ class Forward:
     position_ids: Tensor | None = None
 
     @functools.cached_property
+    def columns(self) -> dict[str, Any]:
+        """Its fields by name: what each of its sites is told."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @functools.cached_property
     def mask_on_host(self) -> Tensor | None:
         """The mask as truth values in main memory; copied once a forward,
         since every copy waits for the GPU.
@@ -110,10 +115,11 @@ _ONLY_CACHED = ("PREFIX_TUNING", "CARTRIDGE")
 class Forwards:
     """The forwards that one tap sees: `now` is the one that is running."""
 
-    def __init__(self, model: nn.Module, paths: Iterable[str]) -> None:
+    def __init__(self, model: nn.Module, paths: Iterable[str], of_blocks: bool = True) -> None:
         self._model = model
         self._stacks, blocks = _owners(model, paths)
-        self._blocks = dict.fromkeys(blocks)
+        # A call of one block by itself says something to those only who ask for positions.
+        self._blocks = dict.fromkeys(blocks if of_blocks else ())
         self._running: list[tuple[str, Forward]] = []
         self._last = Forward()
         self._recalled: Forward | None = None
@@ -159,8 +165,9 @@ class Forwards:
         is_block = path in self._blocks
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            belongs_to_stack = is_block and self._in_stack()
-            if belongs_to_stack or not reader.is_shown() or is_backward():
+            if is_block and self._in_stack():
+                return
+            if not reader.is_shown() or is_backward():
                 return
             # A module that runs now ends those before it that do not contain it.
             self._running = [(at, forward) for at, forward in self._running if _is_within(path, at)]
@@ -175,6 +182,11 @@ class Forwards:
             self._last = forward
 
         return hook
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a call that was read has not ended."""
+        return bool(self._running)
 
     def _in_stack(self) -> bool:
         """Whether what runs is more than one block that is called by itself."""
@@ -356,23 +368,33 @@ def _signature(forward: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind not in collected)
 
 
-def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str]]:
+def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
     """The modules between the model and its lists of blocks, from outside in,
     and the blocks that hold these paths.
     """
-    stacks, blocks = {""}, set()
-    for path in set(paths):
-        above, block = _above(path)
-        stacks.update(above)
-        blocks.update(block)
+    stacks, blocks = _above_all(tuple(dict.fromkeys(paths)))
     # Lists and dicts of modules are never called.
     containers = (nn.ModuleList, nn.ModuleDict)
     called = [p for p in stacks if not isinstance(model.get_submodule(p), containers)]
+    return called, blocks
+
+
+@functools.lru_cache(maxsize=1000)
+def _above_all(paths: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The paths above the lists of blocks that some paths are in, and the blocks' own.
+
+    Remembered, because the same sites are often entered again.
+    """
+    stacks, blocks = {""}, set[str]()
+    for path in paths:
+        above, block = _above(path)
+        stacks.update(above)
+        blocks.update(block)
     # From outside in, so that the outer call is read before the inner ones.
-    return sorted(called, key=lambda p: (p.count("."), p != "", p)), sorted(blocks)
+    in_order = sorted(stacks, key=lambda path: (path.count("."), path != "", path))
+    return tuple(in_order), tuple(sorted(blocks))
 
 
-@functools.lru_cache(maxsize=10_000)
 def _above(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The paths above the list of blocks that a path is in, and its block's, if it is in one."""
     names = path.split(".")

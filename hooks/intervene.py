@@ -121,7 +121,9 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         if later:
             self._later = intervene.__new__(intervene)
             self._later._prepare(model, later)
-        self._taps = Taps(model, places)
+        given = [edit for of_site in self._edits.values() for edit in of_site]
+        asks_where = any(edit.asks_where or edit.needs for edit in given)
+        self._taps = Taps(model, places, of_blocks=asks_where)
         self._live = _Live(model, needed, self._taps)
         self._changed: dict[Site, Tensor | bool] = {}
         self._seen = Seen()
@@ -165,7 +167,9 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         """Put the edited value in a site's place."""
-        old = read(site, place, raw, shape)
+        # The index of a part of the raw tensor itself serves twice: to read it and to write it.
+        part = selected(raw, site) if _is_part(site, place, shape) else None
+        old = read(site, place, raw, shape) if part is None else raw[part]
         # Edits see -inf where the model's mask hides, however the model writes it.
         old = forbid(old) if place.end == "scores" else old
         where = Where.of(self._taps.forwards.now, site, self._taps.live, self._seen)
@@ -195,7 +199,13 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             new = new.to(old.device, kind)
         if self._changed.get(site) is not True:
             self._compare(site, old, new)
-        return raw if new is old else _put(place, raw, shape, site, new)
+        if new is old:
+            return raw
+        if part is None:
+            return _put(place, raw, shape, site, new)
+        fresh = copy_for(raw, new)
+        fresh[part] = new
+        return fresh
 
     def _compare(self, site: Site, old: Tensor, new: Tensor) -> None:
         """Note whether an edit changed anything; called until that is known."""
@@ -282,15 +292,22 @@ def _through_attn_out(
     return Site(out), place, Edit(edit.name, apply, (*edit.needs, pre), given="float32")
 
 
+def _is_part(site: Site, place: Place, shape: torch.Size | None) -> bool:
+    """Whether a site is a selection of the raw tensor, as it is."""
+    return (
+        site.select is not None
+        and shape is None
+        and place.own is None
+        and place.view is views.identity
+    )
+
+
 def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: Tensor) -> Tensor:
     """``raw`` with a site's tensor exchanged for ``new``; both stay as they are."""
     if site.select is None and shape is None and place.view is views.identity:
         # what an edit gave may be held elsewhere, and the model may change its own in place
         return new.clone()
     fresh = copy_for(raw, new)
-    if shape is None and place.view is views.identity and place.own is None:
-        fresh[selected(fresh, site)] = new
-        return fresh
     whole = as_site(place, fresh, shape)
     whole[selected(whole, place.within(site))] = new
     if whole is fresh or share_memory(whole, fresh):

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import re
+from typing import cast
 
 from torch import nn
 
 from layerscope.errors import InputError
 
-from .rows import Place
+from .rows import End, Place
 from .sites import Site, UnknownSite, braces
 from .stacks import submodule
 
@@ -27,7 +29,7 @@ def raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
             f"site {str(site)!r}: expected 'module:PATH:input' or 'module:PATH:output', "
             "with [0] for a tuple and a second [...] for a selection"
         )
-    end, item = match["end"], match["item"]
+    end, item = cast(End, match["end"]), match["item"]
     number = int(item) if item is not None and re.fullmatch(r"\d{1,9}", item) else item
     places: dict[Site, Place] = {}
     for pattern in braces(match["path"]):
@@ -36,8 +38,14 @@ def raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
             raise UnknownSite(_no_such_module(model, pattern))
         for path in paths:
             name = f"module:{path}:{end}" + (f"[{item}]" if item is not None else "")
-            places[Site(name, site.select)] = Place(path, end, item=number)  # type: ignore[arg-type]
+            places[Site(name, site.select)] = _place(path, end, number)
     return places
+
+
+@functools.lru_cache(maxsize=10_000)
+def _place(path: str, end: End, item: int | str | None) -> Place:
+    """Remembered, because the same modules are often entered again."""
+    return Place(path, end, item=item)
 
 
 def _matching(model: nn.Module, pattern: str) -> list[str]:

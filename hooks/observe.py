@@ -47,7 +47,7 @@ def observe(
         SiteNeverFired: on exit, if a forward ran and a site did not fire.
     """
     places = locate(model, *sites)
-    taps = Taps(model, places)
+    taps = Taps(model, places, of_blocks=False)
     seer = _Seer(see, taps)
     with taps.attach(seer):
         yield

@@ -194,19 +194,7 @@ class Where:
         # made at every site of every forward: a frozen dataclass sets its fields slowly
         where = object.__new__(cls)
         where.__dict__.update(
-            site=site,
-            start=forward.start,
-            mask=forward.mask,
-            live=live,
-            virtual=forward.virtual,
-            prefix=forward.prefix,
-            unknown=forward.unknown,
-            tokens=forward.tokens,
-            step=forward.step,
-            position_ids=forward.position_ids,
-            chosen=None,
-            seen=seen,
-            forward=forward,
+            forward.columns, site=site, live=live, chosen=None, seen=seen, forward=forward
         )
         return where
 

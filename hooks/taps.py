@@ -82,6 +82,9 @@ class Taps:
     """The hooks of one tap on one model, and the count of the calls of modules that several layers
     share.
 
+    Args:
+        of_blocks: whether the tap asks for positions also where a block is called by itself.
+
     Attributes:
         forwards: the model's calls, and the one that is running.
         live: values of this forward that edits read, by name.
@@ -90,7 +93,11 @@ class Taps:
     """
 
     def __init__(
-        self, model: nn.Module, places: Mapping[Site, Place], in_graph: bool = False
+        self,
+        model: nn.Module,
+        places: Mapping[Site, Place],
+        in_graph: bool = False,
+        of_blocks: bool = True,
     ) -> None:
         self.model, self.places, self.in_graph = model, places, in_graph
         self.ran = False
@@ -100,8 +107,10 @@ class Taps:
         self._tap: Tap | None = None  # None where no hook is on
         self._thread, self._elsewhere = threading.get_ident(), False
         self._depth = 0
+        self._touching = Touching(model)
         self._with_grad = True  # whether autograd may have been on when this forward began
-        self.forwards = Forwards(model, (place.path for place in places.values()))
+        paths = (place.path for place in places.values())
+        self.forwards = Forwards(model, paths, of_blocks)
         self._counts: dict[str, int] = defaultdict(int)
         self._shapes: dict[str, torch.Size] = {}
 
@@ -232,7 +241,9 @@ class Taps:
         """
         if not self.is_shown():
             return False
-        self.reentrant = block.may_be_checkpointed(self._with_grad) and Repeat.note(self)
+        # What is called outside a forward that was read may stand in any.
+        began_with_grad = self._with_grad or not self.forwards.is_running
+        self.reentrant = block.may_be_checkpointed(began_with_grad) and Repeat.note(self)
         return True
 
     def is_shown(self) -> bool:
@@ -278,20 +289,24 @@ class Taps:
         return hook
 
     def _reader(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
+        key = path + ":input"
+
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not self._takes_call():
                 return None
             given = CallArguments(module, args, kwargs)
-            changed = self._touch(tap, path + ":input", wanted, given)
+            changed = self._touch(tap, key, wanted, given)
             return None if changed is given else (changed.args, changed.kwargs)
 
         return hook
 
     def _writer(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
+        key = path + ":output"
+
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if not self._takes_call():
                 return None
-            changed = self._touch(tap, path + ":output", wanted, output)
+            changed = self._touch(tap, key, wanted, output)
             return None if changed is output else changed
 
         return hook
@@ -309,7 +324,7 @@ class Taps:
                 if place.call != call:
                     continue
                 touch = functools.partial(tap.touch, site, place, shape=self._shape_of(place))
-                with Touching(self.model):
+                with self._touching:
                     changed = touched(
                         module, stream, str(place.item), changed, touch, self.in_graph
                     )
@@ -334,7 +349,7 @@ class Taps:
                 values, touched_values = run.values(before), {}
                 for site, place in wanted:
                     part = str(place.item)
-                    with Touching(self.model):
+                    with self._touching:
                         raw = touched_values.get(part, values[part])
                         touched_values[part] = tap.touch(site, place, raw, None)
                 steps = [*before, joined(touched_values)]
@@ -366,7 +381,7 @@ class Taps:
         row = value[:, None]
         with self.forwards.recalled(replace(forward, step=(at, of), mask=mask)):
             for site, place in sites:
-                with Touching(self.model):
+                with self._touching:
                     row = tap.touch(site, place, row, None)
         return row[:, 0]
 
@@ -380,7 +395,7 @@ class Taps:
             if place.call != call:
                 continue
             raw, put = pick(container, place, site)
-            with Touching(self.model):
+            with self._touching:
                 new = tap.touch(site, place, raw, self._shape_of(place))
             if new is not raw:
                 container = put(new)

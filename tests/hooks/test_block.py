@@ -275,3 +275,46 @@ def test_a_value_of_an_earlier_forward_is_not_copied_into_a_later_one():
                 said.append(str(error))
     assert len(said) == 2
     assert all("must come earlier" in message for message in said)
+
+
+class Stack(torch.nn.Module):
+    """Two linear blocks, one behind the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(3, 3, bias=False) for _ in range(2))
+
+    def forward(self, x):
+        return self.blocks[1](self.blocks[0](x))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_block_checkpointed_by_itself_repeats_its_edit_behind_a_forward_without_gradients(
+    reentrant,
+):
+    """d(2 W x)/dx is 2 W: the repeat in backward has the edit, which asks for no positions."""
+    stack, x = Stack(), torch.randn(1, 4, 3)
+    start = x.clone().requires_grad_()
+    with intervene(stack, {"module:blocks.*:output": edits.scale(2.0)}):
+        with torch.no_grad():
+            stack(x)
+        out = checkpoint(stack.blocks[1], start, use_reentrant=reentrant)
+    out.sum().backward()
+    want = 2 * stack.blocks[1].weight.sum(0)
+    torch.testing.assert_close(start.grad, want.detach().expand_as(x))
+
+
+def test_a_block_called_by_itself_has_its_own_positions_where_an_edit_asks_for_them():
+    """The second position of the block's own call, beside an edit that asks for none."""
+    stack, x = Stack(), torch.randn(1, 4, 3)
+    changes = {
+        "module:blocks.0:output": edits.scale(2.0),
+        "module:blocks.1:output": edits.zero().at(1),
+    }
+    with torch.no_grad(), intervene(stack, changes):
+        first, second = stack.blocks[0](x), stack.blocks[1](x)
+    with torch.no_grad():
+        torch.testing.assert_close(first, 2 * stack.blocks[0](x))
+        want = stack.blocks[1](x)
+    want[:, 1] = 0
+    torch.testing.assert_close(second, want)
