@@ -231,4 +231,12 @@ Folder = LocalFolder | RemoteFolder
 def folder_at(where: str | os.PathLike[str]) -> Folder:
     """The folder of a path or a URL."""
     text = os.fspath(where)
-    return RemoteFolder(text) if "://" in text else LocalFolder(Path(text).expanduser())
+    return RemoteFolder(text) if "://" in text else LocalFolder(expanded(text))
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with ``~`` written out; ``~name`` stays as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

@@ -17,6 +17,7 @@ from torch import Tensor
 from layerscope.errors import InputError
 
 from .design import as_features, check_finite
+from .labels import refuse_text
 from .moments import Moments
 
 
@@ -45,6 +46,8 @@ def features_and_numbers(
     estimator: BaseEstimator, X: Any, y: Any, reset: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same with numbers [n] or [n t]."""
+    if not isinstance(y, Tensor) and y is not None:
+        refuse_text(y, "y")
     return _checked(estimator, X, y, reset=reset, multi_output=True, y_numeric=True)
 
 

@@ -39,6 +39,29 @@ def as_label_array(labels: Labels) -> np.ndarray:
     return array
 
 
+def as_numbers(values: Any, what: str) -> np.ndarray:
+    """Values as float64, of any shape; text that spells a number is a label all the same.
+
+    Raises:
+        InputError: a value that is no number, by its row.
+    """
+    refuse_text(values, what)
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{what}: expected numbers ({error})") from None
+
+
+def refuse_text(values: Any, what: str) -> None:
+    """Raise `InputError` for the first value that is not a number, by its row."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        return
+    for place, value in np.ndenumerate(np.asarray(values, dtype=object)):
+        if not isinstance(value, int | float | complex | np.number | np.bool_):
+            row = place[0] if place else 0
+            raise InputError(f"{what}: expected numbers, got {value!r:.80} in row {row}")
+
+
 def ordered(values: Iterable[Hashable]) -> list[Any]:
     """Distinct values in a fixed order: their own where they have one, else by type and repr."""
     distinct = list(dict.fromkeys(values))

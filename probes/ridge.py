@@ -22,7 +22,7 @@ from layerscope.errors import InputError
 
 from .design import Design, as_rows, penalties
 from .evaluation import r2
-from .labels import of_dev
+from .labels import as_numbers, of_dev
 from .rows import OnDisk, blocks_of
 
 RIDGE_L2 = (1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
@@ -73,7 +73,7 @@ def _mean_and_cross(
 
 
 def _values(name: str, values: ArrayLike, n: int) -> Float[np.ndarray, " n"]:
-    array = np.asarray(values, dtype=np.float64)
+    array = as_numbers(values, f"target {name!r}")
     if array.shape != (n,):
         raise InputError(f"target {name!r} must be [{n}], one number per row, got {array.shape}")
     if not np.isfinite(array).all():

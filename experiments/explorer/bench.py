@@ -44,11 +44,19 @@ class Bench:
         subject: the model and its tokenizer.
         lenses: fitted lenses beside the logit lens.
         probes: saved probes, each of a site.
+
+    Raises:
+        InputError: an encoder-decoder: the page shows one text, and its decoder needs a second.
     """
 
     def __init__(
         self, subject: Subject, lenses: Sequence[Lens] = (), probes: Sequence[LogisticProbe] = ()
     ) -> None:
+        if subject.has_decoder:
+            raise InputError(
+                f"explore shows one text, {subject.name} ({type(subject.model).__name__}) reads a "
+                "source and a target: ablate, attend and attribute take both"
+            )
         self.subject, self.model = subject, subject.model
         self.lenses = {lens.kind: lens for lens in (Lens("logit"), *lenses)}
         self.probes = list(probes)

@@ -33,6 +33,8 @@ class RunError(LayerscopeError, ValueError):
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
+    if not path.name:
+        raise RunError(f"expected the name of a file to write, got {str(path)!r}")
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")

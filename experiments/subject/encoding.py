@@ -9,7 +9,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import SubjectError
+from .errors import SubjectError, reading
 from .word_spans import Encoded, shared, trimmed
 
 _SPACES = ("\u2581", "\u0120")
@@ -35,16 +35,8 @@ def read_with(tokenizer: Any, *texts: Any, **how: Any) -> Any:
         SubjectError: its own refusal, such as of a word that has no token where none is for unknown
             ones.
     """
-    try:
+    with reading(tokenizer, "the text"):
         return tokenizer(*texts, **how)
-    except Exception as error:
-        # The tokenizers package raises bare exceptions; of any other class it is a bug.
-        if type(error) is not Exception:
-            raise
-        kind = type(tokenizer).__name__
-        raise SubjectError(
-            f"the tokenizer ({kind}) cannot read the text: {str(error)[:200]}"
-        ) from error
 
 
 class TextEncoder:

@@ -44,6 +44,23 @@ def one_line(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def reading(reader: object, what: str) -> Iterator[None]:
+    """Give what a tokenizer or a processor raises as one line: its files, which come from the
+    model's folder, or the text are the cause.
+    """
+    try:
+        yield
+    except LayerscopeError:
+        raise
+    except Exception as error:
+        # the tokenizers package raises bare exceptions, whose class tells nothing
+        kind = "" if type(error) is Exception else f"{type(error).__name__}: "
+        raise SubjectError(
+            f"{type(reader).__name__} cannot read {what}: {kind}{first_line(error)[:200]}"
+        ) from error
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hold back transformers' own bars and reports while loading; problems are raised instead."""
     from transformers.utils import logging

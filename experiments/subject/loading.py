@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...hooks.folders import expanded
 from ...hooks.placement import dtype_of
 from .checkpoint_files import find_gguf, is_offline, quick_gguf, require_safetensors, weight_files
 from .claims import check_folder, check_gguf, check_parameters, held_in
@@ -55,7 +56,7 @@ def read_model(
         SubjectError: one line that says what was tried and what to do.
     """
     name = os.fspath(name_or_path)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir() and (base := base_of_adapter(path)) is not None:
         if modes.adapter is not None:
             raise SubjectError(
@@ -152,7 +153,7 @@ def _with_adapter(
     model: nn.Module, adapter: str | os.PathLike[str], files: tuple[Path, ...]
 ) -> tuple[nn.Module, tuple[Path, ...]]:
     """The model with its adapter, and the files of both."""
-    folder = Path(adapter).expanduser()
+    folder = expanded(adapter)
     weights = sorted(folder.glob("adapter_*.safetensors"))
     return with_adapter(model, folder), (*files, *weights)
 

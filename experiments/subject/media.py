@@ -26,7 +26,7 @@ from ...hooks import capture
 from ..corpus.items import MILLISECONDS, WHOLE
 from . import Subject, require_eval
 from .batches import AnyBatch, FileBatch
-from .errors import SubjectError, first_line, one_line
+from .errors import SubjectError, first_line, one_line, reading
 from .identity import hash_files, settings_sha256
 from .loading import Parts, read_media_model
 from .modes import Modes
@@ -270,11 +270,12 @@ class MediaSubject(Subject):
 
     def _process(self, items: Sequence[Any]) -> dict[str, Tensor]:
         """The model's inputs."""
-        if self.kind == "images":
-            made = self.tokenizer(images=list(items), return_tensors="pt")
-        else:
-            rate = self.tokenizer.sampling_rate
-            made = self.tokenizer(list(items), sampling_rate=rate, return_tensors="pt")
+        with reading(self.tokenizer, f"the {self.kind}"):
+            if self.kind == "images":
+                made = self.tokenizer(images=list(items), return_tensors="pt")
+            else:
+                rate = self.tokenizer.sampling_rate
+                made = self.tokenizer(list(items), sampling_rate=rate, return_tensors="pt")
         wanted = {str(self.model.main_input_name)}
         inputs = {}
         for name in wanted & set(made):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...hooks.folders import expanded
 from .errors import SubjectError
 
 BITS = {"8bit": 8, "4bit": 4}
@@ -181,7 +182,7 @@ def with_adapter(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
     Raises:
         SubjectError: no adapter there, or PEFT is not installed.
     """
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     if not (path / "adapter_config.json").exists():
         raise SubjectError(
             f"--adapter {folder}: expected a folder with adapter_config.json, "

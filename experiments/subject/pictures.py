@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .batches import Batch
 from .cells import as_cell
-from .errors import SubjectError, first_line
+from .errors import SubjectError, first_line, reading
 from .media import read_picture
 from .word_spans import Encoded
 
@@ -153,7 +153,8 @@ class Picture:
         return tuple(self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
 
     def _call(self, text: str, image: Any) -> Any:
-        return self.processor(images=[image], text=[text], return_tensors="pt")
+        with reading(self.processor, self.path):
+            return self.processor(images=[image], text=[text], return_tensors="pt")
 
     def _spelled(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]], list[bool]]:
         """What tokens spell, and which characters are each one's:

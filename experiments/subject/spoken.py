@@ -22,7 +22,7 @@ from ...hooks import capture
 from ...hooks.padding import Padding, Policy
 from . import Subject, require_eval
 from .encoding import TextEncoder
-from .errors import SubjectError
+from .errors import SubjectError, reading
 from .identity import settings_sha256
 from .media import EMBEDDING, read_sound, seconds_of
 from .word_spans import Encoded
@@ -119,9 +119,10 @@ class SpokenSubject(Subject):
         return self._sounds[path]
 
     def _features(self, samples: Any) -> Float[Tensor, "1 mel frame"]:
-        made = self.extractor(
-            samples, sampling_rate=self.extractor.sampling_rate, return_tensors="pt"
-        )
+        with reading(self.extractor, "the sound"):
+            made = self.extractor(
+                samples, sampling_rate=self.extractor.sampling_rate, return_tensors="pt"
+            )
         return made[FEATURES].to(self.device, self.dtype)
 
 

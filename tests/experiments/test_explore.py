@@ -605,3 +605,12 @@ def test_a_question_goes_to_a_study_over_many_prompts(saved, tmp_path, monkeypat
     assert runner.page(1) is None
     with pytest.raises(InputError, match="in memory"):
         Runner(None).start("ablate", lines, send)
+
+
+def test_a_translator_is_refused_before_the_page_opens():
+    config = hf.T5Config(
+        d_model=32, num_heads=4, d_kv=8, num_layers=1, d_ff=64, vocab_size=tiny.VOCAB
+    )
+    translator = hf.T5ForConditionalGeneration(config).eval()
+    with pytest.raises(InputError, match="reads a source and a target"):
+        Bench(Subject(translator, tiny.tokenizer(), bos="never"))

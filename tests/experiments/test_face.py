@@ -337,6 +337,8 @@ def test_report_makes_a_page_again_or_of_several_runs(run, tmp_path, capsys):
     assert "2 runs side by side" in (tmp_path / "both.html").read_text()
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "expected a finished run's folder" in capsys.readouterr().err
+    assert cli.main(["report", str(run), str(run), "--out", ""]) == 2
+    assert "expected the name of a file to write" in capsys.readouterr().err
 
 
 def test_every_command_is_a_function_of_its_options():

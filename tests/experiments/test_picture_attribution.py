@@ -4,6 +4,7 @@ and a planted patch.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -250,3 +251,10 @@ def test_attend_lays_attention_over_the_picture(tmp_path: Path, file: Path) -> N
         weight = float(expected[record["layer"], record["index"]].sum())
         assert record["picture"] == pytest.approx(weight, abs=2e-4)
     assert "Attention to pictures" in (out / "report.html").read_text()
+
+
+def test_a_processor_whose_settings_do_not_fit_is_one_line(file: Path) -> None:
+    processor = copy.deepcopy(vision_language.build("llava")[1])
+    processor.image_processor.image_mean = [0.5] * 4
+    with pytest.raises(SubjectError, match=r"cannot read .*noise.png: ValueError: mean must have"):
+        Picture(file, processor, 2, 2).encode(TEXT)

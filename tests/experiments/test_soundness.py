@@ -4,6 +4,7 @@ whatever fails because of it.
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -105,4 +106,12 @@ def test_a_tokenizer_that_cannot_read_a_word_is_one_line(places, tmp_path):
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     hf.PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(tmp_path / "model")
     with pytest.raises(SubjectError, match=r"cannot read the text: .*Missing .UNK. token"):
+        load(str(tmp_path / "model"), bos="never").encode(["the cat"])
+
+
+def test_tokenizer_settings_of_the_wrong_type_are_one_line(places, tmp_path):
+    shutil.copytree(places / "small", tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": [8]}))
+    with pytest.raises(SubjectError, match=r"cannot read the text: TypeError"):
         load(str(tmp_path / "model"), bos="never").encode(["the cat"])

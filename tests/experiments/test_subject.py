@@ -14,6 +14,7 @@ import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from experiments.subject import Subject, SubjectError, bos, load
+from experiments.subject.modes import with_adapter
 from experiments.subject.word_spans import Encoded, pool_words, word_spans
 
 VOCAB = 120
@@ -555,3 +556,10 @@ def _check_padding(subject: Subject) -> None:
                 ours = hidden[i, batch.shifts[i] : batch.shifts[i] + len(alone)]
                 scale = float(alone.abs().max())
                 assert float((ours - alone).abs().max()) < 1e-5 * scale
+
+
+def test_the_home_of_nobody_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SubjectError, match="~no-such-user"):
+        load("~no-such-user/model")
+    with pytest.raises(SubjectError, match=r"--adapter ~no-such-user: expected a folder"):
+        with_adapter(tiny.model("gpt2"), "~no-such-user")

@@ -133,3 +133,15 @@ def test_tensors_without_dense_values_are_one_line():
             LogisticProbe().fit(given, y)
     with pytest.raises(InputError, match="expected features whose squares are finite"):
         LDAProbe().fit(X * 1e30, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a", "b", "c"], "y: expected numbers, got 'a' in row 0"),
+        ([1.0, 2, "3"], "y: expected numbers, got '3' in row 2"),
+    ],
+)
+def test_labels_are_no_numbers(y, message):
+    with pytest.raises(InputError, match=message):
+        RidgeProbe().fit(np.eye(3), y)
