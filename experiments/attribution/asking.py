@@ -17,7 +17,8 @@ from ..metrics.probe_metric import check_model, load_probe
 from ..metrics.reads import Reads, answer_reads, prediction_reads, text_of
 from ..report.schema import Note
 from ..subject import Subject
-from ..subject.pictures import Picture
+from ..subject.medium import Medium
+from ..subject.targets import as_target
 from ..subject.word_spans import Encoded, word_spans
 from .endpoint import Endpoint, class_end, language_end, probe_end, whole_end
 from .question import (
@@ -40,13 +41,14 @@ def ask(
     level: str = "word",
     spans: Sequence[tuple[int, int]] | None = None,
     pair: str | None = None,
-    picture: Picture | None = None,
+    medium: Medium | None = None,
 ) -> Question:
     """The question that a target puts to a subject about a text.
 
     Args:
         pair: the second text of a classifier of pairs; its words are units too.
-        picture: that a vision-language model is shown with the text; its cells are the first units.
+        medium: a picture that the model is shown with the text, or a sound that it hears in the
+            text's place; its cells are the first units.
 
     Raises:
         AttributionError: an empty text, one too long, a target that this model cannot be asked for.
@@ -54,9 +56,9 @@ def ask(
     """
     target = target if isinstance(target, Target) else Target(answer=target)
     _check(subject, text, target, pair)
-    if picture is not None:
-        _check_picture(subject, target, pair)
-        return _of_tokens(subject, text, target, level, spans, picture)
+    if medium is not None:
+        _check_medium(subject, target, pair, medium)
+        return _of_tokens(subject, text, target, level, spans, medium)
     if target.probe is not None:
         return _of_probe(subject, text, target, level, spans)
     if target.word is not None:
@@ -87,14 +89,18 @@ def _check(subject: Subject, text: str, target: Target, pair: str | None) -> Non
         raise AttributionError(f"expected a second text with words, got {pair!r}")
 
 
-def _check_picture(subject: Subject, target: Target, pair: str | None) -> None:
-    """Raise `AttributionError` for what is not asked with a picture."""
+def _check_medium(subject: Subject, target: Target, pair: str | None, medium: Medium) -> None:
+    """Raise `AttributionError` for what is not asked with a picture or a sound."""
+    option = {"picture": "--image", "sound": "--audio"}[medium.kind]
     if target.probe is not None or target.word is not None or pair is not None:
-        raise AttributionError("a picture (--image) goes with one text, and without a probe")
-    if not subject.gives_tokens:
         raise AttributionError(
-            f"--image: {subject.name} ({type(subject.model).__name__}) "
-            "has no language-model head; expected a vision-language model"
+            f"a {medium.kind} ({option}) goes with one text, and without a probe"
+        )
+    if not (subject.has_decoder if medium.kind == "sound" else subject.gives_tokens):
+        wanted = "speech model that writes" if medium.kind == "sound" else "vision-language model"
+        raise AttributionError(
+            f"{option}: {subject.name} ({type(subject.model).__name__}) "
+            f"has no language-model head; expected a {wanted}"
         )
 
 
@@ -104,7 +110,7 @@ def _of_tokens(
     target: Target,
     level: str,
     spans: Sequence[tuple[int, int]] | None,
-    picture: Picture | None = None,
+    medium: Medium | None = None,
 ) -> Question:
     """The question of a language model: how probable it finds an answer, or else the token that it
     says itself.
@@ -113,20 +119,21 @@ def _of_tokens(
     beginning.
     """
     given = Prompt(text, target.answer or "", target.wrong, target_prefix=target.prefix)
-    if picture is not None:
-        endpoint, encoded = whole_end(subject), picture.encode(text)
+    if medium is not None:
+        endpoint, encoded = whole_end(subject), medium.encode(medium.words_of(given))
     else:
         endpoint = language_end(subject)
         encoded = text_of(subject, given) if subject.has_decoder else subject.encode([text])[0]
-    continues = subject.continues or picture is not None
+    continues = subject.continues or medium is not None
     mask = None if continues else getattr(subject.tokenizer, "mask_token_id", None)
     fixed = [i for i, token in enumerate(encoded.ids) if token == mask]
     # A mask that is to be filled is no unit: it stays where it is.
-    units = find_units(subject, encoded, level, spans, fixed)
-    if picture is not None:
-        units = _with_cells(units, picture)
+    if medium is None:
+        units = find_units(subject, encoded, level, spans, fixed)
+    else:
+        units = _with_cells(subject, encoded, level, spans, fixed, medium)
     question = Question(
-        subject, encoded.text, units, (), endpoint, "", "", units.notes, picture=picture
+        subject, encoded.text, units, (), endpoint, "", "", units.notes, medium=medium
     )
     if target.answer is None:
         return _of_own_token(question, given, encoded, target.measure or "log-probability")
@@ -134,8 +141,8 @@ def _of_tokens(
     has_wrong = target.wrong is not None
     sides = (("answer", 1.0), ("wrong", -1.0)) if has_wrong else (("answer", 1.0),)
     several = target.measure != "logit"
-    if picture is not None:
-        reads = _picture_reads(subject, picture, encoded, given, sides, several)
+    if medium is not None:
+        reads = _medium_reads(subject, medium, encoded, given, sides, several)
     else:
         name = target.measure or "log-probability"
         reads = answer_reads(subject, [given], sides, name, several)
@@ -162,45 +169,58 @@ def _of_tokens(
     return replace(question, parts=tuple(parts), name=name, measure=measure, notes=notes)
 
 
-def _with_cells(units: Units, picture: Picture) -> Units:
-    """The cells of a picture, row by row, and the units of its text."""
-    names, spans, tokens = [], [], []
-    for cell in range(picture.n_cells):
-        row, column = divmod(cell, picture.columns)
-        names.append(f"patch {row + 1},{column + 1}")
-        spans.append((0, 0))
-        tokens.append((cell,))
+def _with_cells(
+    subject: Subject,
+    encoded: Encoded,
+    level: str,
+    spans: Sequence[tuple[int, int]] | None,
+    fixed: Sequence[int],
+    medium: Medium,
+) -> Units:
+    """The cells of a picture or a sound in their order, and the units of its text."""
+    n_cells = medium.n_cells
+    cells = Units(
+        level,
+        tuple(medium.cell_names()),
+        ((0, 0),) * n_cells,
+        tuple((cell,) for cell in range(n_cells)),
+    )
+    # A sound may have nothing written of it yet.
+    if medium.kind == "sound" and all(encoded.special):
+        return cells
+    words = find_units(subject, encoded, level, spans, fixed, medium.words_begin(encoded))
     return replace(
-        units,
-        texts=(*names, *units.texts),
-        spans=(*spans, *units.spans),
-        tokens=(*tokens, *units.tokens),
+        words,
+        texts=(*cells.texts, *words.texts),
+        spans=(*cells.spans, *words.spans),
+        tokens=(*cells.tokens, *words.tokens),
     )
 
 
-def _picture_reads(
+def _medium_reads(
     subject: Subject,
-    picture: Picture,
+    medium: Medium,
     encoded: Encoded,
     given: Prompt,
     sides: Sequence[tuple[str, float]],
     several: bool,
 ) -> Reads:
-    """Reads of the answers behind a text with its picture."""
+    """Reads of the answers behind the cells and the words."""
     texts, places, weights = [], [], []
     for row, (field, weight) in enumerate(sides):
         answer = str(getattr(given, field))
-        ids = picture.answer(encoded, given.prompt, answer)
+        ids = medium.answer(encoded, medium.words_of(given), answer)
         if not ids:
             raise AttributionError(f"the {field} {answer!r} has no token")
         if len(ids) > 1 and not several:
             raise AttributionError(f"expected one token, {field} {answer!r} is {len(ids)}")
-        if len(ids) > 1 and not subject.causal:
+        if len(ids) > 1 and not subject.continues:
             raise AttributionError(
                 f"{subject.name} sees what follows a token: "
                 f"expected an answer of one token, {answer!r} is {len(ids)}"
             )
-        texts.append(as_encoded((*encoded.ids, *ids)))
+        in_row = map(as_target, ids) if subject.has_decoder else ids
+        texts.append(as_encoded((*encoded.ids, *in_row)))
         for number, token in enumerate(ids):
             places.append((row, len(encoded) + number - 1, token, 0))
             weights.append(weight)
@@ -226,7 +246,7 @@ def _terms(reads: Reads, ends_at_read: bool) -> dict[tuple[int, ...], list[tuple
 def _of_own_token(question: Question, given: Prompt, encoded: Encoded, measure: str) -> Question:
     """The question of the token that a language model finds most probable."""
     subject = question.subject
-    if question.picture is not None:
+    if question.medium is not None:
         back, position = 1, len(encoded) - 1
     else:
         back = int(subject.continues)

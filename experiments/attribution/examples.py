@@ -129,8 +129,10 @@ def flippable(question: Question) -> Part:
         AttributionError: an answer, or a wrong one, of several tokens.
     """
     part = question.parts[0]
-    if question.picture is not None:
-        raise AttributionError("word flips: expected a text without a picture (--flips 0)")
+    if question.medium is not None:
+        raise AttributionError(
+            f"word flips: expected a text without a {question.medium.kind} (--flips 0)"
+        )
     if len(question.parts) > 1 or part.weights not in ((1.0,), (1.0, -1.0)):
         raise AttributionError(
             f"word flips: expected answers of one token, got the {question.name}"

@@ -62,16 +62,17 @@ class Method:
                 f"method {self.name} follows one stack of blocks, "
                 f"{scorer.subject.name} is an encoder-decoder: expected one of {able}"
             )
-        if scorer.question.picture is not None and not self.on_game:
-            from . import picture_gradients
+        medium = scorer.question.medium
+        if medium is not None and not self.on_game:
+            from . import medium_gradients
             from .units import AttributionError
 
-            if self.name in picture_gradients.METHODS:
-                return picture_gradients.picture_gradients(self.name, scorer, options)
+            if self.name in medium_gradients.METHODS:
+                return medium_gradients.medium_gradients(self.name, scorer, options)
             able = [name for name, method in METHODS.items() if method.on_game]
-            named = ", ".join([*picture_gradients.METHODS, *able])
+            named = ", ".join([*medium_gradients.METHODS, *able])
             raise AttributionError(
-                f"method {self.name} reads text alone: with a picture expected one of {named}"
+                f"method {self.name} reads text alone: with a {medium.kind} expected one of {named}"
             )
         function: Callable[..., Found] = getattr(
             importlib.import_module(f".{self.module}", __package__), self.function

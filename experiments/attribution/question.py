@@ -29,7 +29,7 @@ from ..metrics.metrics import BITS
 from ..report.schema import Note
 from ..subject import Subject
 from ..subject.batches import Batch
-from ..subject.pictures import Picture
+from ..subject.medium import Medium
 from ..subject.word_spans import Encoded
 from .endpoint import Endpoint
 from .units import AttributionError, Units
@@ -111,7 +111,7 @@ class Question:
         labels: the answers of a classifier or a probe; empty for a language model.
         separator: of a pair of texts, the token behind the first one, where the model tells the two
             by token types.
-        picture: that the text is about; its cells are the first units.
+        medium: the picture or the sound that the text is about; its cells are the first units.
     """
 
     subject: Subject
@@ -124,7 +124,7 @@ class Question:
     notes: tuple[Note, ...] = ()
     labels: tuple[str, ...] = ()
     separator: int | None = None
-    picture: Picture | None = None
+    medium: Medium | None = None
 
     @property
     def excludes(self) -> bool:
@@ -137,8 +137,8 @@ class Question:
         if self.separator is not None:
             of_tokens = token_types(batch.input_ids, self.separator)
             types["token_type_ids"] = of_tokens.to(self.subject.device)
-        if self.picture is not None:
-            shown = self.picture.inputs(batch)
+        if self.medium is not None:
+            batch, shown = self.medium.given(batch)
             types |= {name: value.to(self.subject.device) for name, value in shown.items()}
         return self.subject.forward(batch, logits=logits, grad=grad, **types)
 
@@ -151,7 +151,7 @@ class Question:
         """Where the states of a batch hold each row's reads; -1 for one that was deleted.
 
         The states of an encoder-decoder are the target's alone, and a row begins with its source;
-        before a text stand the cells of its picture.
+        before a text stand the cells of its medium.
         """
         at = torch.tensor([list(of_row) or [0] for of_row in reads])
         before = torch.tensor(batch.n_before)[:, None]

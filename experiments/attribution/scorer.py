@@ -101,7 +101,7 @@ class Scorer:
         self._made: dict[Hashable, Any] = {}
         self._known: dict[tuple[Part, Row], float] = {}
         end = question.endpoint
-        is_text = question.picture is None
+        is_text = question.medium is None
         self._share = share and is_text and self.subject.causal and not end.whole
         self._checked = False
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..subject import Subject
-from ..subject.pictures import Picture
+from ..subject.medium import Medium
 from .asking import ask
 from .methods import method_named
 from .options import Options
@@ -29,7 +29,8 @@ def attribute(
     seed: int = 0,
     spans: Sequence[tuple[int, int]] | None = None,
     pair: str | None = None,
-    picture: Picture | None = None,
+    picture: Medium | None = None,
+    sound: Medium | None = None,
     batch_tokens: int = 2048,
     **settings: Any,
 ) -> Attribution:
@@ -48,6 +49,8 @@ def attribute(
         pair: the second text of a classifier of pairs.
         picture: that a vision-language model is shown with the text; its patches are the first
             units.
+        sound: that a speech model hears, which is then no text (the text is its path): its spans
+            are the first units, behind them the words of the target's beginning.
         batch_tokens: tokens of the changed texts that share a batch.
         settings: fields of `Options`.
 
@@ -56,7 +59,7 @@ def attribute(
             cannot be asked for.
         MetricError: an answer whose tokens join the text's.
     """
-    question = ask(subject, text, target, level, spans, pair, picture)
+    question = ask(subject, text, target, level, spans, pair, picture or sound)
     return explain(Scorer(question, batch_tokens), method, seed=seed, **settings)
 
 

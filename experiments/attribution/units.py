@@ -87,12 +87,14 @@ def find_units(
     level: str = "word",
     spans: Sequence[tuple[int, int]] | None = None,
     fixed: Collection[int] = (),
+    begin: int = 0,
 ) -> Units:
     """The units of an encoded text.
 
     Args:
         spans: characters of each unit, for the level ``span``; by default the clauses.
         fixed: positions that belong to no unit, such as a mask that is to be filled.
+        begin: character in front of which there are no words.
 
     Raises:
         AttributionError: an unknown level, an empty text, one that is longer than the model reads.
@@ -119,6 +121,7 @@ def find_units(
         wanted = split_words(text)
     else:
         wanted = split_clauses(text) if spans is None else list(spans)
+    wanted = [span for span in wanted if span[0] >= begin]
     return _joined(level, encoded, sorted(wanted), excluded, free)
 
 

@@ -15,15 +15,14 @@ from dataclasses import asdict
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from ...hooks import Site
 from ..sweep.estimate import certificate, to_verify
 from ..sweep.measure import certificate_notes
-from .game import Game, embedding
+from .game import Game
 from .gradients import Slope
+from .medium_gradients import absent_embeddings, medium_first_order
 from .options import Options
-from .question import Part
 from .result import Found
 from .scorer import EMBED
 
@@ -52,24 +51,14 @@ def largest_left_out(game: Game, options: Options, largest: int) -> Found:
 
 def first_order(game: Game) -> Float[np.ndarray, " units"]:
     """The estimates."""
+    if game.question.medium is not None:
+        return medium_first_order(game)
     lost = np.zeros(game.n)
     for part in game.question.parts:
         slope = Slope(game.scorer, part, Site(EMBED))
         x = slope.clean()
         gradient = slope.at(x[None])[1][0]
-        by_position = ((x - _absent(game, part, x)) * gradient).sum(-1).double().cpu()
+        by_position = ((x - absent_embeddings(game, part, x)) * gradient).sum(-1).double().cpu()
         for unit, places in enumerate(part.tokens):
             lost[unit] += float(by_position[list(places)].sum())
     return lost
-
-
-def _absent(game: Game, part: Part, x: Float[Tensor, "pos d"]) -> Float[Tensor, "pos d"]:
-    """The embeddings of the text with every unit absent;
-    the mean one where the removal leaves a position without.
-    """
-    table = embedding(game.question.subject).float()
-    vectors = table.mean(0).to(x).expand_as(x).clone()
-    for start, tokens in game.fills(part):
-        for offset, token in enumerate(tokens):
-            vectors[start + offset] = game.scorer.embedded(token, table).to(x)
-    return vectors

@@ -68,6 +68,9 @@ class Item(Protocol):
         ...
 
 
+COMMANDS_OF_SOUNDS = "'layerscope ablate', 'attend' and 'attribute' alone"
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A text to continue, the right continuation and, where known, a wrong one.
@@ -175,7 +178,7 @@ def _prompt(record: Mapping[str, Any], answers: bool, audio: bool = False) -> Pr
         record = {**record, "prompt": record["one_prefix_prefix"], **words}
     sound = _text(record, "audio", False)
     if sound is not None and not audio:
-        raise InputError(f"audio {sound}: sounds are read by 'layerscope ablate' alone")
+        raise InputError(f"audio {sound}: sounds are read by {COMMANDS_OF_SOUNDS}")
     prompt, answer = _text(record, TEXT, sound is None), _text(record, "answer", answers) or ""
     if sound is not None and prompt is not None:
         raise InputError(f"expected a prompt or audio, got both ({shown(prompt)}, {shown(sound)})")

@@ -532,11 +532,15 @@ def _spoken(loaded: Loaded, named: dict[str, Any], trust_remote_code: bool) -> S
     return SpokenSubject(loaded.model, loaded.tokenizer, extractor, **named)
 
 
+_OF_SOUNDS = (
+    "sounds are read by 'probe --audio' and 'capture --audio', and, where the model writes what it "
+    "hears (Whisper), by 'attribute --audio' and by ablate, attend and attribute with --prompts "
+    "FILE that has a column audio"
+)
 READERS = {
     "pixel_values": "pictures are read by 'probe --images' and 'capture --images'",
-    "input_values": "sounds are read by 'probe --audio' and 'capture --audio'",
-    "input_features": "sounds are read by 'probe --audio' and 'capture --audio', and by "
-    "'ablate --prompts' with a column audio where the model writes what it hears (Whisper)",
+    "input_values": _OF_SOUNDS,
+    "input_features": _OF_SOUNDS,
 }
 """What a model reads that reads no text -> the commands for it."""
 

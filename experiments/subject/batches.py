@@ -109,7 +109,8 @@ class Batch:
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         inputs |= {"position_ids": self.position_ids} if self.position_ids is not None else {}
         if self.sounds:
-            inputs = {"input_features": torch.cat([sound.features for sound in self.sounds])}
+            heard = torch.cat([sound.features for sound in self.sounds])
+            inputs = {self.sounds[0].name: heard}
         if self.target is not None:
             inputs["decoder_input_ids"] = self.target.ids
             inputs["decoder_attention_mask"] = self.target.mask
@@ -179,6 +180,8 @@ def make_batches(
         length = len(encoded[order[0]])
         fit = max(1, tokens // length)
         has_picture = is_cell(encoded[order[0]].ids[0])
+        if encoded[order[0]].sound is not None and not policy.possible:
+            fit = 1  # sounds of other lengths may have as many positions
         if has_picture or not policy.possible:
             fit = min(fit, sum(len(encoded[i]) == length for i in order))
         rows, order = order[:fit], order[fit:]
@@ -220,11 +223,17 @@ def _with_pictures(encoded: Sequence[Encoded], rows: tuple[int, ...]) -> Batch:
 def _with_targets(
     encoded: Sequence[Encoded], rows: tuple[int, ...], policy: Policy, pad_id: int
 ) -> Iterator[Batch]:
-    """Rows of sources and targets; a row each where sources cannot be padded."""
+    """Rows of sources and targets; those of one source length alone share a batch where sources
+    cannot be padded.
+    """
     cut = [cut_row(row.ids) for row in encoded]
     sounds = [row.sound for row in encoded if row.sound is not None]
-    groups = [range(len(rows))] if policy.possible else [[i] for i in range(len(rows))]
-    for group in groups:
+    groups: dict[object, list[int]] = {}
+    for i, (source, _) in enumerate(cut):
+        # Sounds of other lengths may have as many positions.
+        shape = sounds[i].shape if sounds else len(source)
+        groups.setdefault(None if policy.possible else shape, []).append(i)
+    for group in groups.values():
         sources, targets = zip(*(cut[i] for i in group), strict=True)
         padded = policy.pad(sources, pad_id, "right")
         target_ids, target_mask, _ = Policy(True).pad(targets, pad_id, "right")

@@ -10,10 +10,9 @@ does the same with cells. A cell that is absent has the picture's mean colour.
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..corpus.prompts import Prompt
 from .batches import Batch
 from .cells import as_cell
 from .errors import SubjectError, first_line, reading
 from .media import read_picture
+from .medium import KEPT, Medium
 from .word_spans import Encoded
 
-KEPT = 512
-"""Versions of a picture whose processed values are kept."""
 
-
-class Picture:
+class Picture(Medium):
     """One picture that a model is shown with a text.
 
     Args:
@@ -43,6 +41,8 @@ class Picture:
     Raises:
         SubjectError: a file that is no picture, a processor of one of the two alone.
     """
+
+    kind, cell, absent_cell = "picture", "patch", "grey"
 
     def __init__(
         self,
@@ -61,12 +61,20 @@ class Picture:
                 f"{path}: expected at least {columns} x {rows} pixels for so many patches, "
                 f"got {width} x {height}"
             )
-        self._forced: Tensor | None = None
         self._versions = functools.lru_cache(maxsize=KEPT)(self._processed)
 
     @property
     def n_cells(self) -> int:
         return self.rows * self.columns
+
+    def cell_names(self) -> list[str]:
+        """The cells by row and column, row by row."""
+        places = (divmod(cell, self.columns) for cell in range(self.n_cells))
+        return [f"patch {row + 1},{column + 1}" for row, column in places]
+
+    def words_of(self, prompt: Prompt) -> str:
+        """The prompt."""
+        return prompt.prompt
 
     def box(self, cell: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of a cell, in pixels of the file."""
@@ -188,15 +196,15 @@ class Picture:
 
     # -- what a model is given
 
-    def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """What a batch of rows about this picture is given beside their tokens."""
+    def given(self, batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
+        """The batch itself, and of each row the picture with its cells grey."""
         assert batch.absent is not None
         rows = zip(batch.input_ids, batch.absent, strict=True)
         shown = [self.inputs_of(row, absent) for row, absent in rows]
         inputs = {name: torch.cat([one[name] for one in shown]) for name in shown[0]}
-        if self._forced is not None:
-            inputs["pixel_values"] = self._forced
-        return inputs
+        if self.forced_values is not None:
+            inputs["pixel_values"] = self.forced_values
+        return batch, inputs
 
     def inputs_of(self, row: Tensor, absent: frozenset[int]) -> dict[str, Tensor]:
         """What one row of tokens is given: the picture as the processor makes it,
@@ -207,16 +215,7 @@ class Picture:
             inputs[name] = torch.tensor([[kind_of.get(token, 0) for token in row.tolist()]])
         return inputs
 
-    @contextlib.contextmanager
-    def forced(self, pixels: Tensor) -> Iterator[None]:
-        """While this lasts rows have these processed pixels, whatever their cells."""
-        self._forced = pixels
-        try:
-            yield
-        finally:
-            self._forced = None
-
-    def pixels(self, absent: frozenset[int] = frozenset()) -> Tensor:
+    def processed(self, absent: frozenset[int] = frozenset()) -> Tensor:
         """The processed pixels with some cells grey."""
         return self._versions(absent)["pixel_values"]
 

@@ -127,7 +127,7 @@ def test_the_command_shows_patches_and_shares(tmp_path: Path, file: Path) -> Non
     results = json.loads((out / "results.json").read_text())
     (share,) = results["modalities"]
     change = share["value"] - share["without_both"]
-    assert share["picture"] + share["words"] == pytest.approx(change, abs=1e-6)
+    assert share["medium"] + share["words"] == pytest.approx(change, abs=1e-6)
     scored = [record for record in results["records"] if record["method"] == "ig"]
     assert scored[0]["patches"] == 4
     assert results["pictures"][0]["rows"] == 2

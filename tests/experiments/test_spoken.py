@@ -6,21 +6,19 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import speech
 import torch
 import transformers as hf
 from layerscope.experiments import ablate, cli
 from layerscope.experiments.metrics.reads import BITS
-from scipy.io import wavfile
 
 from tools.command_grid import tokenizer
 
-RATE = 16_000
 PROMPTS = (
     {"audio": "low.wav", "target_prefix": " the old dog", "answer": " sees", "wrong": " see"},
     {"audio": "high.wav", "answer": " the cats love", "wrong": " the cat loves"},
@@ -29,23 +27,8 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Whisper that hears one second, two sounds, and prompts about them."""
-    made = tmp_path_factory.mktemp("whisper")
-    config = hf.WhisperConfig(
-        vocab_size=100, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8,
-        max_source_positions=50, max_target_positions=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        decoder_start_token_id=1, init_std=0.3, suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        hf.WhisperForConditionalGeneration(config).save_pretrained(made / "model")
-    tokenizer().save_pretrained(made / "model")
-    hf.WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(made / "model")
-    for name, pitch, seconds in (("low", 300, 0.4), ("high", 2400, 0.7), ("long", 300, 1.5)):
-        time = np.arange(round(RATE * seconds)) / RATE
-        wave = (2**14 * np.sin(2 * math.pi * pitch * time)).astype(np.int16)
-        wavfile.write(made / f"{name}.wav", RATE, wave)
+    """A tiny Whisper that hears one second, sounds, and prompts about them."""
+    made = speech.whisper(tmp_path_factory.mktemp("whisper"))
     lines = "".join(json.dumps(prompt) + "\n" for prompt in PROMPTS)
     (made / "prompts.jsonl").write_text(lines, encoding="utf-8")
     return made
@@ -53,10 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def features(folder: Path, name: str) -> torch.Tensor:
     """A sound as the extractor makes it, read by SciPy."""
-    rate, samples = wavfile.read(folder / name)
-    extractor = hf.WhisperFeatureExtractor.from_pretrained(folder / "model")
-    made = extractor(samples.astype(np.float32) / 2**15, sampling_rate=rate, return_tensors="pt")
-    return made.input_features
+    return speech.features(folder, speech.samples(folder, name))["input_features"]
 
 
 def difference(folder: Path, model: Any, prompt: dict[str, str]) -> float:
@@ -137,8 +117,8 @@ def test_the_mean_is_over_both_sounds(folder: Path, tmp_path: Path) -> None:
     ("command", "message"),
     [
         ("attend --text {}/low.wav", "'probe --audio' and 'capture --audio'"),
-        ("ablate --text word --target word", "with a column audio"),
-        ("lens --prompts {}/prompts.jsonl", "read by 'layerscope ablate' alone"),
+        ("ablate --text word --target word", "that has a column audio"),
+        ("lens --prompts {}/prompts.jsonl", "'layerscope ablate', 'attend' and 'attribute' alone"),
         ("ablate --prompts {}/long.jsonl", "at most 1 s, got 1.5 s"),
         ("ablate --prompts {}/missing.jsonl", "no such sound"),
         ("ablate --prompts {}/both.jsonl", "expected a prompt or audio, got both"),

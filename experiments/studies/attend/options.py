@@ -15,7 +15,9 @@ class AttendOptions(RunOptions):
 
     corpus: Path | None = option("annotated sentences, CoNLL-U", None, metavar="FILE")
     prompts: Path | None = option(
-        "or texts without annotation, JSONL with prompt", None, metavar="FILE"
+        "or texts without annotation, JSONL with prompt (or audio, of a speech model)",
+        None,
+        metavar="FILE",
     )
     text: tuple[str, ...] = option("or a text (repeatable)", (), metavar="TEXT")
     limit: int | None = option("use the first N sentences or prompts", None, metavar="N", least=1)

@@ -91,7 +91,7 @@ TITLE = 46
 
 def page(results: Results) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
-    about, records = results.provenance, results.records
+    about, records = results.provenance, results.text_heads
     data: dict[str, Any] = {"charts": {}, "heats": {}, "attention": {}}
     sections: list[Section] = []
     if records:
@@ -100,8 +100,8 @@ def page(results: Results) -> Page:
             heads_section(results),
             layers_section(results.layers, data),
         ]
-    if results.target_heads:
-        sections.append(target_section(results.target_heads, results.shown_targets))
+    if results.stack_heads:
+        sections.append(target_section(results.stack_heads, results.shown_targets))
     if results.picture_heads:
         sections.append(picture_section(results.picture_heads, results.shown_pictures))
     if results.checkpoints:
@@ -118,7 +118,7 @@ def page(results: Results) -> Page:
     return Page(
         title=f"What the heads of {model_name(about)} attend to",
         kicker="layerscope attend",
-        facts=[plural(len(records), "head"), plural(texts, "text")],
+        facts=[plural(len(results.records), "head"), plural(texts, "text")],
         findings=[("", finding.property, finding.text) for finding in results.findings],
         sections=sections,
         data=data,
@@ -140,7 +140,7 @@ def _has_effects(records: Sequence[HeadRecord]) -> bool:
 
 def look_section(results: Results, data: dict[str, Any]) -> Section:
     """Texts, layers, heads and words to look through."""
-    records, shown = results.records, results.shown
+    records, shown = results.text_heads, results.shown
     values = {
         NAMES.get(name, name): [_rounded(getattr(r, name)) for r in records]
         for name in present(records)
@@ -186,7 +186,8 @@ def _title(place: int, tokens: Sequence[str]) -> str:
 
 def heads_section(results: Results) -> Section:
     """Every head with its roles and numbers."""
-    records, names, uniform = results.records, present(results.records), results.uniform
+    records, uniform = results.text_heads, results.uniform
+    names = present(records)
     has_effects = _has_effects(records)
     columns = [
         Column("head", False),

@@ -179,19 +179,27 @@ class Disagreement:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetHeadRecord:
-    """One head of a decoder that is given targets."""
+    """One head of a decoder that is given targets, or of an encoder that hears."""
 
     site: str = entry("the head's pattern")
-    stack: str = entry("D: the decoder's own text; X: the source")
+    stack: str = entry("D: the decoder's own text; X: the source; E: the encoder's own sound")
     layer: int = entry("the block")
     index: int = entry("the head's number")
     entropy: float = entry("normalised entropy: 1 is uniform attention")
-    confidence: float = entry("largest weight, mean over the target's tokens")
-    first: float = entry("weight on the first token")
-    previous: float | None = entry("weight on the token before; null for X")
-    end: float | None = entry("weight on special tokens after the source; null for D")
+    confidence: float = entry("largest weight, mean over the target's tokens, or over frames")
+    first: float = entry("weight on the first token or frame")
+    previous: float | None = entry("weight on the token or frame before; null for X")
+    end: float | None = entry(
+        "weight on special tokens after the source, or on the padding after a sound; null for D"
+    )
     monotone: float | None = entry(
-        "rank correlation of a token's place with the mean place that it attends to; null for D"
+        "rank correlation of a token's place with the mean place that it attends to; null for D "
+        "and E"
+    )
+    distance: float | None = entry(
+        "mean distance of a frame to the frames that it attends to; null for D and X",
+        "s",
+        default=None,
     )
     n: int = entry("texts")
 
@@ -203,12 +211,15 @@ class TargetHeadRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownTarget:
-    """Attention of one target to its source."""
+    """Attention of one target to its source, or of a sound to itself."""
 
-    source: list[str] = entry("tokens that the encoder reads")
-    target: list[str] = entry("tokens that the decoder reads")
+    stack: str = entry("X: from the target to the source; E: from the sound to itself", default="X")
+    source: list[str] = entry("tokens that the encoder reads, or the spans of a sound")
+    target: list[str] = entry("tokens that the decoder reads; of E the spans of the sound")
     mean: list[list[float]] = entry("mean weights over heads and layers, by target and source")
-    heads: list[list[list[list[float]]]] = entry("weights by layer, head, target and source")
+    heads: list[list[list[list[float]]]] = entry(
+        "weights by layer, head, target and source; empty where they would be too many"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +263,9 @@ class ShownAttention:
 class Results(StudyResults):
     """A model's heads, by what they attend to."""
 
-    records: list[HeadRecord] = entry("one for each head")
+    records: list[HeadRecord | TargetHeadRecord] = entry(
+        "one for each head; of prompts with sounds one for each head of every stack"
+    )
     layers: list[LayerRecord] = entry("one for each layer")
     relations: list[RelationRecord] = entry("one for each dependency and direction")
     uniform: dict[str, float] = entry("score of uniform attention on the same texts")
@@ -262,8 +275,21 @@ class Results(StudyResults):
     target_heads: list[TargetHeadRecord] = entry(
         "one for each head of an encoder-decoder's decoder, where prompts have answers", default=[]
     )
-    shown_targets: list[ShownTarget] = entry("attention to the source, of a few texts", default=[])
+    shown_targets: list[ShownTarget] = entry(
+        "attention to the source, of a few texts or sounds", default=[]
+    )
     picture_heads: list[PictureHeadRecord] = entry(
         "one for each head, where prompts have pictures", default=[]
     )
     shown_pictures: list[ShownAttention] = entry("attention to a few pictures", default=[])
+
+    @property
+    def text_heads(self) -> list[HeadRecord]:
+        """The heads of a run on texts."""
+        return [record for record in self.records if isinstance(record, HeadRecord)]
+
+    @property
+    def stack_heads(self) -> list[TargetHeadRecord]:
+        """The heads of a decoder that was given targets; of sounds those of every stack."""
+        of_sounds = [record for record in self.records if isinstance(record, TargetHeadRecord)]
+        return of_sounds or self.target_heads

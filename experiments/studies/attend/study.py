@@ -22,12 +22,11 @@ from ...attention.passes import PATTERN, layers_with_patterns, pass_over
 from ...attention.picture_patterns import PictureAttention, picture_attention
 from ...attention.repetition import repetition_scores
 from ...attention.similarity import ROWS, Similarity, SimilarityTotals
-from ...attention.targets import PATTERNS, head_statistics, target_patterns
 from ...attention.text_patterns import shown_texts
 from ...corpus import Sentence, Word, read_conllu
 from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...features.layout import Layout
-from ...metrics.metrics import images_of, show_pictures
+from ...metrics.metrics import images_of, show_pictures, sounds_of
 from ...metrics.reads import text_of
 from ...metrics.usable import unusable_notes, usable_each, with_pictures
 from ...report.schema import Interval, Note
@@ -49,9 +48,8 @@ from .records import (
     Results,
     ShownAttention,
     ShownHead,
-    ShownTarget,
-    TargetHeadRecord,
 )
+from .target_records import of_targets, sound_results
 
 SHOWN_HEADS = 8
 """Heads of a picture that are kept, those with the largest weight on it."""
@@ -69,6 +67,7 @@ class AttendInputs(Inputs):
         ablation: the effects of an ablation of the heads, where one was given.
         checkpoints: step and folder of each checkpoint.
         rows: of an encoder-decoder, the sources with the targets that their prompts have.
+        sounds: whether the sources are sounds.
         pictures: the texts that are about a picture, with it.
         notes: what of the prompts is left out.
     """
@@ -78,6 +77,7 @@ class AttendInputs(Inputs):
     ablation: Ablation | None
     checkpoints: list[tuple[int, Path]]
     rows: list[Encoded]
+    sounds: bool
     pictures: list[Encoded]
     notes: list[Note]
 
@@ -114,17 +114,20 @@ def prepare(options: AttendOptions, load: Load) -> AttendInputs:
     prompts = _prompts(options, unusable)
     sentences = read_texts(options, prompts)
     has_targets = any(prompt.answer for prompt in prompts)
-    images = images_of(prompts)
+    images, sounds = images_of(prompts), sounds_of(prompts)
+    if sounds:
+        _refuse_with_sounds(options)
     # A decoder is read only where there are targets for it.
-    subject = load(body_only=not (has_targets or images))
+    subject = load(body_only=not (has_targets or images or sounds), speech=bool(sounds))
     show_pictures(subject, options, images)
-    is_read = (has_targets and subject.has_decoder) or bool(images)
+    is_read = (has_targets and subject.has_decoder) or bool(images or sounds)
     if is_read:
         read = usable_each(
             prompts, lambda prompt: text_of(subject, prompt, prompt.answer), unusable, options.skip
         )
         prompts = [prompt for prompt, _ in read]
         sentences, images = read_texts(options, prompts), images_of(prompts)
+        sounds = sounds_of(prompts)
     answered = [prompt for prompt in prompts if prompt.answer]
     shown = [prompt for prompt in prompts if prompt.image is not None]
     if images:
@@ -132,9 +135,11 @@ def prepare(options: AttendOptions, load: Load) -> AttendInputs:
         place = str(subject.processor.image_token)
         texts = [prompt.prompt.replace(place, " ").strip() for prompt in prompts]
         sentences = [plain_sentence(f"prompt {i + 1}", text) for i, text in enumerate(texts)]
-    rows = [text_of(subject, prompt, prompt.answer) for prompt in answered if subject.has_decoder]
+    written = prompts if sounds else answered if subject.has_decoder else []
+    rows = [text_of(subject, prompt, prompt.answer) for prompt in written]
     pictures = [text_of(subject, prompt) for prompt in shown]
     data = [DataFile.of("image", path, 1) for path in images]
+    data += [DataFile.of("audio", path, 1) for path in sounds]
     if not options.text:
         split = "corpus" if options.corpus else "prompts"
         data.append(DataFile.of(split, options.source, len(sentences)))
@@ -153,6 +158,7 @@ def prepare(options: AttendOptions, load: Load) -> AttendInputs:
         ablation=ablation,
         checkpoints=checkpoints,
         rows=rows,
+        sounds=bool(sounds),
         pictures=pictures,
         notes=unusable_notes(unusable, len(prompts)),
     )
@@ -174,12 +180,24 @@ def _prompts(options: AttendOptions, unusable: list[Unusable]) -> list[Prompt]:
     """
     if options.prompts is None:
         return []
-    read = read_prompts(options.prompts, options.limit, answers=False, unusable=unusable)
+    read = read_prompts(
+        options.prompts, options.limit, answers=False, unusable=unusable, audio=True
+    )
     return with_pictures(read, unusable, options.skip)
+
+
+def _refuse_with_sounds(options: AttendOptions) -> None:
+    """Options that need texts."""
+    for name in ("effects", "checkpoints", "flow"):
+        if getattr(options, name):
+            raise RunError(f"--{name}: expected texts, got sounds")
 
 
 def cost(inputs: AttendInputs) -> Cost:
     """One pass; what is kept does not grow with the texts."""
+    if inputs.sounds:
+        n_positions = sum(map(len, inputs.rows))
+        return Cost(f"{len(inputs.rows):,} sounds, {n_positions:,} frames and tokens, in one pass")
     n_texts, n_tokens = len(inputs.sentences), inputs.layout.n_tokens
     return Cost(f"{n_texts:,} texts, {n_tokens:,} tokens, {len(inputs.layers)} layers, in one pass")
 
@@ -187,6 +205,9 @@ def cost(inputs: AttendInputs) -> Cost:
 def measure(inputs: AttendInputs, run: Run) -> Results:
     """Every head's statistics, its patterns on a few texts, and what was asked for beside them."""
     options = inputs.options
+    if inputs.sounds:
+        with run.timed("attention"):
+            return sound_results(inputs.model, inputs.rows, options.show, inputs.notes)
     with run.timed("attention"):
         seen = _look(inputs)
     records = head_records(seen, options.seed, inputs.ablation)
@@ -201,7 +222,7 @@ def measure(inputs: AttendInputs, run: Run) -> Results:
         apart = disagreement(records, inputs.ablation)
         sentences_of_findings.append(effects_finding(apart))
     uniform = seen.heads.under_uniform()
-    target_heads, shown_targets = _of_targets(inputs)
+    target_heads, shown_targets = of_targets(inputs.model, inputs.rows, options.show)
     picture_heads, shown_pictures = _of_pictures(inputs)
     return Results(
         picture_heads=picture_heads,
@@ -279,32 +300,6 @@ def _checkpoints(inputs: AttendInputs, run: Run) -> list[CheckpointRecord]:
             batch_tokens=inputs.options.batch_tokens,
             advance=lambda: bars.advance(bar),
         )
-
-
-def _of_targets(inputs: AttendInputs) -> tuple[list[TargetHeadRecord], list[ShownTarget]]:
-    """The heads of the decoder on the targets,
-    and the first targets' attention to their sources.
-    """
-    if not inputs.rows:
-        return [], []
-    texts = [target_patterns(inputs.model, row) for row in inputs.rows]
-    records = []
-    for letter, where in PATTERNS.items():
-        statistics = head_statistics(texts, letter)
-        n_layers, n_heads = statistics["entropy"].shape
-        for layer, head in itertools.product(range(n_layers), range(n_heads)):
-            values: dict[str, Any] = dict.fromkeys(("previous", "end", "monotone"))
-            values |= {name: float(grid[layer, head]) for name, grid in statistics.items()}
-            site = f"{where.replace('*', str(layer))}[{head}]"
-            about: dict[str, Any] = {"site": site, "stack": letter, "n": len(texts)}
-            records.append(TargetHeadRecord(**about, layer=layer, index=head, **values))
-    shown = []
-    for text in texts[: inputs.options.show]:
-        weights = text.weights["X"].round(3)
-        mean = text.weights["X"].mean((0, 1)).round(3)
-        words = {"source": text.source, "target": text.target}
-        shown.append(ShownTarget(**words, mean=mean.tolist(), heads=weights.tolist()))
-    return records, shown
 
 
 def _of_pictures(inputs: AttendInputs) -> tuple[list[PictureHeadRecord], list[ShownAttention]]:

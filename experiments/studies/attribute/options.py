@@ -24,6 +24,12 @@ class AttributeOptions(RunOptions):
         (),
         metavar="FILE",
     )
+    audio: tuple[str, ...] = option(
+        "sound that a speech model hears in a text's place (repeatable)", (), metavar="FILE"
+    )
+    seconds: float = option(
+        "with a sound: divide it into spans of about N seconds and score each", 0.25, metavar="N"
+    )
     patches: int = option(
         "with a picture: divide it into N x N patches and score each",
         6,
@@ -31,8 +37,8 @@ class AttributeOptions(RunOptions):
         least=1,
     )
     prompts: Path | None = option(
-        "a file of texts, JSONL with prompt and, optionally, answer, wrong, text_pair, "
-        "image, label",
+        "a file of texts, JSONL with prompt (or audio) and, optionally, answer, wrong, text_pair, "
+        "image, target_prefix, label",
         None,
         metavar="FILE",
     )

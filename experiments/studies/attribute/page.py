@@ -45,6 +45,7 @@ from .records import (
     Record,
     Results,
 )
+from .sound_parts import spans_picture
 
 CONTROLS = (
     Control(
@@ -133,6 +134,7 @@ def words_section(
     examples = {example.item: example for example in results.examples}
     answers = {prediction.item: prediction for prediction in results.predictions}
     pictures = {picture.item: picture for picture in results.pictures}
+    sounds = {sound.item: sound for sound in results.sounds}
     shares = {share.item: share for share in results.modalities}
     parts: list[Any] = []
     for item in items[:SHOWN_TEXTS]:
@@ -142,6 +144,8 @@ def words_section(
         parts += text_parts(of_text, item)
         if item in pictures:
             parts.append(patches_picture(pictures[item], of_text))
+        if item in sounds:
+            parts.append(spans_picture(sounds[item], of_text))
         if item in shares:
             parts.append(modalities_table(shares[item], of_text[0]))
         if item in examples:

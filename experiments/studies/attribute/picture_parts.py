@@ -46,22 +46,24 @@ def _drawing(picture: ShownPicture, record: MethodRecord, method_number: int) ->
 
 
 def modalities_table(shares: Modalities, record: MethodRecord) -> Table:
-    """The answer without the picture, without the words, and what each adds."""
+    """The answer without the picture or sound, without the words, and what each adds."""
     columns = [
         Column("", False),
         Column(record.unit),
         Column("of the change", hint="Shapley value / change from neither to both"),
     ]
     change = shares.value - shares.without_both
+    kind = shares.kind
+    absent = {"picture": "all patches grey", "sound": "all spans silent"}.get(kind, "")
     values = (
-        ("picture and words", shares.value),
-        ("words alone (all patches grey)", shares.without_picture),
-        ("picture alone (all words absent)", shares.without_words),
+        (f"{kind} and words", shares.value),
+        (f"words alone ({absent})", shares.without_medium),
+        (f"{kind} alone (all words absent)", shares.without_words),
         ("neither", shares.without_both),
     )
     rows = [[Cell(name, head=True), signed_cell(value), Cell("")] for name, value in values]
-    for name, value in (("the picture adds", shares.picture), ("the words add", shares.words)):
+    for name, value in ((f"the {kind} adds", shares.medium), ("the words add", shares.words)):
         share = f"{value / change:.0%}" if change else ""
         rows.append([Cell(name, head=True, tone="strong"), signed_cell(value), Cell(share)])
-    caption = f"The share of picture and words (absent words: {shares.measured_by})"
+    caption = f"The share of {kind} and words (absent words: {shares.measured_by})"
     return Table(f"modalities-{shares.item}", caption, columns, rows, sortable=False, compact=True)

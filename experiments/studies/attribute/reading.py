@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...attribution import AttributionError, Target
 from ...corpus.prompts import Prompt, Unusable, read_prompts
-from ...metrics.metrics import images_of
+from ...metrics.metrics import images_of, sounds_of
 from ...metrics.reads import prediction_reads
 from ...metrics.usable import with_pictures
 from ...runs.execute import DataFile, modes_of
@@ -28,8 +28,11 @@ def prompts_of(options: AttributeOptions, unusable: list[Unusable]) -> list[Prom
     Args:
         unusable: is given the lines of the file that are of no use.
     """
-    if bool(options.text) == (options.prompts is not None):
-        raise AttributionError("expected one of --text TEXT and --prompts FILE")
+    given = (bool(options.text), bool(options.audio), options.prompts is not None)
+    if sum(given) != 1:
+        raise AttributionError(
+            "expected one of --text TEXT, --audio FILE (of a speech model) and --prompts FILE"
+        )
     if options.prompts is not None:
         if options.text_pair:
             raise AttributionError(
@@ -39,8 +42,14 @@ def prompts_of(options: AttributeOptions, unusable: list[Unusable]) -> list[Prom
             raise AttributionError(
                 "--image belongs to --text: in a file, give each line its own image"
             )
-        read = read_prompts(options.prompts, options.limit, answers=False, unusable=unusable)
+        read = read_prompts(
+            options.prompts, options.limit, answers=False, unusable=unusable, audio=True
+        )
         return with_pictures(read, unusable, options.skip)
+    if options.audio:
+        if options.image or options.text_pair:
+            raise AttributionError("--audio is heard in a text's place: neither picture nor pair")
+        return [Prompt(path, "", audio=path) for path in options.audio]
     if len(options.image) > 1 and len(options.image) != len(options.text):
         raise AttributionError(
             f"--image: expected one picture, or one for each of {len(options.text)} --text, "
@@ -59,6 +68,24 @@ def prompts_of(options: AttributeOptions, unusable: list[Unusable]) -> list[Prom
     for text, pair, image in zip(options.text, pairs, images, strict=True):
         prompts.append(Prompt(text, "", pair=pair, image=image))
     return prompts
+
+
+def sounds_for(options: AttributeOptions, prompts: Sequence[Prompt]) -> list[Path]:
+    """The sounds, each once; they must be there before a model is loaded.
+
+    Raises:
+        AttributionError: what does not go with a sound, spans of no length.
+        MetricError: a file that is not there, prompts of which only some are sounds.
+    """
+    sounds = sounds_of(prompts)
+    if not sounds:
+        return []
+    for name in ("known", "proposals", "reference", "probe"):
+        if getattr(options, name) is not None:
+            raise AttributionError(f"--{name}: expected texts, got sounds")
+    if not options.seconds > 0:
+        raise AttributionError(f"--seconds {options.seconds:g}: expected more than 0")
+    return sounds
 
 
 def images_for(options: AttributeOptions, prompts: Sequence[Prompt]) -> list[Path]:

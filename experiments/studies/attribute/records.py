@@ -69,7 +69,8 @@ class MethodRecord(Measured):
         "largest relative change of the scores under small noise; null if not requested"
     )
     patches: int = entry(
-        "how many of the first units are patches of the picture, row by row", default=0
+        "how many of the first units are patches of the picture, row by row, or spans of the sound",
+        default=0,
     )
 
 
@@ -140,15 +141,16 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Modalities:
-    """How much of one answer comes from the picture, and how much from the words."""
+    """How much of one answer comes from the picture or the sound, and how much from the words."""
 
     item: int = entry("the text's number")
-    value: float = entry("the number that is explained, with all patches and words", "its unit")
-    without_picture: float = entry("with every patch grey", "its unit")
+    kind: str = entry("picture or sound")
+    value: float = entry("the number that is explained, with everything", "its unit")
+    without_medium: float = entry("with every patch grey, or every span silent", "its unit")
     without_words: float = entry("with every word absent", "its unit")
     without_both: float = entry("with both", "its unit")
-    picture: float = entry(
-        "Shapley value of the picture as one player of two: "
+    medium: float = entry(
+        "Shapley value of the picture or the sound as one player of two: "
         "the mean of what it adds with and without the words",
         "its unit",
     )
@@ -170,6 +172,17 @@ class ShownPicture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShownSound:
+    """A sound as the page shows it, and its spans."""
+
+    item: int = entry("the text's number")
+    file: str = entry("its file")
+    seconds: float = entry("its length", "s")
+    spans: list[list[float]] = entry("start and end of each span", "s")
+    loudness: list[float] = entry("largest size of a sample in each of equal stretches, 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results(StudyResults):
     """Which words made the model give its answers."""
 
@@ -182,9 +195,10 @@ class Results(StudyResults):
     examples: list[Example] = entry("explanations by example, if requested")
     predictions: list[Prediction] = entry("the model's answer for each text", default=[])
     modalities: list[Modalities] = entry(
-        "of texts with a picture, the share of each in the answer", default=[]
+        "of texts with a picture or a sound, the share of each in the answer", default=[]
     )
     pictures: list[ShownPicture] = entry("the pictures that the model was shown", default=[])
+    sounds: list[ShownSound] = entry("the sounds that the model heard", default=[])
 
 
 def rows(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -34,10 +34,21 @@ from ...report.schema import Interval, Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...subject import Subject
+from ...subject.heard import HeardSound
+from ...subject.medium import Medium
 from ...subject.pictures import Picture
+from ...subject.spoken import SpokenSubject
 from .findings import findings
 from .options import AttributeOptions
-from .reading import data_of, images_for, prompts_of, proposer_of, steps_of, target_of
+from .reading import (
+    data_of,
+    images_for,
+    prompts_of,
+    proposer_of,
+    sounds_for,
+    steps_of,
+    target_of,
+)
 from .records import (
     MEASURED,
     RANDOM,
@@ -50,8 +61,11 @@ from .records import (
     Record,
     Results,
     ShownPicture,
+    ShownSound,
 )
 
+LOUDNESS = 240
+"""Bars of a drawn sound."""
 DRAWN_STARTS, DRAWN_VALUES = ("sampled",), ("shuffle",)
 """Baselines, and replacements of hidden values, that are drawn."""
 
@@ -99,8 +113,8 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
     known, notes = _other_texts(options.known, options.skip, "known texts")
     references, left_out = _other_texts(options.reference, options.skip, "reference texts")
     notes += left_out
-    images = images_for(options, prompts)
-    subject = load_model(classifier=True)
+    images, sounds = images_for(options, prompts), sounds_for(options, prompts)
+    subject = load_model(classifier=True, speech=bool(sounds))
     proposer = proposer_of(options)
     show_pictures(subject, options, images)
     asked = usable_each(
@@ -109,6 +123,7 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
     notes = [*unusable_notes(unusable, len(asked)), *notes]
     data = data_of(options, len(asked), len(known), len(references), proposer)
     data += [DataFile.of("image", path, 1) for path in images]
+    data += [DataFile.of("audio", path, 1) for path in sounds]
     steps: list[Prompt] = []
     questions: list[Question] = []
     for _, (of_text, about_text) in asked:
@@ -142,16 +157,24 @@ def _questions(
     questions = []
     for step in steps:
         target = target_of(options, step)
-        picture = None
-        if step.image is not None:
-            grid = (options.patches, options.patches)
-            picture = Picture(step.image, subject.processor, *grid, subject.dtype)
-        question = ask(subject, step.prompt, target, options.level, pair=step.pair, picture=picture)
+        medium = _medium(subject, options, step)
+        question = ask(subject, step.prompt, target, options.level, pair=step.pair, medium=medium)
         # Checked for all texts now, not after hours at the text that cannot be changed.
         if options.flips:
             flippable(question)
         questions.append(question)
     return steps, questions
+
+
+def _medium(subject: Subject, options: AttributeOptions, prompt: Prompt) -> Medium | None:
+    """The picture that belongs to a text, or the sound that is heard in its place."""
+    if prompt.image is not None:
+        grid = (options.patches, options.patches)
+        return Picture(prompt.image, subject.processor, *grid, subject.dtype)
+    if prompt.audio is not None:
+        assert isinstance(subject, SpokenSubject)
+        return HeardSound(prompt.audio, subject, options.seconds)
+    return None
 
 
 def cost(inputs: AttributeInputs) -> Cost:
@@ -186,6 +209,7 @@ def measure(inputs: AttributeInputs, run: Run) -> Results:
         predictions=[answer for answer in answers if answer.answers],
         modalities=modalities,
         pictures=_pictures(inputs),
+        sounds=_sounds(inputs),
         findings=findings(records, inputs.methods),
         notes=[*inputs.notes, *_notes(inputs.options, scored)],
     )
@@ -295,7 +319,7 @@ class _TextRun:
             measured_by=game.removal,
             stability=stability,
             sensitivity=shaken,
-            patches=0 if question.picture is None else question.picture.n_cells,
+            patches=0 if question.medium is None else question.medium.n_cells,
         )
 
     def _random_record(self, scorer: Scorer) -> RandomRecord:
@@ -379,16 +403,16 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
     return examples
 
 
-# -- pictures
+# -- pictures and sounds
 
 
 def _modalities(inputs: AttributeInputs, run: Run) -> list[Modalities]:
-    """The answer without the picture, without the words and without both,
-    for each text with a picture.
+    """The answer without the picture or sound, without the words and without both,
+    for each text with one.
     """
     found = []
     for number, question in enumerate(inputs.questions):
-        if question.picture is not None:
+        if question.medium is not None:
             make = partial(_of_modalities, inputs, number)
             raw = run.folder.kept(f"{number:05d}-modalities", make)
             found.append(from_json(Modalities, raw, f"cell {number:05d}-modalities"))
@@ -397,22 +421,23 @@ def _modalities(inputs: AttributeInputs, run: Run) -> list[Modalities]:
 
 def _of_modalities(inputs: AttributeInputs, number: int) -> Any:
     question, options = inputs.questions[number], inputs.options
-    assert question.picture is not None
+    assert question.medium is not None
     scorer = Scorer(question, options.batch_tokens)
     game = Game(scorer, options.removal, options.seed, proposals=inputs.proposer)
-    is_cell = np.arange(game.n) < question.picture.n_cells
-    # with both, words alone, picture alone, neither
+    is_cell = np.arange(game.n) < question.medium.n_cells
+    # with both, words alone, the medium alone, neither
     kept = np.array([is_cell | ~is_cell, ~is_cell, is_cell, is_cell & ~is_cell])
-    both, words, picture, neither = game(kept).tolist()
+    both, words, medium, neither = game(kept).tolist()
     return as_json(
         Modalities(
             item=number,
+            kind=question.medium.kind,
             value=both,
-            without_picture=words,
-            without_words=picture,
+            without_medium=words,
+            without_words=medium,
             without_both=neither,
-            picture=((both - words) + (picture - neither)) / 2,
-            words=((both - picture) + (words - neither)) / 2,
+            medium=((both - words) + (medium - neither)) / 2,
+            words=((both - medium) + (words - neither)) / 2,
             measured_by=game.removal,
         )
     )
@@ -422,8 +447,8 @@ def _pictures(inputs: AttributeInputs) -> list[ShownPicture]:
     """The pictures as the page shows them."""
     shown = []
     for number, question in enumerate(inputs.questions):
-        picture = question.picture
-        if picture is None:
+        picture = question.medium
+        if not isinstance(picture, Picture):
             continue
         width, height = picture.image.size
         shown.append(
@@ -437,6 +462,24 @@ def _pictures(inputs: AttributeInputs) -> list[ShownPicture]:
                 jpeg=picture.jpeg(),
             )
         )
+    return shown
+
+
+def _sounds(inputs: AttributeInputs) -> list[ShownSound]:
+    """The sounds as the page shows them."""
+    shown = []
+    for number, question in enumerate(inputs.questions):
+        sound = question.medium
+        if isinstance(sound, HeardSound):
+            shown.append(
+                ShownSound(
+                    item=number,
+                    file=Path(sound.path).name,
+                    seconds=sound.seconds,
+                    spans=[list(span) for span in sound.times],
+                    loudness=sound.loudness(LOUDNESS),
+                )
+            )
     return shown
 
 
