@@ -32,6 +32,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import sklearn
+import speech
 import torch
 import transformers as hf
 import vision_language
@@ -48,6 +49,11 @@ PROBE = "probe-plain/probes/upos/blocks.1.hook_resid_post.safetensors"
 TEXT = ["--text", "The guards near the garden"]
 METHODS = (
     "--method leave-one-out --method kernel-shap --method ig --method lrp --method input-reduction"
+)
+
+HEARD = (
+    {"audio": "low.wav", "target_prefix": " the old", "answer": " dog", "wrong": " dogs"},
+    {"audio": "high.wav", "answer": " the cats love"},
 )
 
 COMMANDS: dict[str, list[str]] = {
@@ -140,6 +146,11 @@ COMMANDS: dict[str, list[str]] = {
             *("--text", "<image> the old dog", "--target", " sees"),
         ),
         (
+            "attribute-sound",
+            "attribute --model speech/model --prompts speech/lines.jsonl --seconds 0.1 --method "
+            "leave-one-out --method grad-input --random 2",
+        ),
+        (
             "attend",
             f"attend {MODEL} --corpus test.conllu --effects ablate-heads --flow --show 2",
         ),
@@ -149,6 +160,7 @@ COMMANDS: dict[str, list[str]] = {
         ),
         ("attend-masked", "attend --model masked --prompts texts.jsonl --show 1"),
         ("attend-targets", f"attend --model translator {PROMPTS} --limit 2 --show 1"),
+        ("attend-sounds", "attend --model speech/model --prompts speech/lines.jsonl --show 1"),
         ("attend-pictures", "attend --model vision --prompts pictures.jsonl --show 1 --bos never"),
         (
             "geometry",
@@ -267,11 +279,14 @@ def write_lines(name: str, rows: Iterable[dict[str, Any]]) -> None:
 
 def write_models() -> None:
     """Random models with the demo's tokenizer: small and its checkpoints, a classifier, a masked
-    language model, an encoder-decoder; and one of pictures with its own processor.
+    language model, an encoder-decoder; and one of pictures and one of sounds with their own
+    processors.
     """
     vision, processor = vision_language.build("llava")
     vision.save_pretrained("vision")
     processor.save_pretrained("vision")
+    speech.whisper(Path("speech"))
+    write_lines("speech/lines.jsonl", HEARD)
     tokenizer = hf.AutoTokenizer.from_pretrained(DEMO.model)
     tokenizer.mask_token = "Ġit"
     demo = hf.AutoConfig.from_pretrained(DEMO.model).to_dict()

@@ -71,13 +71,15 @@ def _mean(text: ShownTarget, number_of_text: int, is_scaled: bool) -> Drawing:
     n_keys, n_queries = len(text.source), len(text.target)
     cells = Cells(LEFT, TOP, CELL, CELL, n_queries, n_keys)
     is_sound = text.stack == "E"
-    each = 2 * CELL if is_sound else CELL
-    body = cells.row_ticks([token[:LETTERS] for token in text.target], each=each)
+    room = 2 * CELL if is_sound else CELL
+    body = cells.row_ticks([token[:LETTERS] for token in text.target], each=room)
     for row, weights in enumerate(text.mean):
         for column, weight in enumerate(weights):
             body.append(_square(cells.x(column), cells.y(row), CELL - 1, weight / largest))
-    for column, token in enumerate(text.source):
-        body.append(cells.slanted_tick(column, token[:LETTERS]))
+    # Times stand closer than their names are wide.
+    each = 2 if is_scaled else 1
+    for column in range(0, n_keys, each):
+        body.append(cells.slanted_tick(column, text.source[column][:LETTERS]))
     box = Box(cells.right + 60, cells.bottom + 76)
     rows, columns = ("sound", "sound") if is_sound else ("target", "source")
     words = (
