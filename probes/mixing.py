@@ -7,9 +7,11 @@
 z_l are the standardised features of layer l. The published gamma is left out: V takes it up. The
 mix is standardised again: else the penalty would favour single layers, which vary more than mixes
 of them. For given weights a the rest is the regression of `fit_many`, solved as every other probe
-is, its penalty chosen on dev; the weights move along the gradient of phi, which is that of the
-objective at the inner optimum. The starts are all layers alike and the mix of the layers below, so
-that further layers do not make a mix worse.
+is, its penalty chosen on dev. The weights take quasi-Newton steps: the gradient of phi is that of
+the objective at the inner optimum, and what the steps tell of phi's curvature is kept for the mix
+of one layer more. The starts are all layers alike and the mix of the layers below, and a search
+that ends above the mix of the layers below is made again from the other start: further layers do
+not make a mix worse.
 
 A mix is *stationary* if its regression has converged, and no layer would be worth more weight (the
 Frank-Wolfe gap of the simplex). phi is not convex: other weights may be better.
@@ -26,32 +28,20 @@ be told from 0 the quotient says nothing.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy.optimize import minimize
-from sklearn.exceptions import ConvergenceWarning
+from jaxtyping import Float
 from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .design import Design, check_finite
-from .fit import Fit
+from .design import check_finite
 from .labels import Labels, encode_classes, encode_with, of_dev
-from .solver import DEFAULT_L2, fit_many
-
-GAP = 1e-3
-"""What more weight for one layer may still promise, as a share of the objective."""
-STEPS = 25
-"""Regressions for one search of the weights, about."""
-PEAK = 0.95
-"""Weight of the one layer of a start."""
-ROUGH = 3e-4
-"""Relative error of the regressions of a search; the last one is solved to the solver's own."""
+from .mix_search import GAP, Search, starts_of
+from .solver import DEFAULT_L2
 
 
 @dataclass(frozen=True)
@@ -151,11 +141,14 @@ def mix_many(
     mixes: dict[tuple[str, int], MixFit] = {}
     for name, (classes, index) in coded.items():
         dev_index = encode_with(of_dev(name, dev[1]), classes)
-        search = _Search(train_Z, index, dev_Z, dev_index, tuple(l2))
-        mix_below: np.ndarray | None = None
+        search = Search(train_Z, index, dev_Z, dev_index, tuple(l2))
+        mix, fit = None, None
         for top in tops:
-            mix, fit, gap = search.best(_starts(top, mix_below))
-            mix_below = mix
+            starts = starts_of(top, mix)
+            if fit is None:
+                mix, fit, gap = search.best(starts)
+            else:
+                mix, fit, gap = search.best(starts, fit.l2, fit.objective)
             mixes[name, top] = MixFit(
                 classes,
                 torch.from_numpy(mix).float(),
@@ -175,154 +168,12 @@ def mix_many(
 
 def _standardised(
     layers: Sequence[Float[Tensor, "n d"]], mean: Tensor, scale: Tensor
-) -> list[Float[Tensor, "n d"]]:
-    return [(v.float() - m) / s for v, m, s in zip(layers, mean, scale, strict=True)]
-
-
-def _starts(top: int, before: Float[np.ndarray, " k"] | None) -> list[Float[np.ndarray, " layers"]]:
-    """Weights to begin from: all layers alike, and one almost alone,
-    or the mix of the layers below.
-    """
-    count = top + 1
-    if count == 1:
-        return [np.ones(1)]
-    even = np.full(count, 1 / count)
-    if before is not None:
-        # From the mix below, which leaves a little for the new layer: at weight 0 its slope alone
-        # could bring it in.
-        return [even, np.append(PEAK * before, 1 - PEAK)]
-    starts = [even]
-    for layer in range(count):
-        is_peak = np.arange(count) == layer
-        starts.append(np.where(is_peak, PEAK, (1 - PEAK) / top))
-    return starts
-
-
-@dataclass
-class _Search:
-    """The weights of one target's mix, on standardised layers of training and dev rows."""
-
-    layers: Sequence[Float[Tensor, "n d"]]
-    index: Int[np.ndarray, " n"]
-    held: Sequence[Float[Tensor, "m d"]]
-    held_index: Int[np.ndarray, " m"]
-    penalties: tuple[float, ...]
-    warm: dict[str, Fit] = field(default_factory=dict)
-
-    def best(
-        self, starts: Sequence[Float[np.ndarray, " k"]]
-    ) -> tuple[Float[np.ndarray, " k"], Fit, float]:
-        """The weights from the best of some starts, their regression, and the gap that is left."""
-        middle = float(np.median(self.penalties))
-        objectives = [0.0]
-        if len(starts) > 1:
-            # Rough regressions are enough to tell which start is the best.
-            objectives = [self.regression(mix, middle, ROUGH).objective for mix in starts]
-        mix = starts[int(np.argmin(objectives))]
-        l2 = self.penalty(mix)
-        mix = self.descend(mix, l2)
-        # what was best for the start need not be for the end
-        if len(mix) > 1:
-            l2_of_end = self.penalty(mix)
-            if l2_of_end != l2:
-                l2, mix = l2_of_end, self.descend(mix, l2_of_end)
-        fit = self.regression(mix, l2)
-        return mix, fit, self.gap(mix, fit)
-
-    def descend(self, mix: Float[np.ndarray, " k"], l2: float) -> Float[np.ndarray, " k"]:
-        """Weights from which no layer promises more than `GAP`, as far as `STEPS` regressions
-        reach.
-
-        phi does not change where all weights are multiplied by a number, so that they need only not
-        be negative.
-        """
-        if len(mix) == 1:
-            return mix
-        # L-BFGS keeps only where it ends; the best point that it passed may be an earlier one.
-        n, reached = len(self.index), []
-
-        def value(a: np.ndarray) -> tuple[float, np.ndarray]:
-            total = max(float(a.sum()), 1e-12)
-            weights = a / total
-            fit = self.regression(weights, l2, ROUGH)
-            slope = self.slope(weights, fit)
-            reached.append((fit.objective, weights, slope))
-            return fit.objective / n, slope / (n * total)
-
-        def stop(_: np.ndarray) -> None:
-            objective, weights, slope = reached[-1]
-            if _gap(weights, slope) <= GAP / 2 * objective:
-                raise StopIteration
-
-        options = {"maxfun": STEPS, "ftol": 1e-9, "gtol": 1e-9}
-        minimize(
-            value,
-            mix,
-            method="L-BFGS-B",
-            jac=True,
-            bounds=[(0, None)] * len(mix),
-            callback=stop,
-            options=options,
-        )
-        return min(reached, key=lambda point: point[0])[1]
-
-    def mixed(
-        self, layers: Sequence[Float[Tensor, "n d"]], mix: Float[np.ndarray, " k"]
-    ) -> Float[Tensor, "n d"]:
-        """h of every row."""
-        hidden = torch.zeros_like(layers[0])
-        for a, values in zip(mix, layers, strict=False):
-            hidden += float(a) * values
-        return hidden
-
-    def regression(self, mix: Float[np.ndarray, " k"], l2: float, tol: float = 5e-7) -> Fit:
-        """V and b for given weights."""
-        design = Design(self.mixed(self.layers, mix))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # recorded in the mix
-            self.warm = fit_many(design, {"y": self.index}, l2, start=self.warm, tol=tol)
-        return self.warm["y"]
-
-    def penalty(self, mix: Float[np.ndarray, " k"]) -> float:
-        """The penalty that is best on dev for given weights."""
-        if len(self.penalties) == 1:
-            return self.penalties[0]
-        design = Design(self.mixed(self.layers, mix))
-        dev_rows = self.mixed(self.held, mix)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            dev = (dev_rows, {"y": self.held_index})
-            self.warm = fit_many(design, {"y": self.index}, self.penalties, dev=dev, tol=ROUGH)
-        return self.warm["y"].l2
-
-    def slope(self, mix: Float[np.ndarray, " k"], fit: Fit) -> Float[np.ndarray, " k"]:
-        """d objective / d a_l = <G, z_l> - sum_j <G_j, h_j> cov(z_lj, h_j) / var(h_j),
-            G = R V / std(h), R = p - [y].
-
-        The second term is that of the standard deviation of h; with it sum_l a_l d_l is 0.
-        """
-        hidden = self.mixed(self.layers, mix)
-        residual = fit.predict_proba(hidden).cpu()
-        residual[torch.arange(len(residual)), torch.from_numpy(self.index)] -= 1
-        back = (residual @ fit.coef.cpu()).float()
-        # The mean is 0: the layers are centred already.
-        variance = hidden.square().mean(0).clamp_min(1e-12)
-        along = (back * hidden).sum(0) / (variance * len(hidden))
-        toward = back - along * hidden
-        return np.array(
-            [
-                float((toward * values).sum(dtype=torch.float64))
-                for values in self.layers[: len(mix)]
-            ]
-        )
-
-    def gap(self, mix: Float[np.ndarray, " k"], fit: Fit) -> float:
-        """What more weight for one layer promises, as a share of the objective."""
-        return _gap(mix, self.slope(mix, fit)) / fit.objective
-
-
-def _gap(mix: Float[np.ndarray, " k"], slope: Float[np.ndarray, " k"]) -> float:
-    return float(mix @ slope - slope.min())
+) -> Float[Tensor, "layers n d"]:
+    # In one block: a mix, and what each layer promises, are then one product over all of them.
+    stacked = torch.empty(len(layers), *layers[0].shape)
+    for place, values in enumerate(layers):
+        torch.sub(values.float(), mean[place], out=stacked[place]).div_(scale[place])
+    return stacked
 
 
 def expected_layer(scores: Float[np.ndarray, "*b layers"]) -> Float[np.ndarray, "*b"]:

@@ -57,8 +57,11 @@ TESTABLE = 6
 two of the 2^n assignments of signs are as extreme as any.
 """
 WARNED = 20
-"""Clusters below which 95% intervals cover skewed effects in
-about 90% (``benchmarks/coverage.py``).
+"""Clusters below which 95% intervals cover skewed effects in about 90%.
+
+Of lognormal values (``benchmarks/coverage.py --only mean uneven``, 1,200 studies each): of equal
+clusters .92 at 8 to 15 and .947 at 20; of clusters of 1 to 12 items .885 to .92 at 6 to 15, .92
+at 20 to 30 and .94 at 40.
 """
 
 
