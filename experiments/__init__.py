@@ -1,12 +1,13 @@
-"""Models, text, hooks and probes together: every command of ``layerscope`` as a function of the
-same name and options.
+"""Every command of ``layerscope`` as a function with the same name and options.
 
     import layerscope as ls
-    results = ls.probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu",
-    property="upos") results.frame, results.plot(), results.report("upos.html")
 
-A model in memory is given with its tokenizer: ``ls.probe(model=(model, tokenizer), ...)``. Nothing
-heavy is imported before a name is used.
+    corpus = "en_ewt-ud-train.conllu"
+    results = ls.probe(model="openai-community/gpt2", corpus=corpus, property="upos")
+    results.frame, results.plot(), results.report("upos.html")
+
+Pass a model in memory with its tokenizer: ``ls.probe(model=(model, tokenizer), ...)``. A name is
+imported when it is first used.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 from .studies import STUDIES
 
 if TYPE_CHECKING:
+    from .api import make_dataset as make_dataset
     from .explorer.command import explore as explore
     from .results import Picture as Picture
     from .results import Results as Results
     from .results import compare as compare
 
 _RESULTS = ("Picture", "Results", "compare")
-__all__ = [*_RESULTS, "explore", *STUDIES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_RESULTS, "explore", "make_dataset", *STUDIES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +41,10 @@ def __getattr__(name: str) -> Any:
         from .explorer.command import explore
 
         return explore
+    if name == "make_dataset":
+        from .api import make_dataset
+
+        return make_dataset
     if name in STUDIES:
         from .api import FUNCTIONS
 

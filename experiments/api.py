@@ -1,14 +1,13 @@
-"""Python's face of the commands: a function each, with the command's own options, names and
-defaults.
+"""The commands as Python functions, with the same options, names and defaults.
 
     results = ablate(
         model="openai-community/gpt2", prompts="ioi.jsonl", component="heads", out="runs/ioi"
     )
 
-A path may be text, and one value stands for a list of one. A data file may also be a list of dicts,
-one a line, or a `pandas.DataFrame`: ``prompts=[{"prompt": ..., "answer": ...}]``. ``model`` may
-also be in memory, as a pair of model and tokenizer or as an `experiments.subject.Subject`; it then
-stays as it is: ``dtype`` and ``device`` are its own.
+A path may be a string, and a single value may replace a list of one. A data file may also be a list
+of dicts, one per line, or a `pandas.DataFrame`: ``prompts=[{"prompt": ..., "answer": ...}]``.
+``model`` may also be in memory, as a pair of model and tokenizer or as an
+`experiments.subject.Subject`; it is then used as it is, so ``dtype`` and ``device`` do not apply.
 """
 
 from __future__ import annotations
@@ -44,26 +43,24 @@ class StudyFunction:
             if not item.metadata.get("hidden")
         ]
         text = f"{study.help[0].upper()}{study.help[1:]}."
-        raises = "Raises:\n    LayerscopeError, OSError: bad input, each one clear line."
+        raises = "Raises:\n    LayerscopeError, OSError: bad input; the message is one line."
         self.__doc__ = "\n".join([text, "", "Args:", *options, "", raises])
 
     def __call__(self, *args: Any, **options: Any) -> Results:
-        """Run or continue it; what is finished is read, not computed."""
+        """Run the study or continue it; a finished run is read from its folder."""
         config = self._config(args, options)
         results = execute(self.study, config)
         if (failure := complete(results, config.out)) is not None:
             warnings.warn(
                 f"the results are saved in {config.out}, but their page could not be made "
-                f"({failure!r}): this is a bug in layerscope. Once it is mended, "
+                f"({failure!r}): this is a bug in layerscope. Once it is fixed, "
                 f"'layerscope report {config.out}' makes the page",
                 stacklevel=2,
             )
         return Results(results, config.out)
 
     def plan(self, *args: Any, **options: Any) -> Results:
-        """What it would do, and its time, memory and disk as far as they can be told:
-        results without records.
-        """
+        """The plan of the study, with estimated time, memory and disk: results without records."""
         return Results(planned(self.study, self._config(args, options)))
 
     def _config(self, args: tuple[Any, ...], options: Any) -> Any:
@@ -72,15 +69,52 @@ class StudyFunction:
                 f"{self.__name__}: expected options by name, such as model=..., got {args[0]!r:.80}"
             )
         given = {name: _in_a_file(value) for name, value in options.items()}
-        if isinstance(given.get("model"), tuple):
-            from .subject import Subject
-
-            model, tokenizer = given["model"]
-            given["model"] = Subject(model, tokenizer, bos=given.get("bos", "auto"))
-        return from_values(self.study.options, given)
+        return from_values(self.study.options, _with_subject(given))
 
     def __repr__(self) -> str:
         return f"<layerscope {self.__name__}{self.__signature__}>"
+
+
+def make_dataset(dataset: str, **options: Any) -> list[dict[str, object]]:
+    """The items of a data set for one model, as ``layerscope make`` writes them.
+
+        prompts = make_dataset("ioi", model=(model, tokenizer), n=100)
+        results = ablate(model=(model, tokenizer), prompts=prompts, component="heads")
+
+    Args:
+        dataset: ioi, agreement, names or questions.
+        options: those of the command: ``model`` (also in memory, with its tokenizer), ``n``,
+            ``seed``, ``bos``, ``trust_remote_code``; with ``out``, the file is written too.
+
+    Returns:
+        One dict per item, with the fields of the file.
+
+    Raises:
+        LayerscopeError: an unknown data set, a model for which no item is suitable, or an ``out``
+            that exists already.
+    """
+    from .making.command import made_for
+    from .making.options import MakeOptions
+
+    config = from_values(MakeOptions, _with_subject(options))
+    records = made_for(dataset, config).records
+    if len(records) < config.n:
+        warnings.warn(
+            f"{dataset}: the word lists give only {len(records)} items for this model, "
+            f"n was {config.n}",
+            stacklevel=2,
+        )
+    return records
+
+
+def _with_subject(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with a pair of model and tokenizer as a `Subject`."""
+    if not isinstance(options.get("model"), tuple):
+        return options
+    from .subject import Subject
+
+    model, tokenizer = options["model"]
+    return {**options, "model": Subject(model, tokenizer, bos=options.get("bos", "auto"))}
 
 
 def _in_a_file(value: Any) -> Any:

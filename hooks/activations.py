@@ -1,7 +1,6 @@
-"""What a capture holds: activations and gradients by site, in every spelling of a site.
+"""Captured activations and gradients by site, under any spelling of the site.
 
-Read in place (`acts["blocks.3.hook_resid_post"]`), a value is checked for having been changed since
-it was captured.
+Reading a value (`acts["blocks.3.hook_resid_post"]`) checks that it has not changed since capture.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ class SiteNeverFired(LayerscopeError, RuntimeError):
 
 
 class Gradients(Mapping[str, Tensor]):
-    """Gradients by site, summed over the backward passes since the last `clear`, as ``.grad`` of a
-    parameter is.
+    """Gradients by site, summed over the backward passes since the last `clear`, like ``.grad`` of
+    a parameter.
 
-    Forwards of texts of one length are summed too; ``all(site)`` gives those of each forward.
+    Forward passes over texts of equal length are summed too; ``all(site)`` gives one gradient per
+    forward pass.
     """
 
     def __init__(self, known: list[Site], values: Mapping[Site, list[Tensor]]) -> None:
@@ -53,8 +53,8 @@ class Gradients(Mapping[str, Tensor]):
         return len(self._values)
 
     def all(self, spec: SiteLike) -> list[Tensor]:
-        """One gradient for each forward that ran, in the order of ``acts.all``;
-        0 where no loss came from it.
+        """One gradient per forward pass, in the order of ``acts.all``;
+        0 if no loss depends on that forward pass.
         """
         site = _one(spec, self._known)
         gradients = self._values.get(site, {})
@@ -64,7 +64,7 @@ class Gradients(Mapping[str, Tensor]):
         ]
 
     def clear(self) -> None:
-        """Forget what was summed: call it between two losses."""
+        """Reset the gradients; call it between two losses."""
         self._values.clear()
 
     def _add(self, site: Site, forward: int, value: Tensor) -> None:
@@ -77,8 +77,8 @@ class Gradients(Mapping[str, Tensor]):
 class Activations(Mapping[str, Tensor]):
     """Captured activations: a mapping from site to tensor, with gradients in ``grad``.
 
-    ``acts[site]`` takes every spelling of a site (name, selection, pair). A site that fired in
-    several forwards (as in `generate`) has one tensor a forward: ``acts.all(site)``.
+    ``acts[site]`` takes any spelling of a site (name, selection, pair). For a site that fired in
+    several forward passes (as in `generate`), ``acts.all(site)`` gives one tensor per pass.
     """
 
     def __init__(self, sites: list[Site]) -> None:
@@ -104,7 +104,7 @@ class Activations(Mapping[str, Tensor]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        """A table of names, shapes and types; for a notebook and a terminal."""
+        """A table of names, shapes and data types."""
         rows = [
             (str(site), *_shape_of(self._values[site]))
             for site in self._sites
@@ -141,9 +141,7 @@ class Activations(Mapping[str, Tensor]):
             return False
 
     def all(self, spec: SiteLike) -> list[Tensor]:
-        """One tensor for each forward that ran, in order;
-        raises `SiteNeverFired` if there is none.
-        """
+        """One tensor per forward pass, in order; raises `SiteNeverFired` if there is none."""
         site = _one(spec, self._sites)
         if site not in self._values:
             raise SiteNeverFired(f"{site} has no value: no forward has run inside this capture yet")
@@ -168,17 +166,17 @@ class Activations(Mapping[str, Tensor]):
         self._marks.clear()
 
     def gradients(self, loss: Tensor, retain_graph: bool = True) -> dict[str, Tensor]:
-        """d loss / d site for one of several losses, leaving parameters' ``.grad`` alone.
+        """d loss / d site for one of several losses; ``.grad`` of parameters is not changed.
 
-        The loss may be of any forward of the block; of several, texts of one length are summed. The
-        graphs of all of them are held until the block ends.
+        The loss may come from any forward pass in the block. Gradients of several forward passes
+        are summed if their texts have equal length. All graphs are kept until the block ends.
 
         Args:
             loss: a scalar. Call once for each loss, inside the with block.
 
         Raises:
-            UseError: no graph is held, the loss has none, or it is of forwards of different
-                lengths.
+            UseError: no graph is kept, the loss has no graph, or it depends on forward passes over
+                texts of different lengths.
         """
         if not self._raw:
             raise UseError(

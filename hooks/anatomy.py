@@ -43,11 +43,11 @@ __all__ = [
 
 
 class WrappedModel(LayerscopeError, ValueError):
-    """A wrapper inside which hooks would not run; the message says what to pass instead."""
+    """A wrapped model in which hooks would not run; the message says what to pass instead."""
 
 
 class UnknownArchitecture(LayerscopeError, LookupError):
-    """A model without a known anatomy, for which only raw module paths can be used."""
+    """A model whose site names are not known, so only raw module paths can be used."""
 
 
 def heads_of(site: Site, count: int) -> list[int]:
@@ -62,15 +62,15 @@ def heads_of(site: Site, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The places of one model, in the order in which a forward meets them, and the figures that
-    describe it.
+    """The sites of one model, in the order of the forward pass, and its sizes.
 
     Attributes:
-        places: where each site is, by its name.
-        n_layers, n_heads, n_kv_heads: blocks, and heads of a block: of queries, of keys and values.
-        source: what the map was read off: a family, an adapter, a bridge.
-        missing: part of a block -> why no block, or which blocks, have no such site.
-        layer_heads: layer -> its heads of queries, and of keys and values, where a block has
+        places: site name -> its module and tensor.
+        n_layers, n_heads, n_kv_heads: number of blocks, of query heads per block, and of key-value
+            heads per block.
+        source: source of the site names: a family, an adapter or a bridge.
+        missing: part of a block -> why it has no site, or in which blocks it has none.
+        layer_heads: layer -> number of query heads and of key-value heads, for blocks with
             attention.
         stacks: the stacks of blocks and their lengths; ``blocks`` first.
     """
@@ -85,8 +85,8 @@ class Anatomy:
     stacks: Mapping[str, int] = field(default_factory=dict)
 
     def query_heads(self, spec: SiteLike) -> list[int]:
-        """The query heads that a site's heads reach: under grouped heads one key or value head
-        serves several.
+        """The query heads that use the heads of a site: with grouped heads, several query heads
+        share one key or value head.
 
         >>> grouped = Anatomy({}, 1, n_heads=4, n_kv_heads=2, source="")
         >>> grouped.query_heads("blocks.0.attn.hook_k[1]")
@@ -132,8 +132,10 @@ class _Shape(NamedTuple):
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """The anatomy of a model; raises `UnknownArchitecture` or
-    `WrappedModel` with what can be done instead.
+    """The anatomy of a model.
+
+    Raises:
+        UnknownArchitecture, WrappedModel: the message says what can be done instead.
     """
     _refuse_wrapper(model)
     known, inner = _CACHE.get(model), adapted(model)
@@ -257,7 +259,7 @@ def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 def sites(model: nn.Module, *patterns: SiteLike) -> list[str]:
-    """The names of a model's sites, all or those that match.
+    """The names of all sites of a model, or of those that match a pattern.
 
     >>> from transformers import GPT2Config, GPT2Model
     >>> model = GPT2Model(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8))
@@ -457,11 +459,12 @@ def _why_none(model: nn.Module, part: str, layers: Mapping[str, set[int]]) -> st
         return "a mixture of experts has no single hidden layer"
     if part == "hook_resid_mid":
         return (
-            "attention and MLP read one stream in parallel, or no module reads the sum between them"
+            "attention and MLP read the same input in parallel, or no module reads the sum "
+            "between them"
         )
     if part in ATTENTION_SITES and "attn.hook_z" not in layers:
         return "no attention module is known in its blocks"
-    return "no module of this architecture takes or returns it by itself"
+    return "no module of this architecture has it alone as input or output"
 
 
 def _body_prefix(model: nn.Module, family: Family) -> str:

@@ -45,40 +45,42 @@ class _Stop(Exception):
 
 
 class ValuesOverflowed(UserWarning):
-    """Values that a model gave are larger than the type that they were to be stored in can hold."""
+    """Some activations are too large for the data type in which they are stored."""
 
 
 class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
     """Capture sites of a model while it runs: ``with capture(model, *sites) as acts:
     model(**batch)``.
 
-    Plain PyTorch hooks attach on entry and are gone on every exit; they see the forwards of the
-    thread that entered. The model's outputs are the same, bit for bit, with and without them (only
-    ``grad=True`` on an attention site under sdpa recomputes that layer, equal to rounding). Within
-    `torch.func.vmap` the mapped axis is a value's first.
+    Ordinary PyTorch hooks are attached on entry and removed on every exit. They apply to forward
+    passes of the thread that entered the block. Model outputs are bit-identical with and without
+    hooks; the only exception is ``grad=True`` on an attention site under sdpa, which recomputes
+    that layer, equal to rounding. Inside `torch.func.vmap`, the mapped axis is the first axis of
+    each value.
 
     Args:
         model: any `nn.Module`.
         sites: names, globs, selections, pairs or ``module:`` paths; see `hooks.sites`.
-        grad: also record d loss / d site at each backward inside the block, in ``acts.grad``. Works
-            for frozen models.
-        stop: end the forward as soon as every site has fired; the body of the with block ends there
-            too.
-        dtype: what to store values in; None keeps the model's. float16 holds at most 65,504.
-        device: where to store values; None leaves them where they are.
-        clone: copy values, for models that change tensors in place (which is noticed when a value
-            is read).
-        to: a store that takes each forward's values when its last site has fired, as one shard: a
-            row for each position that holds a token of a text. ``acts`` then holds nothing.
+        grad: also record d loss / d site at each backward pass in the block, in ``acts.grad``; also
+            works for frozen models.
+        stop: end the forward pass as soon as every site has fired; the body of the with block ends
+            there too.
+        dtype: data type of stored values; None keeps that of the model. The largest float16 value
+            is 65,504.
+        device: device of stored values; None keeps that of the model.
+        clone: copy values, for models that change tensors in place. Without it, reading a changed
+            value raises an error.
+        to: a store to which each forward pass is written as one shard, once the last site has
+            fired: one row for each position with a token of the text. ``acts`` is then empty.
 
     Raises:
-        UnknownSite: before any hook attaches, with the nearest names that exist.
-        SiteNeverFired: on exit, if a forward ran and a site did not fire.
-        UseError: ``grad=True`` where autograd is off or `torch.func` takes the gradients.
-        PositionsUnknown: with ``to``, in a forward that does not tell where its tokens stand.
+        UnknownSite: before any hook is attached; the message suggests the nearest names.
+        SiteNeverFired: on exit, if a forward pass ran and a site did not fire.
+        UseError: ``grad=True`` with autograd switched off or inside `torch.func`.
+        PositionsUnknown: with ``to``, if the positions of the tokens cannot be determined.
 
     Warns:
-        ValuesOverflowed: on exit, naming the sites whose values ``dtype`` cannot hold.
+        ValuesOverflowed: on exit, naming the sites with values too large for ``dtype``.
     """
 
     def __init__(

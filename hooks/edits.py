@@ -1,7 +1,7 @@
-"""Edits: what `intervene` puts in a site's place. Pure functions over tensors, made for heads,
-neurons and positions.
+"""Edits: new values for `intervene`, as pure functions of tensors, with a choice of heads, neurons
+and positions.
 
-An edit is made once and used in any forward:
+An edit is made once and can be used in any forward pass:
 
 >>> import torch
 >>> half = scale(0.5)
@@ -10,9 +10,9 @@ An edit is made once and used in any forward:
 >>> zero().at(1)(torch.ones(1, 2, 3))[0, :, 0].tolist()
 [1.0, 0.0]
 
-Two ways to cut an edge of attention, which differ: `knockout` (before the softmax, on
+There are two different ways to cut an attention edge: `knockout` (before the softmax, on
 ``attn.hook_attn_scores``: the other weights grow to sum to 1) and `zero_weights` (after it, on
-``attn.hook_pattern``: they stay as they were).
+``attn.hook_pattern``: the other weights do not change).
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from .sites import Site, SiteLike
 
 @dataclass(frozen=True)
 class Edit:
-    """A value for a site: ``apply(value, where) -> value`` of the same shape.
+    """A new value for a site: ``apply(value, where) -> value`` of the same shape.
 
     Args:
-        name: what results and messages call it.
-        apply: the function; one that gives None has changed the copy that it was given.
-        needs: sites of the same forward whose values it reads (they must come earlier).
-        given: what the function gets: a ``copy`` that it may change; the ``value``, which it must
-            not change; or the value in at least ``float32``, without autocast, for arithmetic that
-            is rounded once, at its end.
-        asks_where: whether the function asks at which positions of which texts its value stands; a
-            block that is called by itself is then read too, which costs time at every site.
+        name: its name in results and messages.
+        apply: the function; if it returns None, it must have changed its copy in place.
+        needs: earlier sites of the same forward pass whose values it reads.
+        given: the argument of the function: a ``copy`` that it may change; the ``value`` itself,
+            which it must not change; or the value in at least ``float32``, without autocast, for
+            arithmetic that is rounded once at the end.
+        asks_where: whether the function needs the positions and texts of its value; calls of single
+            blocks are then read too, which costs time at every site.
     """
 
     name: str
@@ -73,17 +73,18 @@ class Edit:
         return changed if new is None else _given_back(new, value, self.name, where)
 
     def at(self, positions: Positions) -> Edit:
-        """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a
-        token predicate).
+        """The edit at selected positions only: an index, several indices, a slice, or a mask
+        ``batch pos`` (a token predicate).
 
-        Index p is token p of each text, from 0, and -1 the last one so far: padding, a KV cache and
-        beams shift nothing, and a token that is still to come is edited when it does. A mask marks
-        the rows as the model is given them. Inside attention positions are the queries. Where no
-        position is chosen the edit is not computed.
+        Index p is token p of each text, from 0, and -1 is the last token so far. Padding, a KV
+        cache and beams do not shift positions, and a future token is edited once it is generated.
+        A mask refers to the rows as passed to the model. Inside attention, positions are queries.
+        The edit is not computed in a forward pass without selected positions.
 
         Raises:
-            EditError: for what is no position.
-            PositionsUnknown: in the forward, where it does not tell which tokens it runs on.
+            EditError: not a position.
+            PositionsUnknown: in the forward pass, if the positions of its tokens cannot be
+                determined.
         """
         positions = checked_positions(positions)
 
@@ -145,7 +146,7 @@ def zero() -> Edit:
 
 
 def mean(reference: Reference, per: str = "all") -> Edit:
-    """The site's mean over a reference set; padding was not counted there.
+    """The mean of the site over a reference set, without padding.
 
     Args:
         reference: see `hooks.reference.Reference`.
@@ -157,14 +158,14 @@ def mean(reference: Reference, per: str = "all") -> Edit:
 
 
 def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = None) -> Edit:
-    """Replace each text's value by that of a randomly drawn reference text, position by position.
+    """Replace the value of each text by that of a random reference text, position by position.
 
-    The draw is a function of the seed and the texts, so that two sites of one forward draw the
-    same. The text itself is never drawn for it, and a longer reference text that begins with its
-    tokens only where all do; `hooks.reference.partners` also keeps related texts apart.
+    The draw depends only on the seed and the texts, so all sites of a forward pass use the same
+    reference text. A text is never replaced by itself, and by a longer reference text with the
+    same beginning only if there is no other; `hooks.reference.partners` also avoids related texts.
 
     Args:
-        rows: which reference text takes the place of each text; they are drawn if it is not given.
+        rows: index of the reference text for each text; drawn at random if not given.
     """
 
     def apply(value: Tensor, where: Where) -> Tensor:
@@ -176,11 +177,11 @@ def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = N
 
 
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
-    """The value of another run: its `Activations` (at the same site), or a tensor, position by
-    position of the whole text.
+    """The value of another run: its `Activations` (at the same site), or a tensor with all
+    positions of the text.
 
     Raises:
-        EditError: in the forward, if the two runs differ in shape.
+        EditError: in the forward pass, if the shapes of the two runs differ.
     """
 
     def apply(value: Tensor, where: Where) -> Tensor:
@@ -255,15 +256,15 @@ def constant(vector: Tensor) -> Edit:
 
 
 def turned(edit: Edit, seed: int = 0) -> Edit:
-    """A random change of the same size as ``edit`` at each token: value + Q (edited - value), Q a
-    random rotation.
+    """A random change of the same size as ``edit`` at each token: value + Q (edited - value), with
+    a random rotation Q.
 
-    One rotation for all tokens, so that what the displacements have in common, they keep: the null
-    for "would any change of this size have done it?". Q is drawn from the Haar measure on the
-    site's last axis.
+    This is the null for "would any change of this size have the same effect?". All tokens share
+    one rotation, so the relations between their displacements are kept. Q is drawn from the Haar
+    measure on the last axis of the site.
 
     Raises:
-        EditError: in the forward, for a single neuron, which has no direction.
+        EditError: in the forward pass, for a single neuron, which has no direction.
     """
 
     def apply(value: Tensor, where: Where) -> Tensor:
@@ -289,8 +290,8 @@ def add(vector: Tensor, factor: float = 1.0) -> Edit:
     """Steering: x + factor * vector, broadcast over texts and positions.
 
     Args:
-        vector: of the site's last axis, or of any shape that broadcasts to the site's.
-        factor: in units of the vector's own length.
+        vector: as wide as the last axis of the site, or of any shape that broadcasts to the site.
+        factor: in units of the vector's length.
     """
     return Edit(
         f"add {factor:g} x vector",
@@ -316,12 +317,12 @@ _DEPENDENT = 1e-10
 
 
 def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None = None) -> Edit:
-    """Project out a subspace: x - Q Q' (x - centre), with Q an orthonormal basis of the directions'
-    span.
+    """Project out a subspace: x - Q Q' (x - centre), with Q an orthonormal basis of the span of the
+    directions.
 
     Args:
-        directions: rows that span what is erased; they need be neither orthogonal nor independent.
-        centre: what is left in the subspace; 0 by default.
+        directions: rows that span the erased subspace; they need not be orthogonal or independent.
+        centre: the value that remains in the subspace; 0 by default.
     """
     rows = torch.atleast_2d(directions).double()
     _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
@@ -343,11 +344,11 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
 
 
 def copy(site: SiteLike) -> Edit:
-    """Another site's value in the same forward: ``{"blocks.3.hook_resid_post":
+    """The value of another site in the same forward pass: ``{"blocks.3.hook_resid_post":
     copy("blocks.3.hook_resid_pre")}`` skips layer 3.
 
     Raises:
-        EditError: in the forward, if the other site comes later.
+        EditError: in the forward pass, if the other site comes later.
     """
     source = str(Site.parse(site))
 
@@ -363,11 +364,11 @@ def copy(site: SiteLike) -> Edit:
 
 @dataclass(frozen=True)
 class HookPoint:
-    """What a function written for TransformerLens takes as its second argument.
+    """The second argument of hook functions written for TransformerLens.
 
     Attributes:
-        name: the site's name.
-        ctx: a dictionary of the function's own, empty at every call.
+        name: name of the site.
+        ctx: a dictionary for the function, empty at every call.
     """
 
     name: str
@@ -386,12 +387,12 @@ class HookPoint:
 
 
 def function(apply: Callable[..., Tensor | None], name: str = "function") -> Edit:
-    """A function of the user's: site tensor in, tensor of the same shape out.
+    """A user-defined function: site tensor in, tensor of the same shape out.
 
     Args:
-        apply: ``f(value)``, or ``f(value, hook)`` as TransformerLens calls it, with a `HookPoint`.
-            It is given a copy: it may change that in place, and give it back or None.
-        name: what results and messages call it.
+        apply: ``f(value)``, or ``f(value, hook)`` as in TransformerLens, with a `HookPoint`.
+            It receives a copy, may change it in place, and returns a tensor or None.
+        name: its name in results and messages.
     """
     parameters = _required(apply)
 
@@ -423,10 +424,10 @@ def _required(apply: Callable[..., Any]) -> list[str]:
 
 
 def knockout(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
-    """Cut attention edges before the softmax (Geva et al. 2023): the query's other weights
-    renormalise.
+    """Cut attention edges before the softmax (Geva et al. 2023): the other weights of the query
+    grow to sum to 1.
 
-    For ``attn.hook_attn_scores``. None means all. A query whose every key is cut attends nowhere.
+    For ``attn.hook_attn_scores``. None means all. A query with all keys cut attends to nothing.
     """
     return Edit(
         f"knockout of {_edges(queries, keys)}",
@@ -436,8 +437,8 @@ def knockout(queries: Positions | None = None, keys: Positions | None = None) ->
 
 
 def zero_weights(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
-    """Set attention weights to 0 after the softmax: the query's other weights stay. For
-    ``attn.hook_pattern``.
+    """Set attention weights to 0 after the softmax; the other weights of the query do not change.
+    For ``attn.hook_pattern``.
 
     Args:
         queries, keys: positions, as `Edit.at` takes them; None means all.
@@ -450,8 +451,8 @@ def zero_weights(queries: Positions | None = None, keys: Positions | None = None
 
 
 def window(layer: int, width: int, n_layers: int) -> range:
-    """The layers of a knockout window: max(0, l - w // 2) to min(L, l + ceil(w / 2)), the end not
-    included (Geva et al. 2023).
+    """The layers of a knockout window: max(0, l - w // 2) to min(L, l + ceil(w / 2)), excluding
+    the end (Geva et al. 2023).
 
     >>> list(window(0, 3, 12)), list(window(5, 3, 12))
     ([0, 1], [4, 5, 6])

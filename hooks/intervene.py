@@ -1,4 +1,4 @@
-"""intervene: change what sites hold while a model runs.
+"""intervene: change activations while a model runs.
 
 >>> import torch
 >>> from transformers import GPT2Config, GPT2Model
@@ -50,29 +50,29 @@ class NothingChanged(UserWarning):
 class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
     """Edit sites of a model while it runs: ``with intervene(model, {site: edit}): model(**batch)``.
 
-    Plain PyTorch hooks attach on entry and are gone on every exit; nothing of the model is
-    replaced, and forwards of other threads are not edited. Gradients flow through edits; `generate`
-    with a KV cache sees them at every step. Interventions nest: on one site they apply in the order
-    in which they were entered, and those of one block in that of ``edits``. A `capture` entered
-    inside sees edited values, one outside what the model gave.
+    Ordinary PyTorch hooks are attached on entry and removed on every exit. No part of the model is
+    replaced, and forward passes of other threads are not edited. Gradients flow through edits, and
+    `generate` with a KV cache applies them at every step. Interventions can be nested: edits of one
+    site apply in the order in which the blocks were entered, and within a block in the order of
+    ``edits``. A `capture` entered inside reads edited values, one outside reads the model's own.
 
-    A ``hook_resid_mid`` is edited by what attention adds to it, because the block reads the sum
-    twice; an edit of ``hook_attn_out`` in the same block comes before it.
+    ``hook_resid_mid`` is edited through the output of attention, because the block reads the sum
+    twice; an edit of ``hook_attn_out`` in the same block is applied first.
 
     Args:
         model: any `nn.Module`.
         edits: site, glob, selection, pair or ``module:`` path -> an `Edit` (see `hooks.edits`), or
-            a function of the site's tensor (see `edits.function`). A glob gives each of its sites
-            the edit. A function may run the model: that forward is a plain one.
+            a function of the site's tensor (see `edits.function`). A glob applies the edit to each
+            of its sites. A function may run the model; that forward pass is not edited.
 
     Raises:
-        UnknownSite: before any hook attaches; or in the forward, for a head or neuron that is not
-            there.
-        EditError: for a site that can only be read; in the forward, for a value that does not fit.
-        SiteNeverFired: on exit, if a forward ran and a site did not fire.
+        UnknownSite: before any hook is attached; in the forward pass, for a head or neuron that
+            does not exist.
+        EditError: for a read-only site; in the forward pass, for a value that does not fit.
+        SiteNeverFired: on exit, if a forward pass ran and a site did not fire.
 
     Warns:
-        NothingChanged: on exit, naming the sites whose values all stayed as they were.
+        NothingChanged: on exit, naming the sites whose values did not change at all.
     """
 
     by_step = True

@@ -1,7 +1,7 @@
-"""observe: show sites' values to a function while a model runs, and keep none of them.
+"""observe: pass the values of sites to a function while a model runs, and keep none of them.
 
-What a corpus needs of its patterns (an entropy, a mean distance) is small; the patterns are not.
-`capture` holds a forward's values until the forward is over; here each is gone as soon as the
+Use it to reduce large values, such as the attention patterns of a corpus, to small statistics.
+`capture` keeps values until the forward pass ends; `observe` drops each value as soon as the
 function returns.
 
 >>> import torch
@@ -34,17 +34,16 @@ from .taps import Tap, Taps, read
 def observe(
     model: nn.Module, *sites: SiteLike, see: Callable[[Site, Tensor], None]
 ) -> Iterator[None]:
-    """Call ``see(site, value)`` for every site that a forward inside the block reaches, in the
-    forward's order.
+    """Call ``see(site, value)`` for every site, in the order of the forward pass.
 
     Args:
-        model: any `nn.Module`; its outputs are the same, bit for bit.
+        model: any `nn.Module`; its outputs are bit-identical with and without `observe`.
         sites: as for `hooks.capture`.
-        see: gets the value detached; it must copy what it wants to keep, and change nothing.
+        see: receives the detached value; it must not change it, and must copy what it keeps.
 
     Raises:
-        UnknownSite: before any hook attaches, with the nearest names that exist.
-        SiteNeverFired: on exit, if a forward ran and a site did not fire.
+        UnknownSite: before any hook is attached; the message suggests the nearest names.
+        SiteNeverFired: on exit, if a forward pass ran and a site did not fire.
     """
     places = locate(model, *sites)
     taps = Taps(model, places, of_blocks=False)

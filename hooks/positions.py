@@ -30,8 +30,8 @@ class EditError(LayerscopeError, ValueError):
 
 
 class PositionsUnknown(EditError):
-    """A forward does not reveal the positions of its tokens, but an edit,
-    a mean per position or a store needs them.
+    """The positions of the tokens in a forward pass cannot be determined, but an edit, a mean per
+    position or a store needs them.
     """
 
 

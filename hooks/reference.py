@@ -1,4 +1,4 @@
-"""Reference: what a site holds on a set of texts, for mean and resampling edits."""
+"""Reference: activations on a set of texts, for mean and resampling edits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class ReferenceMismatch(LayerscopeError, ValueError):
 
 
 class Reference:
-    """Values of some sites on reference texts, with padding left out.
+    """Activations of selected sites on reference texts, without padding.
 
-    Positions are counted within each text: padding on the left does not shift them.
+    Positions are counted within each text, so left padding does not shift them.
 
     >>> from transformers import GPT2Config, GPT2Model
     >>> size = dict(n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=8)
@@ -66,16 +66,15 @@ class Reference:
         skip: int = 0,
         order: Sequence[int] | None = None,
     ) -> Reference:
-        """Run the model over reference texts and keep these sites' values, whole (a selection is
-        taken when it is used).
+        """Run the model on reference texts and keep the whole values of these sites (selections
+        are applied when the reference is used).
 
         Args:
-            batches: keyword arguments of one forward each; ``attention_mask`` tells the padding.
+            batches: keyword arguments of one forward pass each; ``attention_mask`` marks padding.
             templates: a label for each text, for ``mean(reference, per="template:NAME")``.
-            skip: how many first tokens of each text the mean over all tokens leaves out: 1 where a
-                BOS stands there, which a model may use as an attention sink.
-            order: the place of each text in the reference set, if that is not the order of the
-                batches.
+            skip: number of first tokens of each text that the mean over all tokens excludes; use 1
+                if texts begin with a BOS, which may be an attention sink.
+            order: index of each text in the reference set, if it differs from the batch order.
         """
         whole = [Site(Site.parse(site).name) for site in sites]
         parts: list[tuple[dict[str, Tensor], Tensor, Tensor | None]] = []
@@ -305,18 +304,18 @@ def partners(
     seed: int = 0,
     related: Callable[[int, int], bool] = lambda text, reference: False,
 ) -> list[int | None]:
-    """For each text another reference text that is at least as long, drawn at random; None where
-    there is none.
+    """For each text, the index of a random reference text that is at least as long; None if there
+    is no such text.
 
-    A reference text of the same tokens is the text itself, and is never drawn.
+    A reference text with the same tokens is the text itself and is never drawn.
 
     >>> partners([[5, 6], [7, 8]], [[5, 6], [7, 8], [9]])
     [1, 0]
 
     Args:
         texts, references: tokens.
-        related: whether a reference text (by its place) is too close to a text (by its place) to be
-            drawn for it.
+        related: whether a reference text (by index) is too closely related to a text (by index) to
+            be drawn for it.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen: list[int | None] = []

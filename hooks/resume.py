@@ -1,11 +1,11 @@
-"""Resume: a forward recorded block by block, continued from any block for many edited copies at
-once.
+"""Resume: record a forward pass block by block, and continue it from any block for many edited
+copies at once.
 
-What stands before an edit, in depth and in a causal model also in the text, is not computed again,
-several edited copies share one batch, and only the positions that a metric reads are projected to
-the vocabulary. The parts are called as the model calls them, with what the model gave them; that
-their sum is the model is measured on the recorded forward before it is used, and that earlier
-positions do not change, on a disturbed one.
+Blocks before the edit, and in a causal model also earlier positions, are not computed again. Many
+edited copies share one batch, and only the positions that a metric reads are projected to the
+vocabulary. Blocks are called with the same arguments as in the model. Before use, the recorded
+forward pass checks that this gives the model's logits, and a perturbed one checks that earlier
+positions do not change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Readout:
 
     Args:
         layer: the block whose output is read; later blocks are not run.
-        of: from that output, or some of its positions, to logits.
+        of: function from this output, or some of its positions, to logits.
     """
 
     layer: int
@@ -52,21 +52,21 @@ class Readout:
 
 
 class Resume:
-    """One forward of a model, kept so that it can be continued from the input of any block.
+    """A recorded forward pass that can be continued from the input of any block.
 
     Args:
-        model: a transformers model whose sites are known, in evaluation mode.
-        inputs: the forward's keyword arguments.
-        positions: for each text the position whose logits are read, or ``reads 2`` pairs of text
-            and position, any number for a text; None reads all.
-        readout: what gives the logits; None is the model's own final norm and head.
+        model: a transformers model with known sites, in evaluation mode.
+        inputs: keyword arguments of the forward pass.
+        positions: the position of each text whose logits are read, or ``reads 2`` pairs of text
+            and position, any number per text; None reads all positions.
+        readout: computes the logits; None uses the model's own final norm and head.
 
     Attributes:
-        logits: without an edit, ``batch vocab`` (or ``reads vocab``) at the positions, or ``batch
+        logits: without edits: ``batch vocab`` (or ``reads vocab``) at the positions, or ``batch
             pos vocab``.
-        error: largest difference between the parts' logits and the model's, relative to the largest
-            logit; None where the parts cannot be put together.
-        exact: whether the parts give the model's logits to ``TOLERANCE``; if not, `run` uses the
+        error: largest difference between the logits of the blocks and of the model, relative to
+            the largest logit; None if the blocks cannot be combined.
+        exact: whether the blocks give the model's logits to ``TOLERANCE``; if not, `run` uses the
             whole model.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel

@@ -1,18 +1,17 @@
-"""Site: the name of a place inside a model, and the grammar that picks several of them.
+"""Site: the name of a place inside a model, and the patterns that select several sites.
 
-The vocabulary is TransformerLens's (``blocks.3.attn.hook_z``). On top of it:
+Names are those of TransformerLens (``blocks.3.attn.hook_z``), with these extensions:
 
 - globs over names: ``blocks.*.hook_resid_post``, ``blocks.{0,5}.attn.hook_z``,
   ``blocks.-1.hook_resid_post``
-- selections along the site's own axis: ``blocks.3.attn.hook_z[5]`` is head 5,
-  ``blocks.3.mlp.hook_post[1024]`` a neuron, ``[0,3]`` two of them, ``[0:4]`` a range
-- shorthand pairs: ``("z", 3)`` is ``blocks.3.attn.hook_z``, ``("resid_post", "*")`` all of them
-- any module by path: ``module:encoder.rnn:output[0]``, where ``[0]`` picks from a tuple, ``[name]``
-  from named values or the arguments; ``module:layers.*.mlp:output`` (``*`` stands for one name of
-  the path), ``module:layers.-1:output``
-- a selection of a module's tensor, along its last axis, comes second:
-  ``module:layers.0:output[0][5]``; a list or a range may come alone:
-  ``module:layers.0:output[0:4]``
+- selections of heads or neurons: ``blocks.3.attn.hook_z[5]`` is head 5,
+  ``blocks.3.mlp.hook_post[1024]`` is a neuron; ``[0,3]`` selects two, ``[0:4]`` a range
+- pairs: ``("z", 3)`` is ``blocks.3.attn.hook_z``; ``("resid_post", "*")`` is all layers
+- any module by path: ``module:encoder.rnn:output[0]``, where ``[0]`` selects from a tuple and
+  ``[name]`` from named values or arguments; ``module:layers.*.mlp:output`` (``*`` is one component
+  of the path), ``module:layers.-1:output``
+- a second selection along the last axis of a module's tensor: ``module:layers.0:output[0][5]``;
+  a list or range needs no first one: ``module:layers.0:output[0:4]``
 """
 
 from __future__ import annotations
@@ -83,13 +82,12 @@ _NEGATIVE = re.compile(r"^((?:[a-z]+_)?blocks)\.(-\d{1,9})\.")
 
 
 class UnknownSite(LayerscopeError, LookupError):
-    """A name that no site of this model has."""
+    """No site of this model has this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place in a model: a canonical name and, optionally, a selection along the site's own
-    axis.
+    """One place in a model: a canonical name and, optionally, a selection of heads or neurons.
 
     >>> Site.parse("blocks.3.attn.hook_z[5]")
     Site(name='blocks.3.attn.hook_z', select=5)

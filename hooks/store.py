@@ -1,5 +1,5 @@
-"""Activations on disk: safetensors shards that are written once, checked on reading, and never half
-there.
+"""Activations on disk: safetensors shards that are written once, verified on reading, and never
+incomplete.
 
     with ActivationStore("acts", {"model": "gpt2"}, dtype=torch.float16) as store:
         for batch in batches:
@@ -7,9 +7,9 @@ there.
                 model(**batch)
     ActivationStore("acts").read("blocks.3.hook_resid_post")      # Float[Tensor, "rows d_model"]
 
-A shard holds the rows of one batch for every site; a site is read without touching the others. A
-shard appears under its final name only when it is whole, so an interrupted run continues with the
-shards that are missing. Shards are written by a thread of the store's own while the model goes on.
+A shard contains the rows of one batch at every site; one site can be read without the others. A
+shard gets its final name only when it is complete, so an interrupted run continues with the missing
+shards. A thread writes shards while the model runs.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ _AHEAD = 256 << 20
 
 
 class ActivationStore:
-    """A folder of shards, each the rows of some texts at every site.
+    """A folder of shards, each with the rows of some texts at every site.
 
     Args:
-        folder: a path, or a URL that fsspec reaches.
-        about: what the rows are made from (model, text and settings). A shard made from something
-            else is refused. None takes what the store there says.
-        dtype: what values are stored in, float32, float16 or bfloat16; None keeps theirs.
-        shared: other writers write other shards of this store, as an engine's workers do: no lock
-            is taken.
+        folder: a path, or a URL supported by fsspec.
+        about: provenance of the rows (model, text and settings). Shards with other provenance are
+            rejected. None uses that of the existing store.
+        dtype: data type on disk: float32, float16 or bfloat16; None keeps that of the values.
+        shared: other processes write other shards of this store, as the workers of an engine do;
+            no lock is taken.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ActivationStore:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the rows are made from."""
+        """Provenance of the rows: model, text and settings."""
         if self._files.about is None:
             made_from = self._files.made_from()
             if made_from is None:
@@ -127,18 +127,18 @@ class ActivationStore:
 
     @property
     def sites(self) -> list[str]:
-        """The sites that it holds, in order."""
+        """The sites in the store, in order."""
         first = next(iter(self._files.names().items()), None)
         return [] if first is None else self._files.header(*first).sites
 
     @property
     def n_shards(self) -> int:
-        """How many shards are there."""
+        """Number of shards."""
         return len(self._files.names())
 
     @property
     def n_rows(self) -> int:
-        """How many rows: what was sealed, or else what is there."""
+        """Number of rows: as sealed, else as found."""
         plan = self._files.plan()
         return (
             int(plan["rows"])
@@ -148,12 +148,12 @@ class ActivationStore:
 
     @property
     def sealed(self) -> bool:
-        """Whether it is said how many shards and rows there are in all (see `seal`)."""
+        """Whether the total number of shards and rows is recorded (see `seal`)."""
         return self._files.plan() is not None
 
     @property
     def sha256(self) -> str:
-        """Hash of what it was made from and of the checksums of all its values."""
+        """Hash of the provenance and of the checksums of all values."""
         headers = [self._files.header(*part) for part in sorted(self._files.names().items())]
         return digest([self.about, *(header.sums for header in headers)])
 
@@ -162,7 +162,7 @@ class ActivationStore:
         return sum(self._files.names().values())
 
     def width(self, site: str) -> int:
-        """How many values a row has at a site.
+        """Number of values per row at a site.
 
         Raises:
             StoreError: there is no shard, or no such site in one.
@@ -170,7 +170,7 @@ class ActivationStore:
         return math.prod(self._files.slots(site, list(self._files.all().items()))[0].shape[1:])
 
     def largest(self, site: str) -> float:
-        """The largest absolute value at a site; 0 where there is no shard."""
+        """The largest absolute value at a site; 0 without shards."""
         return max(
             (
                 self._files.header_with(*part, site).largest[site]
@@ -180,10 +180,10 @@ class ActivationStore:
         )
 
     def has(self, shard: int) -> bool:
-        """Whether a whole shard made from the same is there, or on its way.
+        """Whether a complete shard with the same provenance exists or is being written.
 
         Raises:
-            StoreError: it is there and damaged, half written or foreign.
+            StoreError: the shard is damaged, incomplete or foreign.
         """
         if shard in self._spool:
             return True
@@ -196,11 +196,10 @@ class ActivationStore:
     # -- writing
 
     def claim(self) -> None:
-        """Be the one writer of the folder, of what is there already or of something new; done by
-        the first write if not before.
+        """Become the only writer of the folder; the first write also does this.
 
         Raises:
-            StoreError: another process is writing there, or it holds something else.
+            StoreError: another process is writing there, or the folder contains another store.
         """
         with self._turn:
             self._files.about = self.about
@@ -277,7 +276,7 @@ class ActivationStore:
         return shard
 
     def seal(self, shards: int, rows: int) -> None:
-        """Say how many shards and rows there are in all: from now on a missing one is noticed."""
+        """Record the total number of shards and rows, so that a missing shard is detected."""
         self.flush()
         plan: dict[str, Any] = {
             "format": FORMAT,
@@ -292,15 +291,15 @@ class ActivationStore:
                 self.folder.write(PLAN, [json.dumps(plan, indent=1, sort_keys=True).encode()])
 
     def flush(self) -> None:
-        """Wait until what was given is written.
+        """Wait until all pending shards are written.
 
         Raises:
-            StoreError: what went wrong there.
+            StoreError: a write failed.
         """
         self._spool.flush()
 
     def close(self) -> None:
-        """Finish writing and let other writers in; it can still be read."""
+        """Finish writing and release the lock; the store can still be read."""
         try:
             self._spool.close()
         finally:
@@ -321,9 +320,9 @@ class ActivationStore:
     # -- reading
 
     def read(self, site: str, rows: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n ..."]:
-        """Rows of one site, in order; all of them if none are named.
+        """Rows of one site, in order; all rows if none are named.
 
-        Tensors are compared with their checksums; a few rows of one are read where they are.
+        Whole tensors are compared with their checksums; single rows are not.
 
         Raises:
             StoreError: there is no shard, one is damaged or foreign, has no such site or its rows
@@ -368,8 +367,8 @@ class ActivationStore:
         return torch.from_numpy(space).view(kind).view(n_rows, *slots[0].shape[1:])
 
     def shards(self, site: str) -> Iterator[tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]]:
-        """Each shard's index and its rows of one site, mapped into memory:
-        for sums over more rows than memory holds.
+        """The index of each shard and its rows at one site, memory-mapped:
+        for sums over more rows than fit in memory.
         """
         for name, size in self._files.all().items():
             header = self._files.header_with(name, size, site)
@@ -406,7 +405,7 @@ class ActivationStore:
         return keep.nonzero().squeeze(1)
 
     def problems(self) -> list[str]:
-        """What is wrong with the store, a line for each shard: every byte is read."""
+        """Check every byte of the store: one line per damaged shard."""
         lines = []
         for name, size in self._files.names().items():
             try:

@@ -1,4 +1,4 @@
-"""See what a PyTorch model knows, where it keeps it, and whether it uses it.
+"""Find out what a PyTorch model encodes, where it encodes it, and whether it uses it.
 
     import layerscope as ls
 
@@ -7,9 +7,9 @@
     results = ls.probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu",
     property="upos")
 
-Three rooms stand behind this name: ``layerscope.hooks`` reads and edits activations,
-``layerscope.probes`` learns to read a property from arrays, ``layerscope.experiments`` has the
-studies. A name is imported when it is first used.
+The package has three parts: ``layerscope.hooks`` reads and edits activations,
+``layerscope.probes`` trains probes on arrays, and ``layerscope.experiments`` has the studies. A
+name is imported when it is first used.
 """
 
 from __future__ import annotations

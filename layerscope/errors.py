@@ -1,15 +1,15 @@
-"""The one base class of the errors that a user can mend."""
+"""The base class of errors that a user can fix."""
 
 from __future__ import annotations
 
 
 class LayerscopeError(Exception):
-    """Bad input or a wrong use, in one line: what was expected, what was got, the nearest thing
-    that exists.
+    """Bad input or wrong use. The message is one line: what was expected, what was given, and the
+    nearest valid value.
 
-    Every error class of layerscope derives from it. The command line prints it as one line with
-    exit status 2; any other exception is a bug and is shown with its traceback. Most derived
-    classes are also a ``ValueError`` or ``LookupError``, so that scripts can catch them as such.
+    Every error class of layerscope derives from it. The command line prints the message and exits
+    with status 2; any other exception is a bug and is shown with its traceback. Most derived
+    classes are also a ``ValueError`` or ``LookupError``.
     """
 
 
@@ -18,8 +18,8 @@ class InputError(LayerscopeError, ValueError):
 
 
 class UnknownName(LayerscopeError, LookupError):
-    """A name that does not exist; the message gives those that do."""
+    """A name that does not exist; the message lists valid names."""
 
 
 class UseError(LayerscopeError, RuntimeError):
-    """A call at the wrong time, such as gradients asked for outside their block."""
+    """A call at the wrong time, such as gradients outside their block."""

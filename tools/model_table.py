@@ -26,6 +26,33 @@ from layerscope.hooks.verify.inputs import default_inputs
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 BOUND = 2e-4
 """Largest relative difference that counts as rounding through a whole model of single precision."""
+INTRODUCTION = (
+    "This table shows which sites are verified in which model family. `tools/model_table.py` "
+    "writes it: each family is built with random weights from its own configuration, with the "
+    "flags of real checkpoints and small sizes. To check your own model, run `layerscope doctor "
+    "--model M`."
+)
+MEANINGS = {
+    "column": "meaning",
+    "---": "---",
+    "map": "source of the site names: layerscope's table or TransformerLens's adapter",
+    "sites": "number of sites",
+    "streams": "residual streams, compared with the model's own `hidden_states`",
+    "patterns": "attention patterns, compared with the weights that eager attention returns",
+    "heads": "effect of zeroing `hook_z` of a head, compared with zeroing its columns of the "
+    "output projection",
+    "q, k, v": "effect of zeroing a head's q, k or v, compared with zeroing its rows of the "
+    "projection",
+    "neurons, experts": "effect of zeroing a neuron, compared with zeroing its column of the down "
+    "projection (for experts: in every expert)",
+    "doctor": "[verdict of the doctor](doctor.md), quick and full",
+    "missing": "sites that are not listed, as numbers of the [reasons](#why-a-part-is-missing) "
+    "at the end",
+}
+LEGEND = (
+    "`ok` means equal to the reference, which does not use layerscope. `-` means that there is no "
+    "such site, or that the model returns nothing to compare it with."
+)
 
 
 @dataclass
@@ -83,20 +110,11 @@ def page(rows: Iterable[Row]) -> str:
         "",
         _summary(list(by_name.values())),
         "",
-        "Each family is built from its own configuration, with the flags of real "
-        "checkpoints and only its sizes made small, with random weights. "
-        "`tools/model_table.py` writes this page. For a model of your own run `layerscope "
-        "doctor --model M`.",
+        INTRODUCTION,
         "",
-        "ok: equal to an oracle that is not layerscope. *streams*: the model's own "
-        "`hidden_states`. *patterns*: the weights that eager attention returns. *heads*: "
-        "zeroing `hook_z` of a head against zeroing its columns of the output projection. "
-        "*q, k, v*: zeroing a head against zeroing its rows of the projection. "
-        "*neurons* and *experts*: zeroing a neuron against zeroing its column of the down "
-        "projection, of every expert for experts. -: no such site, or the model returns "
-        "nothing to compare it with. *doctor*: [its verdict](doctor.md), quick and full. "
-        "*map*: layerscope's table, or TransformerLens's adapter. *missing*: "
-        "numbers of the reasons below.",
+        *(f"| {heading} | {meaning} |" for heading, meaning in MEANINGS.items()),
+        "",
+        LEGEND,
     ]
     for group, members in zoo.GROUPS.items():
         columns = list(oracles.ORACLES)
@@ -133,7 +151,7 @@ def _summary(rows: list[Row]) -> str:
     return (
         f"{len(rows)} families: {count('streams')} with residual streams, {count('heads')} "
         f"with heads, {count('neurons', 'experts')} with neurons or experts, "
-        f"{wrong} that the doctor calls WRONG."
+        f"{wrong} with the verdict WRONG."
     )
 
 

@@ -122,20 +122,20 @@ def view_of(options: ExploreOptions) -> View:
 
 
 def explore(model: Any, tokenizer: Any = None, **options: Any) -> Any:
-    """Open a model in the live bench: as a widget in a notebook, elsewhere in the browser.
+    """Open a model in the live bench: as a widget in a notebook, otherwise in the browser.
 
     Args:
-        model: a transformers model in evaluation mode, a `Subject`, or what ``layerscope explore
-            --model`` takes.
-        tokenizer: of a model in memory.
-        options: those of ``layerscope explore``: ``text``, ``other``, ``edit``, ``probe``,
+        model: a transformers model in evaluation mode, a `Subject`, or a value of ``layerscope
+            explore --model``.
+        tokenizer: tokenizer of a model in memory.
+        options: options of ``layerscope explore``: ``text``, ``other``, ``edit``, ``probe``,
             ``lens``, ``port``, ...
 
     Returns:
-        The widget, in a notebook; None elsewhere, after Ctrl-C.
+        In a notebook the widget; otherwise None, after Ctrl-C.
 
     Raises:
-        LayerscopeError: bad input, one clear line.
+        LayerscopeError: bad input; the message is one line.
     """
     subject = Subject(model, tokenizer) if tokenizer is not None else model
     settings = from_values(ExploreOptions, {"model": subject, **options})

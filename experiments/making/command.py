@@ -1,20 +1,20 @@
-"""``layerscope make``: a data set for one model, as JSON lines."""
+"""``layerscope make`` and ``layerscope.make_dataset``: a data set for one model."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layerscope.errors import InputError
+from layerscope.errors import InputError, UnknownName
 
 from ..metrics.metrics import get_metric
 from ..metrics.reads import ItemError
 from ..subject import Subject, load
 from .items import KINDS, Candidate, Record
-from .options import MakeOptions
+from .options import DATASETS, MakeOptions
 
 TRIES = 200
 """Candidates for each item that is wanted, before the words are taken to be used up."""
@@ -22,37 +22,61 @@ TRIES = 200
 
 @dataclass(frozen=True)
 class Made:
-    """The records that were drawn, and of each reason how many candidates were left out."""
+    """The records for a model, and how many candidates were left out for each reason."""
 
     records: list[Record]
     left_out: Counter[str]
+    model: str = ""
 
 
 def make(name: str, options: MakeOptions) -> str:
     """Write the file; returns what to print.
 
     Raises:
-        InputError: a file that is there already, a model that none of the words suit.
+        InputError: a file that exists already, or a model for which no item is suitable.
     """
     path = options.out or Path(f"{name}.jsonl")
-    if path.exists():
-        raise InputError(f"{path} is there already: delete it, or give --out FILE")
-    subject = load(options.model, bos=options.bos, trust_remote_code=options.trust_remote_code)
-    made = drawn(name, subject, options.n, options.seed)
-    if not made.records:
-        reason = made.left_out.most_common(1)[0][0]
-        raise InputError(f"no item of {name} suits {subject.name}: {reason}")
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made.records)
-    path.write_text(text, encoding="utf-8")
-    lines = [f"{path}: {len(made.records)} items for {subject.name}, seed {options.seed}"]
+    made = made_for(name, replace(options, out=path))
+    lines = [f"{path}: {len(made.records)} items for {made.model}, seed {options.seed}"]
     if len(made.records) < options.n:
-        lines.append(f"  the words give no more than these: {options.n} were asked for")
+        lines.append(f"  the word lists give only this many; --n was {options.n}")
     count = made.left_out.total()
     if count:
         reason, times = made.left_out.most_common(1)[0]
-        lines.append(f"  {count} candidates left out; the commonest reason ({times}): {reason}")
+        lines.append(f"  {count} candidates left out; most frequent reason ({times}): {reason}")
     example = KINDS[name].example.format(model=options.model, file=path)
     return "\n".join([*lines, f"next: layerscope {example}"])
+
+
+def made_for(name: str, options: MakeOptions) -> Made:
+    """The data set for the model of the options; also written to ``options.out``, if given.
+
+    Raises:
+        UnknownName: a data set that does not exist.
+        InputError: a file that exists already, or a model for which no item is suitable.
+    """
+    if name not in DATASETS:
+        raise UnknownName(f"no data set {name!r}: expected one of {', '.join(DATASETS)}")
+    path = options.out
+    # Checked before the model is loaded, which takes longest.
+    if path is not None and path.exists():
+        raise InputError(f"{path} exists already: delete it, or give another --out FILE")
+    subject = _subject_of(options)
+    made = drawn(name, subject, options.n, options.seed)
+    if not made.records:
+        reason = made.left_out.most_common(1)[0][0]
+        raise InputError(f"no item of {name} is suitable for {subject.name}: {reason}")
+    if path is not None:
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made.records)
+        path.write_text(text, encoding="utf-8")
+    return replace(made, model=subject.name)
+
+
+def _subject_of(options: MakeOptions) -> Subject:
+    """The model of the options, which may be in memory."""
+    if isinstance(options.model, Subject):
+        return options.model
+    return load(options.model, bos=options.bos, trust_remote_code=options.trust_remote_code)
 
 
 def drawn(name: str, subject: Subject, n: int, seed: int) -> Made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..runs.options import option
 
@@ -19,9 +20,10 @@ DATASETS = {
 class MakeOptions:
     """Data set."""
 
-    model: str = option(
+    model: str | Any = option(
         "hub id, local folder or GGUF file; every answer is a single token of this model",
         metavar="M",
+        in_memory=True,
     )
     out: Path | None = option("output file (default: DATASET.jsonl)", None, metavar="FILE")
     n: int = option("maximum number of items", 100, least=1)

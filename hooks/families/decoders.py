@@ -11,8 +11,8 @@ from .row import FOLDED, RESIDUAL, Family, mlp, qkvo, same
 
 # A norm over all heads, or all neurons, stands before each output projection.
 BITNET = LLAMA.without(
-    "a norm over all of them stands before the output projection: what that reads is no head's "
-    "and no neuron's own",
+    "a norm over all heads or neurons precedes the output projection, so its input cannot be split "
+    "by head or neuron",
     "attn.hook_z",
     "mlp.hook_post",
 )
@@ -23,7 +23,7 @@ NANOCHAT = replace(LLAMA, calls=lambda config: {"ln_final.hook_normalized": (1, 
 # Each head's output is a difference of two, and its values are read twice.
 DIFFLLAMA = replace(
     LLAMA.without(
-        "an output head is the difference of two attentions over the values of both halves",
+        "each output head is the difference of two attentions over the values of both halves",
         "attn.hook_v",
         "attn.hook_z",
         "attn.hook_attn_scores",
@@ -32,11 +32,13 @@ DIFFLLAMA = replace(
     attention=None,
 )
 
-DOGE = SCALED.without("a learned mask over the values of all heads follows it", "attn.hook_v")
+DOGE = SCALED.without(
+    "a learned mask over the values of all heads is applied after it", "attn.hook_v"
+)
 
 # Behind the MLP each layer adds its own embedding of the tokens and scales the stream.
 GEMMA4 = GEMMA2.without(
-    "the block adds a per-layer embedding behind it and scales the sum", "hook_mlp_out"
+    "the block adds a per-layer embedding after it and scales the sum", "hook_mlp_out"
 ).but(
     {
         "mlp.experts": "experts:neurons",
@@ -50,7 +52,7 @@ GEMMA4 = GEMMA2.without(
 GEMMA3N = (
     replace(GEMMA2, outside={"hook_embed": "embed_tokens:output"})
     .without(
-        "a block predicts and corrects four streams: what it reads is not what it adds to",
+        "a block predicts and corrects four streams, so it does not add to the stream it reads",
         "hook_resid_mid",
         "hook_attn_out",
         "hook_mlp_out",
@@ -147,7 +149,7 @@ NEOX_SEQUENTIAL = replace(
 
 # A bias of its own is added to attention's output inside the block.
 NEOX_JAPANESE = replace(
-    NEOX_SEQUENTIAL.without("a bias is added to it inside the block's forward", "hook_attn_out"),
+    NEOX_SEQUENTIAL.without("the forward method of the block adds a bias to it", "hook_attn_out"),
     when=lambda config: True,
 )
 

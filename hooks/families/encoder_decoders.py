@@ -84,7 +84,9 @@ def _unseen(family: Family | None) -> Family:
 LED = replace(
     replace(BART, outside={})
     .without(
-        "its softmax runs on windows of the text", "attn.hook_attn_scores", "attn.hook_pattern"
+        "its softmax runs on windows of the text, not on the whole text",
+        "attn.hook_attn_scores",
+        "attn.hook_pattern",
     )
     .but(
         {
@@ -180,7 +182,9 @@ SWITCH = replace(
 # Its encoder's attention runs on blocks of the text.
 LONGT5 = replace(
     T5.without(
-        "its softmax runs on blocks of the text", "attn.hook_attn_scores", "attn.hook_pattern"
+        "its softmax runs on blocks of the text, not on the whole text",
+        "attn.hook_attn_scores",
+        "attn.hook_pattern",
     ),
     attention=None,
 )

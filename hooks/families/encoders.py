@@ -69,7 +69,9 @@ MPNET = replace(
 # A convolution's output stands beside the heads of attention.
 CONVBERT = replace(
     BERT.without(
-        "the heads of attention stand beside those of a convolution", "attn.hook_z", "attn.hook_v"
+        "the attention heads are concatenated with those of a convolution",
+        "attn.hook_z",
+        "attn.hook_v",
     ),
     attention="attention.self",
 )
@@ -106,7 +108,7 @@ MOBILEBERT = Family(
     "attention.self",
     missing=dict.fromkeys(
         ("hook_attn_out", "hook_resid_mid", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out"),
-        "a block works in a bottleneck, with four MLPs in a row",
+        "a block works in a bottleneck with four consecutive MLPs",
     ),
 )
 
@@ -141,7 +143,7 @@ XLNET = Family(
     None,
     missing=dict.fromkeys(
         NO_ATTENTION,
-        "its projections are weights that no module holds, and its softmax runs over another axis",
+        "its projections are bare weights without a module, and its softmax runs over another axis",
     ),
 )
 
@@ -220,7 +222,7 @@ MODERNBERT = Family(
     "attn",
 )
 
-XMOD = BERT.without("adapters of the language follow it", "hook_mlp_out")
+XMOD = BERT.without("language adapters follow it", "hook_mlp_out")
 
 
 # Its body keeps the parts of all blocks in four lists, and masks padding in place behind each

@@ -45,7 +45,7 @@ MIXER = {
     ),
 }
 
-STATE = "the recurrence runs inside one kernel: no module returns its state"
+STATE = "the recurrence runs inside one kernel, so no module returns the state"
 
 HYBRID = replace(LLAMA, inside={**LLAMA_INSIDE, **MIXER}, missing={"mixer.hook_state": STATE})
 
@@ -55,7 +55,7 @@ SCALED_HYBRID = HYBRID.without(
     SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out", "mixer.hook_out"
 )
 
-FALCON_H1 = SCALED_HYBRID.without("attention reads the same tensor", "mixer.hook_in")
+FALCON_H1 = SCALED_HYBRID.without("it is the tensor that attention reads", "mixer.hook_in")
 
 QWEN_NEXT = HYBRID.but(
     {
@@ -97,7 +97,7 @@ NEMOTRON_H = replace(
 ONE_SUBLAYER = ("hook_resid_mid", "hook_mlp_out", "mlp.hook_pre", "mlp.hook_post")
 
 MINIMAX = replace(
-    SCALED.without("the block's norms stand in the stream itself", "hook_resid_mid").but(
+    SCALED.without("the norms of the block change the stream itself", "hook_resid_mid").but(
         {
             "mixer.hook_in": "self_attn:input if self_attn.qkv_proj",
             "mixer.hook_gate": "self_attn.output_gate:output if self_attn.qkv_proj",
@@ -114,7 +114,7 @@ MAMBA = Family(
     None,
     missing={
         **dict.fromkeys(NO_ATTENTION, "it has no attention"),
-        **dict.fromkeys(ONE_SUBLAYER, "a block has one sublayer, its state space"),
+        **dict.fromkeys(ONE_SUBLAYER, "a block has only one sublayer, the state space"),
         "mixer.hook_state": STATE,
     },
 )
@@ -133,7 +133,7 @@ RWKV = Family(
     None,
     missing={
         **dict.fromkeys(NO_ATTENTION, "its attention is a recurrence without a pattern"),
-        "mlp.hook_pre": "its activation is squared between two modules",
+        "mlp.hook_pre": "the activation is squared between two modules",
         "mixer.hook_state": STATE,
     },
 )
@@ -200,9 +200,9 @@ ZAMBA = Family(
     missing={
         **dict.fromkeys(
             ("hook_attn_out", "hook_resid_mid", "hook_mlp_out"),
-            "the shared transformer's output goes into the state space, not into the stream",
+            "the output of the shared transformer goes into the state space, not into the stream",
         ),
-        "mlp.hook_pre": "adapters of each layer add to it behind the module",
+        "mlp.hook_pre": "layer-specific adapters add to it after the module",
         "mixer.hook_state": STATE,
     },
 )

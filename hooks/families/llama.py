@@ -89,7 +89,7 @@ LLAMA = Family("layers", LLAMA_OUTSIDE, LLAMA_INSIDE, "self_attn")
 
 # The block multiplies what a sublayer returns before it adds it.
 SCALED = LLAMA.without(
-    "the block scales it before adding it: no module returns what is added",
+    "the block scales it before adding it, so no module returns the added value",
     "hook_attn_out",
     "hook_mlp_out",
 )
@@ -111,4 +111,4 @@ GLM4 = LLAMA.but(
 )
 
 # Attention and MLP read one norm of the same stream.
-PARALLEL = LLAMA.without("attention and MLP read one stream in parallel", "hook_resid_mid")
+PARALLEL = LLAMA.without("attention and MLP read the same input in parallel", "hook_resid_mid")

@@ -37,7 +37,7 @@ LONGCAT = replace(
     missing=dict.fromkeys(
         # All but the stream in front of the block and behind it.
         ORDER[1:-1],
-        "a block has two attentions and two MLPs, which these names do not tell apart",
+        "a block has two attentions and two MLPs, and these names cannot distinguish them",
     ),
 )
 
@@ -78,18 +78,18 @@ DEEPSEEK_V4 = Family(
     missing={
         **dict.fromkeys(
             ("hook_resid_pre", "hook_resid_mid", "hook_resid_post"),
-            "four streams go through a block together, and each sublayer mixes them",
+            "a block has four parallel streams, and each sublayer mixes them",
         ),
         **dict.fromkeys(
             ("hook_attn_out", "hook_mlp_out"),
-            "it is spread over four streams with weights of its own",
+            "it is added to four streams with different weights",
         ),
         **dict.fromkeys(
             ("attn.hook_k", "attn.hook_v"),
             "keys and values are one compressed tensor that all heads share",
         ),
-        "attn.hook_z": "the output projection is turned and grouped: what it reads is not a "
-        "head's weighted values",
+        "attn.hook_z": "the output projection is rotated and grouped, so its input is not the "
+        "weighted values of one head",
     },
 )
 

@@ -78,10 +78,10 @@ MLLAMA_TEXT = replace(
     ),
     cross="cross_attn",
     missing={
-        "hook_cross_attn_out": "a learned gate stands between it and the stream",
+        "hook_cross_attn_out": "a learned gate scales it before it is added",
         **dict.fromkeys(
             ("cross_attn.hook_k", "cross_attn.hook_v"),
-            "they stand tile by tile of the pictures, not text by text",
+            "their rows are picture tiles, not texts",
         ),
     },
 )

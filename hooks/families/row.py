@@ -97,10 +97,10 @@ NO_ATTENTION = (
     *(f"attn.hook_{part}" for part in ("q", "k", "v", "attn_scores", "pattern", "z")),
 )
 #: Why a row lists no neurons of single experts.
-NO_EXPERT_NEURONS = "its experts run in a way of their own: no neuron of one expert is seen"
+NO_EXPERT_NEURONS = "its experts run in custom code, where the neurons of one expert cannot be read"
 
 #: Why a row lists no scores and patterns.
-FOLDED = "its softmax runs on (batch head) query key, where attention is not seen"
+FOLDED = "its softmax runs on a merged (batch head) axis, where attention cannot be read"
 
 
 def same(model_types: str, *rows: Family) -> dict[str, tuple[Family, ...]]:

@@ -56,9 +56,9 @@ CONFORMER = Family(
         "mlp.hook_post": "ffn2.output_dense:input",
     },
     "self_attn",
-    missing={"hook_mlp_out": "a block has two MLPs, each of which it halves before adding"},
+    missing={"hook_mlp_out": "a block has two MLPs and halves each before adding it"},
 ).without(
-    "attention stands between two half MLPs: the stream before it is no block's input",
+    "attention lies between two half MLPs, so the stream before it is not the input of a block",
     "hook_resid_mid",
     "hook_attn_out",
 )

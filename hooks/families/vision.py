@@ -76,9 +76,9 @@ SWIN = Family(
     None,
     missing={
         **dict.fromkeys(
-            NO_ATTENTION, "attention runs on windows: its rows are windows, not pictures"
+            NO_ATTENTION, "attention runs on windows, so its rows are windows, not pictures"
         ),
-        "hook_attn_out": "the windows are put together inside the block's forward",
+        "hook_attn_out": "the forward method of the block joins the windows",
     },
 )
 
@@ -100,11 +100,13 @@ CONVNEXT = Family(
     },
     None,
     missing={
-        **dict.fromkeys(NO_ATTENTION, "a convolution stands in the place of attention"),
+        **dict.fromkeys(NO_ATTENTION, "a convolution replaces attention"),
         "hook_resid_mid": (
-            "the MLP reads what the convolution gives, which is not added to the stream"
+            "the MLP reads the output of the convolution, which is not added to the stream"
         ),
-        "hook_mlp_out": "the block scales it before adding it: no module returns what is added",
+        "hook_mlp_out": (
+            "the block scales it before adding it, so no module returns the added value"
+        ),
     },
 )
 RESNET = Family(
@@ -113,10 +115,10 @@ RESNET = Family(
     {"hook_resid_pre": ":input|pixels", "hook_resid_post": ":output|pixels"},
     None,
     missing={
-        **dict.fromkeys(NO_ATTENTION, "a block is convolutions alone"),
+        **dict.fromkeys(NO_ATTENTION, "a block has only convolutions"),
         **dict.fromkeys(
             ("hook_resid_mid", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out"),
-            "a block is convolutions alone, and their sum is put in the last one's memory",
+            "a block has only convolutions, and their sum overwrites the output of the last one",
         ),
     },
 )

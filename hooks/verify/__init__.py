@@ -1,4 +1,4 @@
-"""verify: proof, on one model, that what its sites hold is what the model does.
+"""verify: check on one model that every site gives the right values.
 
 >>> import torch
 >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -106,28 +106,29 @@ def verify(
     only: Sequence[str] | None = None,
     padding: Padding | None = None,
 ) -> Verdict:
-    """Check on this model that its sites hold what their names say: identities, edits, gradients,
+    """Check that every site of this model gives the right values: identities, edits, gradients,
     batches, precision.
 
-    The model is left as it was. Its attention implementation is switched for one check (``eager
-    attention``) and put back.
+    The model is not modified. One check (``eager attention``) switches the attention implementation
+    and restores it.
 
     Args:
-        model: in evaluation mode, as it will be used; any `nn.Module`.
-        inputs: keyword arguments of one forward of two items or more; by default random ones of the
-            configuration's kind.
-        sites: which sites; by default all. ``module:`` paths for a model that is not known by name.
-        quick: only the checks that take a few forwards of a few tokens.
-        only: only these checks, by name (see `CHECKS`).
-        padding: how the model is padded, where that is known; else it is found by trying.
+        model: any `nn.Module`, in evaluation mode, as it will be used.
+        inputs: keyword arguments of one forward pass over two items or more; by default random
+            inputs that fit the configuration.
+        sites: sites to check; by default all. Use ``module:`` paths for a model without known
+            sites.
+        quick: run only the checks that take a few forward passes over a few tokens.
+        only: run only these checks, by name (see `CHECKS`).
+        padding: how the model is padded, if known; otherwise determined by trying.
 
     Returns:
-        A `Verdict`: the findings, each with its number and bound. ``verdict.require()`` raises
-            where one is WRONG.
+        A `Verdict` with all findings, each with its measured value and bound.
+            ``verdict.require()`` raises if one is WRONG.
 
     Raises:
-        ValueError: a model that does not say what it takes, without ``inputs``; an unknown check.
-        UnknownSite: a site that it does not have.
+        ValueError: no ``inputs`` for a model whose inputs are unknown; an unknown check.
+        UnknownSite: the model has no such site.
     """
     start = time.perf_counter()
     names = [check.name for check in CHECKS]

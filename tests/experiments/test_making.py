@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import layerscope
 from experiments import cli
 from experiments.corpus.prompts import read_pairs, read_prompts
 from experiments.demo import demo_paths
@@ -32,7 +33,7 @@ def test_a_seed_gives_a_file_again_and_never_overwrites(name, tmp_path, capsys):
     assert 0 < len(rows) <= 8
     assert f"{len(rows)} items" in capsys.readouterr().out
     assert cli.main(["make", name, "--model", MODEL, "--out", str(path)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_answers_are_one_token_behind_their_prompt(tmp_path):
@@ -73,5 +74,24 @@ def test_a_model_that_no_words_suit_is_one_line(tmp_path, capsys):
     """The embedded model's vocabulary has no names of continents, cities or colours."""
     path = tmp_path / "questions.jsonl"
     assert cli.main(["make", "questions", "--model", MODEL, "--out", str(path)]) == 2
-    assert "no item of questions suits" in capsys.readouterr().err
+    assert "no item of questions is suitable" in capsys.readouterr().err
     assert not path.exists()
+
+
+def test_the_function_gives_the_records_of_the_command(tmp_path):
+    """From a folder and from memory; the records are prompts that a study takes as they are."""
+    _, rows = made("ioi", tmp_path, "--n", "4", "--seed", "2")
+    assert layerscope.make_dataset("ioi", model=MODEL, n=4, seed=2) == rows
+    model = AutoModelForCausalLM.from_pretrained(MODEL).eval()
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    out = tmp_path / "written.jsonl"
+    records = layerscope.make_dataset("ioi", model=(model, tokenizer), n=4, seed=2, out=out)
+    assert records == rows
+    assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == rows
+    with pytest.raises(layerscope.LayerscopeError, match="exists already"):
+        layerscope.make_dataset("ioi", model=MODEL, out=out)
+    with pytest.raises(layerscope.LayerscopeError, match="no data set 'ioy': expected one of ioi"):
+        layerscope.make_dataset("ioy", model=MODEL)
+    with pytest.warns(UserWarning, match="the word lists give only"):
+        few = layerscope.make_dataset("names", model=MODEL, n=400)
+    assert len(few) < 400
