@@ -32,9 +32,7 @@ INTRODUCTION = (
     "flags of real checkpoints and small sizes. To check your own model, run `layerscope doctor "
     "--model M`."
 )
-MEANINGS = {
-    "column": "meaning",
-    "---": "---",
+COLUMNS = {
     "map": "source of the site names: layerscope's table or TransformerLens's adapter",
     "sites": "number of sites",
     "streams": "residual streams, compared with the model's own `hidden_states`",
@@ -112,7 +110,7 @@ def page(rows: Iterable[Row]) -> str:
         "",
         INTRODUCTION,
         "",
-        *(f"| {heading} | {meaning} |" for heading, meaning in MEANINGS.items()),
+        *(f"- *{heading}*: {meaning}" for heading, meaning in COLUMNS.items()),
         "",
         LEGEND,
     ]
