@@ -38,7 +38,7 @@ SHELLS = ("bash", "zsh", "fish")
 WRONG, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 70, 130
 STATUS = (
     f"exit status: 0 done, {WRONG} the doctor finds something WRONG, {BAD_INPUT} bad input, "
-    f"{BUG} a bug in layerscope, {INTERRUPTED} interrupted (the message says how to go on)"
+    f"{BUG} a bug in layerscope, {INTERRUPTED} interrupted (the message says how to continue)"
 )
 ISSUES = "https://github.com/layerscope/layerscope/issues"
 
@@ -425,7 +425,7 @@ def _report_page_failure(failure: Exception, folder: Path) -> None:
     traceback.print_exception(failure)
     print(
         f"layerscope: the results are saved in {folder}, but their page could not be made. "
-        f"This is a bug in layerscope, please report it: {ISSUES}. Once it is mended, "
+        f"This is a bug in layerscope, please report it: {ISSUES}. Once it is fixed, "
         f"'layerscope report {folder}' makes the page",
         file=sys.stderr,
     )

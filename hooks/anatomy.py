@@ -179,13 +179,13 @@ def body_of(model: nn.Module) -> nn.Module:
 def _refuse_wrapper(model: nn.Module) -> None:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise WrappedModel(
-            f"{type(model).__name__} runs copies or a module of its own, "
-            "which hooks do not follow: give what it wraps, model.module"
+            f"{type(model).__name__} runs copies of the model, "
+            "which hooks do not reach: pass the wrapped model, model.module"
         )
     if "_orig_mod" in model._modules:
         raise WrappedModel(
-            "the model is compiled (torch.compile): compiled code skips hooks that come "
-            "later; give the model itself, model._orig_mod, which shares its weights"
+            "the model is compiled (torch.compile): compiled code skips hooks added "
+            "later; pass the original model, model._orig_mod, which shares its weights"
         )
 
 
@@ -231,7 +231,7 @@ def _refuse_compiled_module(module: nn.Module) -> None:
     if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
         raise WrappedModel(
             "modules of the model are compiled in place (model.compile()): compiled code "
-            "skips hooks that come later; load the model again, "
+            "skips hooks added later; load the model again, "
             "or copy its weights into one that is not compiled"
         )
 

@@ -79,7 +79,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
 
     def __init__(self, model: nn.Module, edits: Mapping[SiteLike, EditLike]) -> None:
         if not edits:
-            raise InputError("intervene needs at least one site and its edit")
+            raise InputError("intervene: expected at least one site with its edit, got none")
         asked: list[_Asked] = []
         for spec, located in zip(edits, locate_each(model, list(edits)), strict=True):
             given = edits[spec]

@@ -77,8 +77,8 @@ class WordRoles:
     Args:
         relations: the best head for each relation and direction.
         of_heads: for each head that is syntactic, the relation in which it gains most.
-        positional: share of words whose most attended word is at the head's favourite offset, and
-            that offset.
+        positional: share of words that attend most to the word at the head's most frequent
+            offset, and that offset.
         n_left_out: words without tokens.
         n_shared: dependencies between two words that are the same tokens: no head can tell the two
             apart.

@@ -242,7 +242,7 @@ class HeadTotals:
     def result(self) -> HeadStatistics:
         """The sums of all batches that went by."""
         if self._sums is None:
-            raise InputError("expected texts with tokens of their own, got none")
+            raise InputError("expected texts with at least one token that is not special, got none")
         return HeadStatistics(
             self.layers,
             self._sums.numpy(),

@@ -97,7 +97,7 @@ class SimilarityTotals:
     def result(self) -> Similarity:
         """The mean over rows."""
         if self._gram is None:
-            raise InputError("expected texts with tokens of their own, got none")
+            raise InputError("expected texts with at least one token that is not special, got none")
         whole = self._gram.numpy() / self._rows
         n_heads = len(whole) // self._n_layers
         # The last row of each layer is that of its mean pattern.

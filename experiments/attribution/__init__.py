@@ -1,13 +1,11 @@
-"""Attribution: which words of a text made a model give its answer.
+"""Attribution: which words of a text caused the answer of a model.
 
 >>> from layerscope.experiments.attribution import attribute  # doctest: +SKIP
->>> scores = attribute(  # doctest: +SKIP
-    ...     subject, "The keys to the cabinet", target=" are", method="kernel-shap"
-    ... )
+>>> text = "The keys to the cabinet"
+>>> scores = attribute(subject, text, target=" are", method="kernel-shap")  # doctest: +SKIP
 >>> dict(zip(scores.units, scores.scores))  # doctest: +SKIP
 
-Names are imported when they are first used, so that the table of methods costs the command line
-nothing.
+A name is imported when it is first used, so the command line can read the table of methods quickly.
 """
 
 from __future__ import annotations

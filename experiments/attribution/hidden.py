@@ -153,7 +153,9 @@ def _clean(scorer: Scorer, part: Part, sites: Sequence[Site]) -> dict[Site, Tens
         with capture(scorer.subject.model, *sites, clone=True) as acts:
             part_values(scorer.question, part, row_batch(scorer.question, part, 1))
     except SiteNeverFired as error:
-        raise AttributionError(f"what is read stands before the site: {error}") from None
+        raise AttributionError(
+            f"the explained value is computed before the site: {error}"
+        ) from None
     scorer.cost += Cost(forwards=1, tokens=len(part.ids))
     return {site: acts[site][0] for site in sites}
 

@@ -94,31 +94,31 @@ REMOVAL, GRADIENT, RELEVANCE, INSIDE = "removal", "gradient", "relevance", "insi
 
 _ROWS = (
     _of_game(
-        "leave-one-out", "what the value loses without the unit", "perturbation", "leave_one_out"
+        "leave-one-out", "drop of the value without the unit", "perturbation", "leave_one_out"
     ),
     _of_game(
         "windows",
-        "what it loses without the windows that hold the unit, the mean",
+        "mean drop without the windows that contain the unit",
         "perturbation",
         "windows",
     ),
     _of_game(
         "input-reduction",
-        "the order in which units can leave, the least missed first",
+        "order of removal, the least important unit first",
         "perturbation",
         "input_reduction",
     ),
     Method(
         "hidden-out",
         INSIDE,
-        "what it loses where a site is replaced at the unit's tokens",
+        "drop if a site is replaced at the unit's tokens",
         "hidden",
         "hidden_out",
     ),
     Method(
         "saliency",
         GRADIENT,
-        "size of the gradient at the unit, without a sign",
+        "size of the gradient at the unit, without sign",
         "gradients",
         "saliency",
     ),
@@ -126,7 +126,7 @@ _ROWS = (
     Method(
         "ig",
         GRADIENT,
-        "integrated gradients: they sum to the change from a baseline",
+        "integrated gradients, which sum to the change from a baseline",
         "gradients",
         "integrated",
     ),
@@ -140,7 +140,7 @@ _ROWS = (
     Method(
         "smoothgrad",
         GRADIENT,
-        "gradient times input, the mean over noise",
+        "mean gradient times input over noise",
         "gradients",
         "smoothgrad",
         draws=True,
@@ -148,7 +148,7 @@ _ROWS = (
     Method(
         "conductance",
         GRADIENT,
-        "what of integrated gradients flows through a site",
+        "part of integrated gradients that flows through a site",
         "gradients",
         "conductance",
     ),
@@ -178,7 +178,7 @@ _ROWS = (
     Method(
         "chefer",
         RELEVANCE,
-        "attention times its gradient through all layers, without a sign",
+        "attention times its gradient through all layers, without sign",
         "relevance",
         "chefer",
     ),

@@ -105,7 +105,7 @@ def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict
         known = set(sites(model))
     except UnknownArchitecture as error:
         raise AttributionError(
-            f"relevance needs a model whose attention is known: {error}"
+            f"relevance needs a model with known attention sites: {error}"
         ) from None
     if attention == "cp-lrp":
         # CP-LRP: the pattern is a constant, and all relevance goes through the values.
@@ -121,13 +121,13 @@ def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict
                 of_sites[name] = edit
     if not of_sites:
         raise AttributionError(
-            "relevance needs a model whose attention is known, "
+            "relevance needs a model with known attention sites, "
             f"{type(model).__name__} has no pattern"
         )
     before_end = {name: edit for name, edit in of_sites.items() if _runs(name, end)}
     if not before_end:
         raise AttributionError(
-            f"relevance is handed back through attention, and {end} stands before any"
+            f"relevance is propagated back through attention, and {end} comes before any attention"
         )
     return before_end
 

@@ -43,7 +43,7 @@ class Cost:
     Args:
         asked: how many changed texts its values are of.
         forwards: texts that were run through the model, each distinct one once.
-        backwards: texts whose gradient was computed.
+        backwards: texts for which a gradient was computed.
         tokens: tokens that the forwards computed, beginnings that are shared counted once.
     """
 

@@ -3,7 +3,7 @@ largest.
 
     estimate(i) = sum over the unit's tokens of (x - absent) . dv/dx,    at the unchanged text
 
-which is what the value loses without the unit, to first order. One forward and one backward give it
+which is drop of the value without the unit, to first order. One forward and one backward give it
 for all units. The units with the largest estimates and a random sample of the others are then left
 out exactly, and the certificate says how far the estimates of the rest can be trusted: between a
 word and its absence a model is seldom linear.

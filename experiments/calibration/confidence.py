@@ -378,12 +378,10 @@ def _checked(options: ConfidenceOptions) -> str:
     # The options of `ask --confidence` know neither of these two.
     by, positive = getattr(options, "group_by", ()), getattr(options, "positive", None)
     if by and source not in ("predictions", "labelled"):
-        raise QuestionError(
-            "--group-by: expected --predictions or --labelled, whose rows have columns"
-        )
+        raise QuestionError("--group-by: expected --predictions or --labelled, which have columns")
     if positive and not by:
         raise QuestionError(
-            "--positive: expected --group-by COLUMN, whose groups' errors it is about"
+            "--positive: expected --group-by COLUMN, because it selects the class for group errors"
         )
     if options.validation is not None and options.split:
         raise QuestionError("expected one of --validation FILE and --split SHARE")

@@ -102,9 +102,7 @@ def _measures(records: Sequence[JudgedRecord], comparisons: Sequence[ComparisonR
             "by chance",
             hint="ECE of a perfectly calibrated model with these confidences; p in small print",
         ),
-        Column(
-            "equal mass", hint="ECE of bins that hold equally many rows; by chance in small print"
-        ),
+        Column("equal mass", hint="ECE with equally many rows per bin; by chance in small print"),
         Column("maximum", hint="largest gap of a bin"),
         Column(
             "squared error",

@@ -107,7 +107,7 @@ class JudgedRecord:
     uncertainty: float | None = entry("its part that the labels' frequencies leave", default=None)
     within: float | None = entry("its part that lies inside the bins", default=None)
     n_impossible: int | None = entry(
-        "rows whose label has probability 0; nll is then infinite", "rows", default=None
+        "rows with probability 0 for their label; nll is then infinite", "rows", default=None
     )
     nll: float | None = entry(
         "negative log-likelihood of the label, where it is finite", "nats", default=None
@@ -121,7 +121,7 @@ class JudgedRecord:
     )
     classes: list[ClassCalibrationRecord] = entry("one for each class", default=[])
 
-    bins: list[BinRecord] = entry("one for each bin that holds rows", default=[])
+    bins: list[BinRecord] = entry("one for each bin with rows", default=[])
     coverage: CoverageRecord | None = entry("risk at each coverage", default=None)
 
     @classmethod

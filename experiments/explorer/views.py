@@ -234,7 +234,7 @@ def _streams(bench: Bench, view: View) -> list[Float[Tensor, "pos d_model"]]:
     clean = bench.read(view.text)
     if bench.kind != "causal" or not clean.goes_on:
         raise InputError(
-            "lens: expected a causal language model whose final norm and head are known, "
+            "lens: expected a causal language model with known final norm and head, "
             f"{bench.subject.name} is none"
         )
     streams = {**clean.run.streams, **bench.run(view).streams}

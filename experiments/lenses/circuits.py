@@ -86,7 +86,7 @@ def all_heads(subject: Subject, fold: bool = True) -> dict[int, Heads]:
     known = set(sites(model))
     layers = [n for n in range(subject.n_layers) if f"blocks.{n}.attn.hook_v" in known]
     if not layers:
-        raise LensError(f"{subject.name}: its heads' values have no site of their own: no circuits")
+        raise LensError(f"{subject.name}: the values of single heads cannot be read: no circuits")
     tried = _Trial.of(subject, layers)
     return {layer: _heads(subject, layer, tried, fold) for layer in layers}
 
@@ -187,7 +187,7 @@ def _reading_weights(
     bias = 0 if getattr(module, "bias", None) is None else module.bias.detach().float()
     error = float((taken @ rows + bias - given).abs().max())
     if error > TOLERANCE * float(given.abs().max()):
-        raise LensError(f"{name}: {part} is not what its weights give: no circuits")
+        raise LensError(f"{name}: {part} does not equal weights times input: no circuits")
     heads = place.view(rows[None])[0].transpose(0, 1)
     return heads.repeat_interleave(n_heads // len(heads), dim=0)
 
@@ -207,7 +207,7 @@ def _require_values_are_written(name: str, layer: int, tried: _Trial, n_heads: i
         is_written = error <= TOLERANCE * float(value.abs().max())
         if is_written and bool((share >= 0).all()):
             return
-    raise LensError(f"{name}: what its heads write is not their values weighted: no circuits")
+    raise LensError(f"{name}: heads do not write their weighted values: no circuits")
 
 
 def _norm_in_front(name: str, block: nn.Module, tried: _Trial, taken: Tensor) -> nn.Module | None:
@@ -224,7 +224,7 @@ def _norm_in_front(name: str, block: nn.Module, tried: _Trial, taken: Tensor) ->
         given = tried.given.get(module)
         if given is not None and given.shape == taken.shape and torch.equal(given, taken):
             return module
-    raise LensError(f"{name}: what its heads read is no norm of the stream: no circuits")
+    raise LensError(f"{name}: heads do not read a norm of the stream: no circuits")
 
 
 def _norm_behind(
@@ -244,7 +244,7 @@ def _norm_behind(
             continue
         if torch.equal(given[0].float(), added):
             return _linear(name, module, tried)
-    raise LensError(f"{name}: what its heads add to the stream is not their output: no circuits")
+    raise LensError(f"{name}: heads do not add their output to the stream: no circuits")
 
 
 def _linear(name: str, norm: nn.Module, tried: _Trial) -> LinearNorm:

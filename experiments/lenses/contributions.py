@@ -109,7 +109,7 @@ def contributions(
         f"blocks.{n}.attn.hook_z" in known for n in range(n_layers)
     )
     if by in ("head", "position") and not split_heads:
-        raise LensError(f"{subject.name}: its heads have no site of their own: use --by layer")
+        raise LensError(f"{subject.name}: single heads cannot be read: use --by layer")
     extra = [f"blocks.{n}.attn.hook_z" for n in range(n_layers)] if split_heads else []
     if by == "position":
         extra += [
@@ -158,7 +158,7 @@ def contributions(
     if error > TOLERANCE * max(1.0, float(output.logits[0, -1].abs().max())):
         raise LensError(
             f"{subject.name}: the parts sum to {total:.5g} and the logit is "
-            f"{end.logit:.5g}: what its blocks add is not all known, "
+            f"{end.logit:.5g}: some outputs of its blocks cannot be read, "
             "and contributions would be wrong"
         )
     return Contributions(parts, end.logit, error, end.bias)

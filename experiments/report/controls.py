@@ -65,7 +65,7 @@ OVER_PROMPTS = Control(
     "interval and sign-flip test over prompts", "an effect that only a few prompts show", field("p")
 )
 GRID = Control(
-    "false-discovery rate over the grid", "one of many parts that stands out by luck", field("q")
+    "false-discovery rate over the grid", "one of many parts that stands out by chance", field("q")
 )
 TURNED = Control(
     "equally large changes in random directions",
@@ -75,7 +75,7 @@ TURNED = Control(
 )
 _DOCTOR = Control(
     "the doctor's quick checks",
-    "a site that does not hold what its name says",
+    "a site that gives wrong values",
     lambda results: bool(results.provenance.get("doctor")),
 )
 

@@ -152,5 +152,5 @@ def depth_curves(
         uid=f"{uid}-svg",
         attrs=f' width="{px(box.width)}"',
     )
-    caption = "Band: 95% interval. A model's layers stand at their share of its depth."
+    caption = "Band: 95% interval. Layers are placed at their share of the model's depth."
     return Heat(uid, Markup(drawing), caption, label=title, key=False)

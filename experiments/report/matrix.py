@@ -94,7 +94,7 @@ def layer_matrix(
     unit = ", in points" if side >= NUMBER_SIDE else ""
     caption = f"{words} Cells: {metric} of the row's layer minus the column's{unit}."
     if len(cells) > WITH_INTERVALS:
-        caption += " The intervals of so many pairs are in results.json."
+        caption += " The intervals of all pairs are in results.json."
     else:
         caption += " Intervals are of one pair each, without the correction."
     data = {"labels": labels, "metric": metric, "left": LEFT, "top": TOP, "side": side}

@@ -56,7 +56,7 @@ def tree(parts: Iterable[Result], merge: Callable[[Result, Result], Result]) -> 
             part, size = merge(left, part), 2 * size
         waiting.append((size, part))
     if not waiting:
-        raise InputError("expected something to merge, got nothing")
+        raise InputError("expected at least one value to merge, got none")
     _, whole = waiting.pop()
     while waiting:
         _, left = waiting.pop()

@@ -526,15 +526,15 @@ def _spoken(loaded: Loaded, named: dict[str, Any], trust_remote_code: bool) -> S
     if not writes_what_it_hears(loaded.model):
         raise SubjectError(
             f"{loaded.name} ({type(loaded.model).__name__}): "
-            "prompts with audio need a model that writes what it hears (Whisper)"
+            "prompts with audio need a speech recognition model (Whisper)"
         )
     extractor = read_extractor(loaded.name, trust_remote_code=trust_remote_code)
     return SpokenSubject(loaded.model, loaded.tokenizer, extractor, **named)
 
 
 _OF_SOUNDS = (
-    "sounds are read by 'probe --audio' and 'capture --audio', and, where the model writes what it "
-    "hears (Whisper), by 'attribute --audio' and by ablate, attend and attribute with --prompts "
+    "sounds are read by 'probe --audio' and 'capture --audio', and for speech recognition "
+    "models (Whisper) by 'attribute --audio' and by ablate, attend and attribute with --prompts "
     "FILE that has a column audio"
 )
 READERS = {

@@ -74,7 +74,7 @@ def decide_bos(subject: Subject, asked: str | int) -> Choice:
         token = _lookup(subject, asked)
         return Choice(token, f"{subject.token(token)}, as asked", (token,))
     if not subject.causal:
-        return Choice(None, "an encoder whose tokenizer puts no special token in front", None)
+        return Choice(None, "an encoder whose tokenizer adds no special token at the start", None)
     return _measured(subject, declared)
 
 

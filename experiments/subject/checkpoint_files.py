@@ -33,11 +33,11 @@ def require_safetensors(folder: Path, allow_pickle: bool) -> None:
         return
     if any(folder.glob("*.bin")):
         raise SubjectError(
-            f"{folder} holds pickled weights (.bin) and no .safetensors: convert them, or pass "
+            f"{folder} has pickled weights (.bin) and no .safetensors: convert them, or pass "
             "allow_pickle=True to experiments.subject.load if you trust where they come from"
         )
     raise SubjectError(
-        f"no weights in the folder {folder}: expected .safetensors beside config.json"
+        f"no weights in the folder {folder}: expected .safetensors next to config.json"
     )
 
 

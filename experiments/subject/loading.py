@@ -59,9 +59,7 @@ def read_model(
     path = expanded(name)
     if path.is_dir() and (base := base_of_adapter(path)) is not None:
         if modes.adapter is not None:
-            raise SubjectError(
-                f"{name} holds an adapter itself: leave out --adapter {modes.adapter}"
-            )
+            raise SubjectError(f"{name} is an adapter itself: leave out --adapter {modes.adapter}")
         has_tokenizer = (path / "tokenizer_config.json").exists()
         loaded = read_model(
             base,

@@ -93,7 +93,7 @@ def as_device(device: torch.device | str | None) -> torch.device:
             f"device {device!r}: expected cpu, cuda, cuda:1, mps or another of torch's devices"
         ) from None
     if parsed.type == "meta":
-        raise SubjectError("device 'meta' holds no values: expected cpu, cuda, ...")
+        raise SubjectError("device 'meta' has no values: expected cpu, cuda, ...")
     return parsed
 
 

@@ -100,9 +100,7 @@ def _of_words(vocabulary: Mapping[str, int]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     if "<unk>" not in vocabulary:
-        raise SubjectError(
-            "vocabulary: expected a word <unk>, which stands for words that are not in it"
-        )
+        raise SubjectError("vocabulary: expected a word <unk> for all words that are not in it")
     backend = Tokenizer(models.WordLevel(dict(vocabulary), unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
     special = {"bos_token": "<s>"} if "<s>" in vocabulary else {}

@@ -52,7 +52,7 @@ def fault_of(subject: Any) -> str | None:
     if not isinstance(model, nn.Module):
         return None
     reason = _fault_of_weights(model) or _fault_of_outputs(subject)
-    return reason and f"{subject.name}: expected a model whose values are finite and vary, {reason}"
+    return reason and f"{subject.name}: expected a model with finite, varying values, {reason}"
 
 
 def _fault_of_weights(model: nn.Module) -> str | None:

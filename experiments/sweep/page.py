@@ -180,7 +180,7 @@ def certificate_section(
         Column(
             "Spearman",
             hint="rank correlation of estimated and exact effects over the grid: "
-            "drawn ones stand for all that were not verified",
+            "each drawn part represents parts that were not verified",
         ),
         Column("Spearman, drawn", hint="over those drawn at random"),
         Column(

@@ -37,9 +37,9 @@ class EffectRecord:
         "its 95% interval, not corrected for the grid; null below 6 groups, which cannot be tested",
         "the metric's",
     )
-    normalised: float | None = entry("effect as a share of what it is compared with", "share")
+    normalised: float | None = entry("effect as a share of the reference", "share")
     normalised_interval: Interval | None = entry(
-        "its 95% interval; it holds 0 where the effect's does, and only there", "share"
+        "its 95% interval; it includes 0 exactly if the interval of the effect does", "share"
     )
     p: float | None = entry(
         "of no effect: sign flips and studentised bootstrap over groups of prompts, "
@@ -82,7 +82,7 @@ class Certificate:
     overlap: float = entry(
         "share of the larger half of the top by exact size that is in the larger half by estimate"
     )
-    same_sign: float | None = entry("share of the top whose sign is right")
+    same_sign: float | None = entry("share of the top with the correct sign")
     slope: float | None = entry("of exact on estimated effects, through 0")
     missed: int = entry("drawn ones with an exact effect above the median of the top's")
     misleads: list[str] = entry("why the estimate cannot be trusted here; empty if it can")

@@ -56,7 +56,7 @@ class Exam:
         if away and not is_offloaded(model):
             raise InputError(
                 f"{away} weights of {type(model).__name__} are on the meta device, "
-                "which holds no values: load it"
+                "which has no values: load it"
             )
         self.model = model
         self.attached = attached(model)

@@ -50,5 +50,5 @@ def sums(exam: Exam) -> Iterator[Finding]:
             total = part if total is None else total + part
         assert total is not None
         error = relative(total, returned[0].reshape(total.shape))
-        why = "the experts' neurons do not add up to what they return"
+        why = "the neurons of the experts do not add up to their output"
         yield exam.within(f"{block}.mlp.experts.0.hook_post", error, exam.local, why)

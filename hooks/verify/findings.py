@@ -134,7 +134,7 @@ class Verdict(Sequence[Finding]):
     def line(self) -> str:
         """One line on what is WRONG."""
         if not self.wrong and self.nowhere:
-            return f"no site of this model is known by name, so none was examined: {self.nowhere}"
+            return f"no site of this model is known by name, so none was checked: {self.nowhere}"
         names = Counter(f.check for f in self.wrong)
         many = ", ".join(
             f"{name} ({count})" if count > 1 else name for name, count in names.items()

@@ -42,7 +42,10 @@ def rows(exam: Exam) -> Iterator[Finding]:
             softmax = logits.softmax(-1).nan_to_num(0.0)[..., : pattern.shape[-1]]
             error = max(error, float((softmax - pattern.double()).abs().max()))
         yield exam.within(
-            site, error, exam.local, "its rows are no softmax of its scores that sums to 1"
+            site,
+            error,
+            exam.local,
+            "its rows are not the softmax of its scores, or do not sum to 1",
         )
 
 
@@ -67,7 +70,7 @@ def mask(exam: Exam) -> Iterator[Finding]:
             "",
             "",
             "WRONG",
-            reason="it generates, yet a later token changes earlier positions: "
+            reason="it generates text, but a later token changes earlier positions: "
             "a causal mask is missing",
         )
     elif must:
@@ -79,7 +82,7 @@ def mask(exam: Exam) -> Iterator[Finding]:
             pattern[..., exam.prefix : exam.prefix + queries].double().triu(1).abs().max()
         )
         if (must or seen) if site.startswith("blocks.") else site.startswith("decoder_blocks."):
-            yield exam.within(site, ahead, 0.0, "weight on tokens that stand later")
+            yield exam.within(site, ahead, 0.0, "weight on later tokens")
         else:
             yield Finding("", site, "OK", ahead)
 
@@ -108,7 +111,7 @@ def products(exam: Exam) -> Iterator[Finding]:
             yield exam.cannot(z, "its values or its pattern are not listed")
             continue
         if exam.prefix:
-            yield exam.cannot(z, "learned keys and values stand in front of the text's")
+            yield exam.cannot(z, "learned keys and values precede those of the text")
             continue
         weights, found = exam.acts[pattern].double(), exam.acts[z].double()
         candidates = [
@@ -121,7 +124,7 @@ def products(exam: Exam) -> Iterator[Finding]:
             ]
         error = min(_up_to_scale_and_bias(c, found) for c in candidates)
         yield exam.within(
-            z, error, exam.local, "pattern x v is not z: heads or values are mixed up"
+            z, error, exam.local, "pattern x v differs from z: heads or values are mixed up"
         )
 
 
@@ -176,13 +179,14 @@ def projections(exam: Exam) -> Iterator[Finding]:
             if not exam.has(site, out):
                 continue
             if type(getattr(projection_of(exam, site), "weight", None)).__name__ == "DTensor":
-                yield exam.cannot(out, "its projection's weight is whole only within a forward")
+                yield exam.cannot(
+                    out, "the weight of its projection is complete only during a forward pass"
+                )
                 continue
             with torch.no_grad():
                 made = main_tensor(project(exam, site, exam.acts[site]))
-            why = (
-                f"{site.rpartition('.')[2]} through its projection is not {out.rpartition('.')[2]}"
-            )
+            part, sum_ = site.rpartition(".")[2], out.rpartition(".")[2]
+            why = f"{part} through its projection differs from {sum_}"
             yield exam.within(
                 out, _same_or_normed(exam, block, made, exam.acts[out]), exam.local, why
             )

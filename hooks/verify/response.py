@@ -85,13 +85,15 @@ def _respond(exam: Exam) -> Response:
         part = Site(site).part
         place = exam.anatomy.places[site] if exam.anatomy is not None else None
         if place is not None and place.read_only:
-            made.unchanged[site] = f"read only: {place.read_only}"
+            made.unchanged[site] = f"read-only: {place.read_only}"
             continue
         if _of_many_streams(exam, site):
-            made.unchanged[site] = "a block is no module that is given one stream of positions"
+            made.unchanged[site] = "a block is not a module with a single stream as input"
             continue
         if part == "hook_resid_mid" and not exam.has(site.replace("resid_mid", "attn_out")):
-            made.unchanged[site] = "read only: it is edited by hook_attn_out, which is not listed"
+            made.unchanged[site] = (
+                "read-only: it is edited through hook_attn_out, which is not listed"
+            )
             continue
         direction = made.directions[site] = _direction(exam, site)
         kinds = [("big", BIG)] + ([("+", step), ("-", -step)] if step is not None else [])
@@ -190,7 +192,7 @@ def _edit_elsewhere(exam: Exam, site: str, least: float, why: str) -> Iterator[F
         return
     part = Site(site).part
     if part in ("hook_resid_mid", "hook_resid_mid_cross"):
-        yield exam.cannot(site, "read only: it is edited by what is added to it")
+        yield exam.cannot(site, "read-only: it is edited through the output that is added to it")
         return
     yield exam.above(site, _whole(exam, site, BIG), least, why)
 
@@ -270,7 +272,7 @@ def own_heads(exam: Exam) -> Iterator[Finding]:
                     site, "a norm over all heads follows: editing one head rescales the others"
                 )
                 continue
-            why = "moving one head here moves others: heads are mixed up"
+            why = "changing one head here changes others: heads are mixed up"
             yield exam.within(site, stray / hit if hit else float("inf"), exam.local, why)
 
 
@@ -300,9 +302,9 @@ def own_neurons(exam: Exam) -> Iterator[Finding]:
         moved[at, 0] = 0
         stray = float(moved.max())
         if hit == 0 and stray == 0:  # a neuron that is off on both sides of its activation
-            yield exam.cannot(pre, "the neuron that was moved is off there")
+            yield exam.cannot(pre, "the changed neuron is inactive there")
             continue
-        why = "moving one neuron before the activation moves others behind it"
+        why = "changing one neuron before the activation changes others after it"
         yield exam.within(pre, stray / hit if hit else float("inf"), exam.local, why)
 
 
@@ -320,11 +322,11 @@ def gradients(exam: Exam) -> Iterator[Finding]:
     if any(quantised(exam.model)):
         yield exam.cannot(
             "",
-            "quantised layers round what goes through them: a finite difference sees their steps",
+            "quantised layers round values, which dominates finite differences",
         )
         return
     inside = list(found.directions)
-    why = "the gradient is not the finite difference"
+    why = "the gradient differs from the finite difference"
     if inside:
         posts = [s for s in found.acts if s.endswith("hook_resid_post")]
         weights = {s: noise(exam.acts[s][0], 7 + sum(map(ord, s)), 1.0) for s in posts}
@@ -346,7 +348,7 @@ def gradients(exam: Exam) -> Iterator[Finding]:
             if error > SLOPE and rounding > 0.2 * SLOPE * size:
                 yield exam.cannot(
                     site,
-                    "too little of a change here reaches the block's output for finite differences",
+                    "a change here has too little effect on the block for finite differences",
                 )
             elif error > SLOPE and has_experts(exam.model, exam.block_path(Site(site).layer or 0)):
                 yield exam.cannot(

@@ -2,7 +2,7 @@
 under autocast, in `generate`.
 
 One oracle for all: an edit gives what it gives on each text alone, in one forward without a cache.
-What the model itself answers otherwise (left padding that it cannot be given, a state that reads
+What the model itself gives another output (left padding that it cannot be given, a state that reads
 many tokens only at once) is not the hooks' fault and is reported as not supported; the hooks are
 WRONG where the model agrees with itself and the edited model does not.
 """
@@ -43,7 +43,7 @@ TELLING = 0.1
 """A run is right when it is this much nearer to the oracle than an edit moves it."""
 COPIED = 50_000_000
 """Parameters of a model that is copied to wrap the copy."""
-OUTSIDE = "the model itself answers otherwise"
+OUTSIDE = "the model itself gives another output"
 
 
 @dataclass
@@ -161,7 +161,9 @@ class Running:
         exam, telling = self.exam, self.telling
         for trial in self.trials:
             if trial not in telling:
-                yield exam.cannot(trial.site, "the edit moves the answer too little to be told")
+                yield exam.cannot(
+                    trial.site, "the edit changes the output too little to be measured"
+                )
         together: float | None = None
         # What is right under all edits at once is right without them, which is then not run.
         if telling and not patterns:
@@ -201,7 +203,7 @@ class Running:
             line = next(iter(str(error).splitlines()), "")
             return f"the model raised {type(error).__name__}: {line[:120]}", None
         if not itself <= self.exam.far:
-            return f"{OUTSIDE} than in one forward (off by {itself:.1g})", None
+            return f"{OUTSIDE} than in one forward pass (off by {itself:.1g})", None
         if acts is None or self.pattern is None:
             return "", None
         return "", self._pattern_error(answers, acts.all(self.pattern)[-1])
@@ -216,11 +218,11 @@ class Running:
             if error is None:
                 yield self.exam.cannot(trial.site, f"{name}: refused: {why}")
             else:
-                why = why or "the edit is not what it is on the text alone"
+                why = why or "the edit has another effect than on the text alone"
                 yield self.exam.within(trial.site, error, self._bound, f"{name}: {why}")
                 right &= error <= self._bound
         if right and together is not None and together < math.inf:
-            why = f"{name}: edits are right only one by one"
+            why = f"{name}: edits are correct only one at a time"
             yield self.exam.within("", together, self._bound, why)
 
     def _pattern_error(self, answers: list[tuple[Tensor, int, Tensor]], newest: Tensor) -> float:
@@ -264,7 +266,7 @@ def _cannot(exam: Exam) -> str:
     if exam.plain.ndim != 3 or exam.plain.shape[1] != exam.inputs["input_ids"].shape[1]:
         return "it does not give logits of every token"
     if exam.inputs["input_ids"].shape[1] < NEW + 3:
-        return "the texts are too short to be read in steps"
+        return "the texts are too short to be read token by token"
     return ""
 
 
@@ -352,7 +354,7 @@ def _in_steps(exam: Exam, name: str, way: Way, patterns: bool = True) -> Iterato
         return
     if exam.learned_prompt:
         yield exam.cannot(
-            "", "its adapter puts a learned prompt in front: only `generate` continues a cache"
+            "", "its adapter adds a learned prompt: only `generate` continues a cache"
         )
         return
     yield from compared.compared(name, way, patterns=patterns)
@@ -389,14 +391,14 @@ def wrapped(exam: Exam) -> Iterator[Finding]:
 def _unwrappable(exam: Exam) -> str:
     """Why no adapter is put around a copy; empty where one is."""
     if hasattr(exam.model, "peft_config"):
-        return "it has an adapter already, and is examined in it"
+        return "it already has an adapter, and is checked with it"
     if is_offloaded(exam.model):
         # Its place for an adapter's weights is memory that nobody has written.
-        return "its weights are brought when they are used: no adapter is put around a copy"
+        return "its weights are offloaded, so no copy is made for an adapter"
     if importlib.util.find_spec("peft") is None:
         return "peft is not installed"
     if sum(p.numel() for p in exam.model.parameters()) > COPIED:
-        return f"more than {COPIED / 1e6:.0f}e6 parameters: no copy is made to wrap"
+        return f"more than {COPIED / 1e6:.0f}e6 parameters: no copy is made for an adapter"
     return ""
 
 
@@ -418,7 +420,7 @@ def autocast(exam: Exam) -> Iterator[Finding]:
     """
     site, kind = exam.last_stream, exam.device.type
     if site is None or exam.dtype != torch.float32:
-        yield exam.cannot("", "the blocks are not known, or the weights are no float32")
+        yield exam.cannot("", "the blocks are not known, or the weights are not float32")
         return
     direction = noise(exam.acts[site][0, 0], 3, 1.0)
     erased = {site: edits.erase((direction / direction.norm())[None])}
@@ -439,9 +441,9 @@ def autocast(exam: Exam) -> Iterator[Finding]:
     along = (value @ (direction / direction.norm()).double()).abs()
     left = float((along / value.norm(dim=-1).clamp(min=1e-12)).max())
     off = 0.0 if torch.equal(watched, plain) else max(relative(watched, plain), 1e-300)
-    yield exam.within("", off, 0.0, "under autocast the model answers otherwise when it is watched")
+    yield exam.within("", off, 0.0, "under autocast the output changes when the model is hooked")
     eps = 4 * torch.finfo(acts[site].dtype).eps
-    yield exam.within(site, left, eps, "under autocast a direction that is erased is still there")
+    yield exam.within(site, left, eps, "under autocast, an erased direction is still present")
 
 
 def score_masks(exam: Exam) -> Iterator[Finding]:
@@ -470,7 +472,11 @@ def score_masks(exam: Exam) -> Iterator[Finding]:
         most = weights.masked_fill(hidden, 0.0).amax(-1)
         least = weights.masked_fill(hidden, 1.0).amin(-1)
         spread = float((most - least).clamp(min=0).max())
-        why = "scores of 0 show what the mask hides" if seen else "equal scores have other weights"
+        why = (
+            "with scores of 0, masked keys get weight"
+            if seen
+            else "equal scores give unequal weights"
+        )
         yield exam.within(site, max(seen, spread), exam.local, why)
 
 

@@ -39,7 +39,7 @@ def _sums_of(exam: Exam, block: str) -> Iterator[Finding]:
         if part == "hook_attn_out" and not exam.has(out):
             out = mixed
         if exam.has(mid, out) and bases:
-            why = f"what goes before and {out.rpartition('.')[2]} do not add up to {sum_}"
+            why = f"its input and {out.rpartition('.')[2]} do not add up to {sum_}"
             yield exam.within(
                 mid, min(relative(base + acts[out], acts[mid]) for base in bases), exam.local, why
             )
@@ -90,7 +90,7 @@ def chain(exam: Exam) -> Iterator[Finding]:
         elif relative(exam.acts[post] / 2, exam.acts[pre]) <= exam.local:
             yield exam.cannot(pre, "the model halves the stream between these blocks")
         else:
-            why = "a block is not given what the block before it returned"
+            why = "the input of a block differs from the output of the block before it"
             yield exam.within(pre, relative(exam.acts[post], exam.acts[pre]), exam.local, why)
 
 
@@ -112,7 +112,7 @@ def end(exam: Exam) -> Iterator[Finding]:
         if of_half <= exam.local < error:
             yield exam.cannot(name, "the model halves the stream before its final norm")
         else:
-            why = "the final norm of the last resid_post is not what this site holds"
+            why = "the final norm of the last resid_post differs from this site"
             yield exam.within(name, error, exam.local, why)
     head = getattr(exam.model, "get_output_embeddings", lambda: None)()
     if head is None:

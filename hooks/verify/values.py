@@ -35,7 +35,7 @@ def evaluation_mode(exam: Exam) -> Iterator[Finding]:
         return
     with torch.no_grad():
         again = exam.run()
-    why = "two forwards of the same texts differ: the model draws random numbers or keeps a state"
+    why = "two forward passes on the same texts differ: it uses random numbers or keeps a state"
     yield exam.within("", _difference(again, exam.plain), 0.0, why)
 
 
@@ -44,7 +44,7 @@ def same_outputs(exam: Exam) -> Iterator[Finding]:
 
     PyTorch's fused transformer layers run part by part where they are hooked: to rounding.
     """
-    why = "the model answers otherwise when it is watched"
+    why = "the output changes when the model is hooked"
     fused = any(isinstance(module, nn.TransformerEncoderLayer) for module in exam.model.modules())
     bound = exam.local if fused else 0.0
     yield exam.within("", _difference(exam.watched, exam.plain), bound, why)
@@ -101,7 +101,9 @@ def padding(exam: Exam) -> Iterator[Finding]:
         return
     known = exam.padding or position_policy(exam)
     if known is None:
-        yield exam.cannot("", "its body gives no last_hidden_state to find its position ids by")
+        yield exam.cannot(
+            "", "its body returns no last_hidden_state, so its position ids cannot be determined"
+        )
         return
     exam.padding = known
     rows = [ids[i, : ids.shape[1] - 2 * i].tolist() for i in range(min(exam.batch, 2))]
@@ -120,7 +122,7 @@ def padding(exam: Exam) -> Iterator[Finding]:
         if positions is not None:
             inputs["position_ids"] = positions
         out, acts = exam.watch(inputs)
-        why = f"padded on the {side} it differs from the text alone"
+        why = f"with padding on the {side} it differs from the text alone"
         for site in (s for s in acts if len(acts[s]) == len(rows)):
             real = [
                 (
@@ -171,8 +173,8 @@ def hooks_gone(exam: Exam) -> Iterator[Finding]:
         return
     first = next((s for s in exam.acts if s.endswith("attn.hook_pattern")), next(iter(exam.acts)))
     ways: dict[str, Callable[[], object]] = {
-        "a whole forward": lambda: exam.acts,
-        "a forward that was stopped": lambda: _stopped(exam, first),
+        "a whole forward pass": lambda: exam.acts,
+        "a stopped forward pass": lambda: _stopped(exam, first),
         "an exception in an edit": lambda: _raising(exam, first, ZeroDivisionError),
         "Ctrl-C": lambda: _raising(exam, first, KeyboardInterrupt),
         "a generator closed early": lambda: _closing(exam, first),

@@ -32,8 +32,7 @@ def _tied(model: nn.Module) -> Iterator[str]:
     if shared:
         others = f" (and {len(shared) - 1} other groups)" if len(shared) > 1 else ""
         yield (
-            f"{' and '.join(shared[0][:3])} are one tensor{others}: "
-            "a change of one is a change of the others"
+            f"{' and '.join(shared[0][:3])} are one tensor{others}: changing one changes the others"
         )
 
 
@@ -47,7 +46,7 @@ def _adapters(model: nn.Module) -> Iterator[str]:
         off = sum(bool(getattr(module, "disable_adapters", False)) for _, module in adapted)
         yield (
             f"adapters {', '.join(names)} on {len(adapted)} modules ({merged} merged, "
-            f"{off} switched off): sites are read with them at work, as the model runs"
+            f"{off} switched off): sites are read with the adapters active"
         )
 
 
@@ -64,7 +63,7 @@ def quantised(model: nn.Module) -> Iterator[str]:
     )
     if kinds:
         many = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        yield f"quantised layers: {many}; values between them are read as they are"
+        yield f"quantised layers: {many}; values between them are read as usual"
 
 
 def _precisions(model: nn.Module) -> Iterator[str]:

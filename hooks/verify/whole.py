@@ -49,7 +49,7 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
                     "matrix of its own",
                 )
             elif place.calls > 1:
-                yield exam.cannot(site, "its projection serves all layers")
+                yield exam.cannot(site, "all layers share its projection")
             else:
                 chosen[site] = head
                 cut = weight.detach().clone()
@@ -65,7 +65,7 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
         intervene(exam.model, {f"{s}[{h}]": zero() for s, h in chosen.items()}),
     ):
         out = exam.run()
-    why = "zeroing a head is not zeroing its columns of the output projection"
+    why = "zeroing a head differs from zeroing its columns of the output projection"
     error = relative(out, expected)
     yield from (exam.within(site, error, exam.far, why) for site in chosen)
 
@@ -135,7 +135,7 @@ def resumed(exam: Exam) -> Iterator[Finding]:
     the answer is that of the whole model patched so.
     """
     if exam.last_stream is None or getattr(exam.config, "is_encoder_decoder", False):
-        yield exam.cannot("", "the blocks are not known, or their end is not the model's")
+        yield exam.cannot("", "the blocks are not known, or the end of the model is not")
         return
     if getattr(exam.model, "get_output_embeddings", lambda: None)() is None:
         yield exam.cannot("", "it has no head")
@@ -148,11 +148,11 @@ def resumed(exam: Exam) -> Iterator[Finding]:
     if not resume.exact:
         yield exam.cannot(
             "",
-            "its end is not the final norm and the head, or a block gives something else "
-            "when it is run again: forwards are run whole, which is slower",
+            "its end is not the final norm and the head, or a block gives another output "
+            "when it is run again: whole forward passes are run, which is slower",
         )
         return
-    why = "resumed from here, the answer is not the whole model's"
+    why = "resumed from here, the output differs from that of the whole model"
     middle: SiteLike = f"blocks.{exam.n_layers // 2}.hook_resid_post"
     for layer in sorted({0, exam.n_layers // 2, exam.n_layers - 1}):
         site = f"blocks.{layer}.hook_resid_pre"
@@ -176,13 +176,12 @@ def cached(exam: Exam) -> Iterator[Finding]:
     ids = exam.inputs.get("input_ids")
     able = exam.caches and not getattr(exam.config, "is_encoder_decoder", False)
     if ids is None or not able:
-        yield exam.cannot("", "it keeps no cache of the tokens that it has read")
+        yield exam.cannot("", "it has no KV cache")
         return
     if exam.learned_prompt:
         yield exam.cannot(
             "",
-            "its adapter puts a learned prompt in front of every call: "
-            "only `generate` continues a cache",
+            "its adapter adds a learned prompt to every call: only `generate` continues a cache",
         )
         return
     if exam.causal is False:
@@ -193,17 +192,17 @@ def cached(exam: Exam) -> Iterator[Finding]:
     steps = [1, 1] if any(".mixer." in site for site in exam.sites) else [2]
     found = _in_steps(exam, early, steps, [stream] if stream is not None else [])
     if found is None:
-        yield exam.cannot("", "it keeps no cache of the tokens that it has read")
+        yield exam.cannot("", "it has no KV cache")
         return
     out, late = found
     if stream is not None:
-        why = "with a KV cache it differs from the whole forward"
+        why = "with a KV cache it differs from the whole forward pass"
         yield exam.within(stream, relative(late, exam.acts[stream][:, early:]), exam.far, why)
     yield exam.within(
         "",
         relative(out, exam.plain[:, early:]),
         exam.far,
-        "the answer with a KV cache differs from the whole forward's",
+        "the output with a KV cache differs from that of the whole forward pass",
     )
 
 
@@ -240,12 +239,10 @@ def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:
     """How far each site is, in another precision of the weights, from what it is in this one."""
     name = str(dtype).removeprefix("torch.")
     if dtype == exam.dtype:
-        yield exam.cannot("", f"the weights are {name}: the others are compared with it")
+        yield exam.cannot("", f"the weights are already {name}")
         return
     if is_offloaded(exam.model):
-        yield exam.cannot(
-            "", "its weights are brought when they are used, in the precision that they are kept in"
-        )
+        yield exam.cannot("", "its weights are offloaded and used in their stored precision")
         return
     if sum(p.numel() for p in exam.model.parameters()) > LARGEST:
         yield exam.cannot(
@@ -265,7 +262,7 @@ def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:
                 "UNSUPPORTED",
                 error,
                 DRIFT,
-                f"not to be read in {name}: too far from {exam.dtype}",
+                f"unreliable in {name}: too far from {exam.dtype}",
             )
     error = relative(other.watched.float(), exam.plain.float())
     if error <= DRIFT:
@@ -277,5 +274,5 @@ def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:
             "UNSUPPORTED",
             error,
             DRIFT,
-            f"its answer in {name} is too far from that in {exam.dtype}",
+            f"its output in {name} is too far from that in {exam.dtype}",
         )

@@ -161,7 +161,7 @@ LENS = [
         direct,
     ),
     (
-        r"The heads whose weights copy tokens most are <list:.*?\)>; 1 is pure copying \(eigenvalues of OV\)\.",
+        r"By their weights, the heads that copy tokens most are <list:.*?\)>; 1 is pure copying \(eigenvalues of OV\)\.",
         copies,
     ),
     (

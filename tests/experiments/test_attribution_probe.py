@@ -134,7 +134,7 @@ def test_what_cannot_be_asked_of_a_probe_is_one_line(
             "class 'ADV': expected one of ADJ, NOUN, VERB",
         ),
         (Target("NOUN", probe=saved, word=6), "leave-one-out", "word 6: the text has words 0 to 5"),
-        (Target("NOUN", probe=first), "lrp", "blocks.0.hook_resid_pre stands before any"),
+        (Target("NOUN", probe=first), "lrp", "blocks.0.hook_resid_pre comes before any"),
         (Target("NOUN", probe=saved), "conductance", "conductance is of a site"),
     ):
         with pytest.raises(AttributionError, match=said):

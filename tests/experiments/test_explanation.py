@@ -270,9 +270,7 @@ def test_no_answer_that_can_be_tested_is_one_clear_line(
         tmp_path / "run",
     ]
     assert cli.main([str(word) for word in words]) == 2
-    assert (
-        "none of 3 answers names words that can be taken out (3 refused" in capsys.readouterr().err
-    )
+    assert "none of 3 answers names words that can be removed (3 refused" in capsys.readouterr().err
 
 
 def test_in_a_chat_the_question_is_the_users_turn_and_the_answers_beginning_the_models(

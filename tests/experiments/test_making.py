@@ -80,12 +80,12 @@ def test_a_model_that_no_words_suit_is_one_line(tmp_path, capsys):
 
 def test_the_function_gives_the_records_of_the_command(tmp_path):
     """From a folder and from memory; the records are prompts that a study takes as they are."""
-    _, rows = made("ioi", tmp_path, "--n", "4", "--seed", "2")
-    assert layerscope.make_dataset("ioi", model=MODEL, n=4, seed=2) == rows
+    _, rows = made("ioi", tmp_path, "--n", "2", "--seed", "2")
+    assert layerscope.make_dataset("ioi", model=MODEL, n=2, seed=2) == rows
     model = AutoModelForCausalLM.from_pretrained(MODEL).eval()
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     out = tmp_path / "written.jsonl"
-    records = layerscope.make_dataset("ioi", model=(model, tokenizer), n=4, seed=2, out=out)
+    records = layerscope.make_dataset("ioi", model=(model, tokenizer), n=2, seed=2, out=out)
     assert records == rows
     assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == rows
     with pytest.raises(layerscope.LayerscopeError, match="exists already"):

@@ -239,8 +239,10 @@ SHOWN = [
      "random": "null"}),
     ("neurons", "effects-0-0", of("neurons"), RANKED | same("k", "beyond") | {"random": "null", "null p": "null_p"}),
     ("attend", "heads-table", of("attend"),
-     same("entropy", "confidence", "distance", "first", "previous", "induction", "duplicate")
-     | {"effect": "measured.effect", "first by value": "norm_first", "contribution": "output"}),
+     same("entropy", "distance", "first", "self", "previous") | {"effect": "measured.effect"}),
+    ("attend", "more-heads-table", of("attend"),
+     same("confidence", "punctuation", "induction", "duplicate")
+     | {"first by value": "norm_first", "contribution": "output", "most like": "nearest_similarity"}),
     ("geometry", "layers-table", of("geometry"),
      same("anisotropy") | {"dimension": "intrinsic_dimension", "PCs for 90%": "components_90", "PC 1-2": "explained_2",
      "centred": "anisotropy_centred", "trust PCA": "trust_pca", "upos in the space": "separability.upos.places.space.accuracy"}),

@@ -174,4 +174,4 @@ def test_a_model_of_text_is_given_no_sounds(folder: Path, tmp_path: Path, capsys
     tokenizer().save_pretrained(text)
     given = ["ablate", "--model", str(text), "--prompts", str(folder / "prompts.jsonl")]
     assert cli.main([*given, "--out", str(tmp_path / "run")]) == cli.BAD_INPUT
-    assert "prompts with audio need a model that writes what it hears" in capsys.readouterr().err
+    assert "prompts with audio need a speech recognition model" in capsys.readouterr().err

@@ -264,7 +264,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
                 "or for --pairs one of pair_difference, pair_accuracy"
             ),
         ),
-        ({"probe": "x"}, "expected --probe FILE alone, got --pairs beside it"),
+        ({"probe": "x"}, "expected --probe FILE alone, got --pairs too"),
     ):
         assert cli.main(command(tmp_path / "x", **more)) == 2
         assert message in capsys.readouterr().err

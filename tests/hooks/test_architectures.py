@@ -115,13 +115,13 @@ def test_nothing_is_wrong(name):
 @pytest.mark.parametrize(
     ("name", "part", "why"),
     [
-        ("BitNetForCausalLM", "attn.hook_z", "norm over all of them"),
+        ("BitNetForCausalLM", "attn.hook_z", "norm over all heads"),
         ("XGLMForCausalLM", "attn.hook_pattern", r"\(batch head\)"),
         ("GraniteForCausalLM", "hook_attn_out", "scales it"),
-        ("ConvNextModel", "attn.hook_z", "in the place of attention"),
+        ("ConvNextModel", "attn.hook_z", "replaces attention"),
         ("DiffLlamaForCausalLM", "attn.hook_z", "difference"),
-        ("Llama4ForCausalLM", "mlp.hook_expert_weights", "a way of their own"),
-        ("MllamaForConditionalGeneration", "cross_attn.hook_k", "tile by tile"),
+        ("Llama4ForCausalLM", "mlp.hook_expert_weights", "in custom code"),
+        ("MllamaForConditionalGeneration", "cross_attn.hook_k", "picture tiles"),
         ("MambaForCausalLM", "mixer.hook_state", "one kernel"),
     ],
 )
@@ -149,7 +149,10 @@ def test_a_model_without_a_map_is_one_line_of_ours():
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("DeepseekV4ForCausalLM", "four streams"), ("FlaubertWithLMHeadModel", "are no modules")],
+    [
+        ("DeepseekV4ForCausalLM", "four parallel streams"),
+        ("FlaubertWithLMHeadModel", "are no modules"),
+    ],
 )
 def test_a_stream_that_no_block_is_given_is_not_continued(name, why):
     model = zoo.build(name)

@@ -222,9 +222,7 @@ def _refuse(options: AblateOptions) -> None:
     if (options.probe is None) != (options.corpus is None):
         raise RunError("expected --probe FILE and --corpus FILE together")
     if options.probe is not None and options.given:
-        raise RunError(
-            f"expected --probe with --corpus alone, got --{options.given[0]} beside them"
-        )
+        raise RunError(f"expected --probe with --corpus alone, got --{options.given[0]} too")
     if options.reference is not None and options.value == "zero":
         raise RunError("--reference: --value zero takes nothing from other prompts")
     if options.probe is not None and options.value == "optimal":

@@ -115,7 +115,7 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
     tested = [i for i, words in enumerate(named) if not words.reason]
     if not tested:
         raise QuestionError(
-            f"none of {len(named)} answers names words that can be taken out "
+            f"none of {len(named)} answers names words that can be removed "
             f"({_reasons(named)}): see --templates, --chat"
         )
     removals = []

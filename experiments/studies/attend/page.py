@@ -1,13 +1,10 @@
-"""The page of a study of attention: patterns to look through, every head's statistics,
-dependencies, effects.
-"""
+"""The page of a study of attention: patterns, statistics of every head, dependencies, effects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from ...attention.head_roles import BROAD
 from ...report.charts import Series
 from ...report.controls import Control, holds
 from ...report.lines import lines
@@ -18,19 +15,18 @@ from ...report.parts import (
     Page,
     Picture,
     Section,
-    Stats,
     Table,
     score_cell,
     signed_cell,
 )
 from ...report.provenance import model_name
 from ...report.schema import as_json
-from ...report.words import ABSENT, finite, general, number, plural
+from ...report.words import finite, general, number, plural
 from .page_checkpoints import checkpoints_section
-from .page_effects import HEAD_ORDER, effect_cell, effects_section, head_cell
+from .page_effects import HEAD_ORDER, effects_section
+from .page_heads import NAMES, has_effects, heads_section, present
 from .pictures_page import picture_section
 from .records import (
-    HeadRecord,
     LayerRecord,
     RelationRecord,
     Results,
@@ -44,7 +40,7 @@ CONTROLS = (
     ),
     Control(
         "the best fixed offset",
-        "a head that always looks one word back appears to follow syntax",
+        "a head that always attends to the previous word appears to follow syntax",
         holds("relations"),
     ),
     Control(
@@ -57,27 +53,6 @@ CONTROLS = (
 """What each control rules out."""
 
 
-MASSES = {
-    "entropy": "normalised: 1 is uniform attention",
-    "confidence": "largest weight on a token of the text",
-    "distance": "mean distance in tokens, among tokens of the text",
-    "first": "weight on the first token, BOS or CLS where there is one",
-    "norm_first": "the first token's share of the attended values' norm",
-    "sink": "weight on the learned sink, which is no token",
-    "end": "weight on special tokens after the text",
-    "punctuation": "weight on punctuation",
-    "self": "weight on the token itself",
-    "previous": "weight on the token before",
-    "next": "weight on the token after",
-    "output": "size of the head's output to the residual stream",
-    "induction": "weight on the token after the earlier copy, on repeated random tokens",
-    "duplicate": "weight on the earlier copy, on repeated random tokens",
-}
-"""Statistics that are shown, in this order, and what each is."""
-NAMES = {"norm_first": "first by value", "output": "contribution"}
-"""What the page calls them, where it is not their name."""
-SPANNED = ("entropy", "confidence", "distance", "first")
-"""Statistics whose intervals the table has."""
 SHOWS = {
     "weights": "attention weights",
     "values": "weights × size of the value",
@@ -125,27 +100,14 @@ def page(results: Results) -> Page:
     )
 
 
-def present(records: Sequence[HeadRecord]) -> list[str]:
-    """The statistics that the records have, in the order of ``MASSES``."""
-    return [
-        name
-        for name in MASSES
-        if any(finite(getattr(record, name)) is not None for record in records)
-    ]
-
-
-def _has_effects(records: Sequence[HeadRecord]) -> bool:
-    return any(finite(record.effect) is not None for record in records)
-
-
 def look_section(results: Results, data: dict[str, Any]) -> Section:
-    """Texts, layers, heads and words to look through."""
+    """The viewer of texts, layers, heads and words."""
     records, shown = results.text_heads, results.shown
     values = {
         NAMES.get(name, name): [_rounded(getattr(r, name)) for r in records]
         for name in present(records)
     }
-    if _has_effects(records):
+    if has_effects(records):
         values["effect"] = [_rounded(record.effect) for record in records]
     telling = [
         finite(record.relation_score) or finite(record.induction) or 0.0 for record in records
@@ -182,69 +144,6 @@ def _title(place: int, tokens: Sequence[str]) -> str:
     """The text's number and beginning."""
     text = "".join(tokens)
     return f"{place + 1}: {text[:TITLE]}{'…' if len(text) > TITLE else ''}"
-
-
-def heads_section(results: Results) -> Section:
-    """Every head with its roles and numbers."""
-    records, uniform = results.text_heads, results.uniform
-    names = present(records)
-    has_effects = _has_effects(records)
-    columns = [
-        Column("head", False),
-        Column("role", False, "from where it attends"),
-        *(Column(NAMES.get(name, name), hint=MASSES[name]) for name in names),
-        Column("most like", False, "the head whose attention overlaps most, and by how much"),
-    ]
-    if has_effects:
-        columns.append(Column("effect", hint="of ablating the head"))
-    alike = [Cell("uniform", -1.0, "uniform attention", head=True), Cell("")]
-    alike += [score_cell(uniform.get(name)) for name in names]
-    alike += [Cell("")] * (1 + has_effects)
-    rows = [alike]
-    for record in records:
-        row = [
-            head_cell(record),
-            Cell(record.role),
-            *(_statistic_cell(record, name) for name in names),
-        ]
-        overlap = number(record.nearest_similarity, 2)
-        row.append(
-            Cell(
-                f"{record.nearest} {overlap}" if record.nearest else ABSENT,
-                finite(record.nearest_similarity),
-            )
-        )
-        if has_effects:
-            row.append(effect_cell(record))
-        rows.append(row)
-    about = (
-        "Means over tokens of the texts, with 95% intervals over texts in small print. "
-        "The row “uniform” is a head with uniform attention on the same texts: "
-        "compare every mass with it."
-    )
-    table = Table("heads-table", "Every head", columns, rows, tall=True, copy=True)
-    return Section("heads", "Heads", [Stats(_counts(records)), table], about, study=True)
-
-
-def _counts(records: Sequence[HeadRecord]) -> list[tuple[str, str, str]]:
-    """How many heads are of each kind."""
-    with_role = sum(bool(record.role) for record in records)
-    sinks = sum(record.first >= 0.5 for record in records)
-    follow = sum(bool(record.relation) for record in records)
-    uniform = sum(record.entropy >= BROAD for record in records)
-    return [
-        ("heads", str(len(records)), f"{with_role} with a named role"),
-        ("half on the first token", str(sinks), "weight 0.5 or more"),
-        ("follow a dependency", str(follow), "10 points above the best fixed offset"),
-        ("uniform", str(uniform), f"entropy {BROAD} or more"),
-    ]
-
-
-def _statistic_cell(record: HeadRecord, name: str) -> Cell:
-    value = getattr(record, name)
-    if name not in SPANNED:
-        return score_cell(value)
-    return score_cell(value, getattr(record, f"{name}_interval"))
 
 
 def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Section:
@@ -295,7 +194,7 @@ def relations_section(relations: Sequence[RelationRecord]) -> Section:
         Column("dependency", False),
         Column("direction", False, "from the dependent to its governor, or back"),
         Column("head", False, "chosen on the other half of the texts"),
-        Column("agreement", hint="share of the words whose most attended word is the other end"),
+        Column("agreement", hint="share of words that attend most to the other end"),
         Column("best offset", hint="the same for the best fixed offset"),
         Column("gain"),
         Column("n"),
@@ -319,8 +218,8 @@ def relations_section(relations: Sequence[RelationRecord]) -> Section:
             ]
         )
     about = (
-        "For each dependency, the head that agrees with it most on one half of the texts. "
-        "It is scored on the other half and compared with the best fixed offset there. "
+        "For each dependency, the head that agrees with it most on one half of the texts, "
+        "scored on the other half and compared with the best fixed offset there. "
         "In a causal model, only arcs to earlier words count."
     )
     table = Table(

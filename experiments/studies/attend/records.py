@@ -75,7 +75,7 @@ class HeadRecord(Statistics, Intervals):
         "weight on the token after the earlier copy, on repeated random tokens"
     )
     positional: float = entry(
-        "share of words whose most attended word is at the head's favourite offset"
+        "share of words that attend most to the word at the head's most frequent offset"
     )
     offset: int = entry("that offset", "words")
     relation: str | None = entry("the dependency that the head follows", default=None)
@@ -131,9 +131,7 @@ class RelationRecord:
     head: int = entry("its number")
     relation: str = entry("the dependency")
     direction: str = entry("to governor or to dependent")
-    score: float = entry(
-        "share of the dependencies whose other end is the head's most attended word"
-    )
+    score: float = entry("share of dependencies in which the head attends most to the other end")
     baseline: float = entry("the same for the best fixed offset")
     offset: int = entry("that offset", "words")
     gain: float = entry("score - baseline")
@@ -166,10 +164,10 @@ class Disagreement:
         "rank correlation of the effect's size with each statistic"
     )
     sharp_unneeded: list[str] = entry(
-        "sites of the most confident quarter whose effect is not significant"
+        "sites of the most confident quarter without a significant effect"
     )
     diffuse_needed: list[str] = entry(
-        "sites of the least confident quarter whose effect is significant"
+        "sites of the least confident quarter with a significant effect"
     )
     metric: str | None = entry("what the ablation measured", default=None)
     unit: str | None = entry("its unit", default=None)

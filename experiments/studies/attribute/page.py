@@ -93,9 +93,9 @@ MEASURES = {
     "sensitivity": "largest relative change of the scores under a noise too small to matter",
 }
 COSTS = {
-    "asked": "changed texts whose values were asked for",
+    "asked": "changed texts that the method evaluated",
     "forwards": "texts run through the model, each distinct one once",
-    "backwards": "texts whose gradient was computed",
+    "backwards": "texts for which a gradient was computed",
 }
 COLOURS = ("score", "f1", "control", "plain")
 

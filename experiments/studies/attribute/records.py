@@ -56,9 +56,9 @@ class MethodRecord(Measured):
     baseline: float | None = entry(
         "the value with all units removed, if the method has such a state"
     )
-    asked: int = entry("changed texts whose values were asked for")
+    asked: int = entry("changed texts that the method evaluated")
     forwards: int = entry("texts run through the model, each distinct one once")
-    backwards: int = entry("texts whose gradient was computed")
+    backwards: int = entry("texts for which a gradient was computed")
     notes: list[Note] = entry("what was joined, left out, approximated or is incomplete")
     inner: list[list[float]] | None = entry("scores by head, neuron or site, if requested")
     more: dict[str, Any] = entry("the method's own settings and figures")
@@ -151,7 +151,7 @@ class Modalities:
     without_both: float = entry("with both", "its unit")
     medium: float = entry(
         "Shapley value of the picture or the sound as one player of two: "
-        "the mean of what it adds with and without the words",
+        "the mean of its contributions with and without the words",
         "its unit",
     )
     words: float = entry("the same of the words; both sum to value - without_both", "its unit")

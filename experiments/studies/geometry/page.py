@@ -130,7 +130,9 @@ def caption(record: LayerRecord, method: str, name: str, where: str, seed: Any) 
     """What a map shows and what it hides."""
     parts = [f"{NAMES[method]} of {plural(record.n, 'word')} at {where}, seed {seed}."]
     if method == "pca":
-        parts.append(f"These two components hold {number(record.explained_2, 2)} of the variance.")
+        parts.append(
+            f"These two components explain {number(record.explained_2, 2)} of the variance."
+        )
     parts.append(
         f"Trustworthiness {number(record.trust(method), 2)} (1: "
         "all neighbours on the map are neighbours)."
@@ -251,7 +253,7 @@ def layers_table(records: Sequence[LayerRecord], methods: Sequence[str]) -> Tabl
     columns = [
         Column("layer", False, "emb = embedding, k = after block k"),
         Column("dimension", hint="intrinsic dimension, TwoNN"),
-        Column("PCs for 90%", hint="principal components that hold 90% of the variance"),
+        Column("PCs for 90%", hint="number of principal components for 90% of the variance"),
         Column("PC 1"),
         Column("PC 1-2"),
         Column("anisotropy", hint="mean cosine of two words"),

@@ -36,7 +36,7 @@ class LayerRecord:
     explained_2: float = entry(
         "share of the first two, which a PCA map shows", "share of the variance"
     )
-    components_90: int = entry("principal components that hold 90% of the variance")
+    components_90: int = entry("number of principal components for 90% of the variance")
     anisotropy: float = entry("mean cosine of two words")
     anisotropy_centred: float = entry("the same with the mean removed")
     intrinsic_dimension: float = entry("TwoNN: directions of a word's near neighbourhood")

@@ -96,7 +96,7 @@ def circuit_findings(
         ranked = sorted(circuits, key=lambda record: -record.ov_share)
         names = ", ".join(f"L{r.layer}H{r.head} ({r.ov_share:.2f})" for r in ranked[:5])
         text = (
-            f"The heads whose weights copy tokens most are {names}; "
+            f"By their weights, the heads that copy tokens most are {names}; "
             "1 is pure copying (eigenvalues of OV)."
         )
         out.append(Finding(property="circuits", text=text))

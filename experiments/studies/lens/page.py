@@ -53,7 +53,7 @@ CONTROLS = (
     ),
     Control(
         "held-out texts with intervals",
-        "a result that holds for one text only",
+        "a result that is true for one text only",
         lambda r: bool(r.layers),
         "--corpus FILE",
     ),
@@ -135,7 +135,7 @@ def _contributions(results: Results, number_: int) -> Fold | None:
     largest = max(abs(r.logit) for r in ranked) or 1.0
     columns = [
         Column("part", False),
-        Column("direct", hint="what it adds to the logit through the frozen final norm"),
+        Column("direct", hint="contribution to the logit through the frozen final norm"),
         Column(
             "whole",
             hint="the logit with it minus the logit with zero in its place (exact ablation)",

@@ -42,7 +42,7 @@ class LayerRecord:
     kl_interval: Interval | None = entry("95% interval over texts", "bits a token")
     loss: float = entry("cross-entropy of the next token", "bits a token")
     loss_interval: Interval | None = entry("95% interval over texts", "bits a token")
-    agreement: float = entry("share of tokens whose likeliest next token is the model's")
+    agreement: float = entry("share of tokens with the same most likely next token as the model")
     agreement_interval: Interval | None = entry("95% interval over texts")
     median_rank: float = entry("median rank of the true next token, 0 the likeliest")
     median_rank_interval: Interval | None = entry("95% interval over texts")
@@ -139,7 +139,7 @@ class CircuitRecord:
 class CompositionRecord:
     """How much of what one head writes a later one reads."""
 
-    mode: str = entry("what it is read as: Q, K or V")
+    mode: str = entry("where the later head reads it: Q, K or V")
     writer_layer: int = entry("the block of the head that writes")
     writer_head: int = entry("that head")
     reader_layer: int = entry("the block of the head that reads")

@@ -16,7 +16,7 @@ class SetRecord(EffectRecord):
     index: int | None = entry("the neuron that is changed alone; null for a set")
     component: Literal["sets", "neurons"] = entry("a ranking's first neurons, or one neuron alone")
     value: str = entry("the change: mean, zero or translate CLASS")
-    ranking: str = entry("the ranking whose first neurons they are; alone for a single neuron")
+    ranking: str = entry("the ranking that they come first in; alone for a single neuron")
     k: int = entry("how many neurons")
     neurons: list[int] = entry("which")
     null: float = entry("mean effect of as many random neurons of the site", "the metric's")

@@ -205,7 +205,7 @@ def cost(inputs: NeuronsInputs) -> Cost:
     what = options.given[0] if options.given else "texts"
     text = (
         f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {what} through "
-        f"each with every set of neurons changed, {options.null_draws} random sets beside it"
+        f"each with every set of neurons changed, {options.null_draws} random sets for comparison"
     )
     vector_bytes = rows * BYTES
     return Cost(text, memory=HELD * vector_bytes * max(widths), disk=vector_bytes * sum(widths))

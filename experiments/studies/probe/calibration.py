@@ -96,7 +96,7 @@ def with_calibration(results: Results, folder: Path, seed: int) -> Results:
         calibration.append(CalibrationRecord(**vars(judged), **place))
     if any(record.ece is not None for record in records):
         text = (
-            "calibration leaves out test words whose class is absent from training; "
+            "calibration leaves out test words with a class that is absent from training; "
             "temperatures are fitted on the dev rows that also chose the penalty"
         )
         notes.append(Note(kind="info", text=text))

@@ -66,7 +66,7 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
         Column("headroom", hint="accuracy of all layers less that of the embedding layer"),
         Column(
             "expected layer",
-            hint="where the headroom is gained; not supported where its interval holds 0",
+            hint="where the headroom is gained; not supported if its interval includes 0",
         ),
         Column(
             "above one layer",
@@ -134,7 +134,7 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
         Column("layer", False, "emb = embedding, k = after block k"),
         Column("UUAS", hint="share of gold edges recovered, punctuation left out"),
         Column("distance ρ", hint="Spearman by word, then by sentence length 5 to 50"),
-        Column("root", hint="share of sentences whose root has the least depth"),
+        Column("root", hint="share of sentences in which the root has the least depth"),
         Column("depth ρ", hint="Spearman by sentence, then by length 5 to 50"),
         Column("random UUAS", hint="the same probe on a random-weight model"),
         Column("epochs"),

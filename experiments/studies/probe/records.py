@@ -18,7 +18,7 @@ Score = Literal["accuracy", "r2"]
 class ProbeRecord:
     """One property at one site."""
 
-    site: str = entry("the site whose vectors the probe reads")
+    site: str = entry("site that the probe reads")
     layer: int = entry("k for a site in block k, -1 for the embedding layer")
     property: str = entry("what the probe reads")
     level: Literal["word", "sentence", "arc", "pair"] = entry("what has a label")
@@ -105,7 +105,7 @@ class ClassScores:
     """One class at one site."""
 
     property: str = entry("what the probe reads")
-    site: str = entry("the site whose vectors the probe reads")
+    site: str = entry("site that the probe reads")
     layer: int = entry("k for a site in block k, -1 for the embedding layer")
     label: str = entry("the class")
     support: int = entry("test items of this class")
@@ -119,7 +119,7 @@ class ErrorRecord:
     """A wrong test item at the best layer, with its sentence."""
 
     property: str = entry("what the probe reads")
-    site: str = entry("the site whose vectors the probe reads")
+    site: str = entry("site that the probe reads")
     layer: int = entry("k for a site in block k, -1 for the embedding layer")
     sentence_id: str = entry("the sentence in its file")
     words: list[str] = entry("its words")
@@ -196,7 +196,7 @@ class MixRecord:
 class TreeRecord:
     """Structural probes of the tree's distances and depths at one site."""
 
-    site: str = entry("the site whose vectors the probes read")
+    site: str = entry("site that the probes read")
     layer: int = entry("k for a site in block k, -1 for the embedding layer")
     rank: int = entry("rows of the probes' matrices")
     uuas: float = entry(
@@ -206,7 +206,7 @@ class TreeRecord:
     distance_spearman: float | None = entry(
         "Spearman's correlation of distances, by word and then by length"
     )
-    root_accuracy: float | None = entry("share of the sentences whose root has the least depth")
+    root_accuracy: float | None = entry("share of sentences in which the root has the least depth")
     root_accuracy_interval: Interval | None = entry("its 95% interval over sentences")
     depth_spearman: float | None = entry(
         "Spearman's correlation of depths, by sentence and then by length"
@@ -236,7 +236,7 @@ class CalibrationRecord(JudgedRecord):
     """The calibration of one probe."""
 
     property: str = entry("what the probe reads")
-    site: str = entry("the site whose vectors the probe reads")
+    site: str = entry("site that the probe reads")
     layer: int = entry("k for a site in block k, -1 for the embedding layer")
 
 

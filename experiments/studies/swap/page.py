@@ -62,7 +62,7 @@ def _swaps(records: Sequence[SwapRecord]) -> Section:
             hint="size minus that of random swaps in the same texts; "
             "Holm-corrected p in small print",
         ),
-        Column("class changes", hint="share of the texts whose predicted class changes"),
+        Column("class changes", hint="share of texts with another predicted class"),
     ]
     about = (
         "A biased model changes in one direction (effect), "

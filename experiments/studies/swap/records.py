@@ -42,9 +42,7 @@ class SwapRecord:
     )
     beyond_p: float | None = entry("of no difference of the sizes, paired over texts")
     beyond_p_holm: float | None = entry("Holm-corrected over the lists")
-    flips: float | None = entry(
-        "classifiers: share of the texts whose predicted class changes", "share"
-    )
+    flips: float | None = entry("classifiers: share of texts with another predicted class", "share")
     flips_interval: Interval | None = entry("its 95% interval", "share")
 
 

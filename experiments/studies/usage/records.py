@@ -32,7 +32,7 @@ class UsageRecord(EffectRecord, Decoding):
     """The effect of a change of one layer, with what probes read there."""
 
     pushed_to: str | None = entry(
-        "the class to whose mean the vectors are moved; null for the erasure", default=None
+        "the class that vectors are moved to; null for the erasure", default=None
     )
 
 

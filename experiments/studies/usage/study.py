@@ -204,7 +204,7 @@ def _measured(
         metric, items = metric_and_texts(options, "loss", unusable)
         return metric, items, []
     if options.given:
-        raise RunError(f"expected --probe FILE alone, got --{options.given[0]} beside it")
+        raise RunError(f"expected --probe FILE alone, got --{options.given[0]} too")
     some = replace(test, sentences=test.sentences[: options.limit])
     return probed_words(options.probe, some, options.metric)
 
@@ -215,7 +215,7 @@ def cost(inputs: UsageInputs) -> Cost:
         f"{inputs.view.layout.n_rows:,} words x {inputs.subject.d_model} dimensions x "
         f"{len(inputs.places)} layers, {size(inputs.disk)} on disk; {inputs.fits.line()}; "
         f"{len(inputs.items)} {inputs.kind} through each layer, "
-        f"{inputs.options.null_draws} random changes beside it"
+        f"{inputs.options.null_draws} random changes for comparison"
     )
     return Cost(text, memory=inputs.fits.memory - inputs.need.held, disk=inputs.disk)
 
