@@ -1,9 +1,9 @@
-"""Learn to read a property from arrays of activations; never sees a model.
+"""Train probes on arrays of activations; no model is needed.
 
-``fit_many`` and ``ridge_many`` solve all probes that share their features at once; the ``...Probe``
+``fit_many`` and ``ridge_many`` solve all probes on the same features together; the ``...Probe``
 classes are scikit-learn estimators; ``Leace`` and ``Inlp`` erase a property; ``online_code``
-measures it in bits; ``rankings`` orders neurons; ``controls`` and ``evaluation`` say what a score
-is worth.
+measures its code length in bits; ``rankings`` ranks neurons; ``controls`` and ``evaluation``
+provide control tasks, baselines, intervals and tests.
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""Online code length: how many bits it takes to send the labels to someone who has the vectors
-(Voita & Titov 2020).
+"""Online code length: the bits needed to send the labels to a receiver who has the vectors (Voita &
+Titov 2020).
 
     L = t_1 log2 K + sum_{i>=1} sum_{j in (t_i, t_{i+1}]} -log2 p_{theta_i}(y_j | x_j),
         compression = n log2 K / L
 
-theta_i is the probe of the first t_i labels. Sentences are shuffled once with the seed and blocks
-are cut between them, so that a probe never codes the rest of a sentence that it has seen. A label
-may be one that a block is the first to show: the code is p = (1 - e) p_probe + e/K with e = 1/(t_i
-+ 1), which costs about a bit and a half a block where nothing is new.
+theta_i is the probe trained on the first t_i labels. Sentences are shuffled once with the seed, and
+blocks end between sentences, so that a probe never codes the rest of a sentence that it has seen. A
+label may occur first in a later block, so the code is p = (1 - e) p_probe + e/K with e = 1/(t_i +
+1); this costs about 1.5 bits per block without new labels.
 
-The penalty of each block is the one under which the last tenth of what has been sent takes the
-fewest bits, which costs nothing; chosen by accuracy, labels that cannot be read would be coded by a
-probe that is sure of them. On dev labels (``dev``) they are not paid for, and the result says how
-many bits they hold.
+The penalty of each block is the one with the fewest bits on the last tenth of the labels already
+sent, so the choice costs nothing. A choice by accuracy would code undecodable labels with an
+overconfident probe. A choice on dev labels (``dev``) is not paid for: see ``unpaid``.
 """
 
 from __future__ import annotations
@@ -50,16 +49,16 @@ NATS = float(np.log(2))
 
 @dataclass(frozen=True)
 class CodeLength:
-    """The code length of one target's labels.
+    """The code length of the labels of one target.
 
     Attributes:
         bits: L.
         uniform: n log2 K, the cost without vectors.
-        blocks: bits of each block, the first by the uniform code.
-        ends: rows before the end of each block.
-        l2: the penalty that each coded block's probe had.
-        unpaid: bits of the labels that chose the penalties and were not sent (n_dev log2 K), 0 in
-            the strict mode.
+        blocks: bits of each block; the first uses the uniform code.
+        ends: number of rows before the end of each block.
+        l2: penalty of the probe for each coded block.
+        unpaid: bits of the dev labels that chose the penalties but were not sent (n_dev log2 K); 0
+            without dev labels.
         n, n_classes: labels sent, and K.
     """
 
@@ -74,7 +73,7 @@ class CodeLength:
 
     @property
     def compression(self) -> float:
-        """How many times shorter than the uniform code."""
+        """Uniform code length divided by this code length."""
         return self.uniform / self.bits
 
     def published(self, compat: str = "voita2020") -> tuple[float, float]:
@@ -102,17 +101,17 @@ def online_code(
     tol: float = 1e-4,
     device: torch.device | str | None = None,
 ) -> dict[str, CodeLength]:
-    """The code length of every target, on the same rows and blocks; all probes of a block in one
-    joint solve.
+    """The code length of every target, on the same rows and blocks; all probes of a block are
+    solved together.
 
     Args:
-        targets: labels of all rows by name: a task and its control tasks, for instance.
+        targets: labels of all rows by name, such as a task and its control tasks.
         sentences: the sentence of each row.
-        fractions: ends of the blocks as shares of the sentences, rising to 1.
+        fractions: ends of the blocks as shares of the sentences, increasing to 1.
         l2: one penalty, or several to choose from.
-        dev: features and labels that choose the penalty, which are not paid for; None chooses on
-            what has been sent.
-        tol: relative error of a block's objective.
+        dev: features and labels for the choice of penalty; their cost is not counted. None chooses
+            on the labels already sent.
+        tol: relative error of the objective of a block.
 
     Raises:
         ValueError: fractions that do not rise to 1, fewer than two sentences, a target with one

@@ -1,14 +1,14 @@
-"""Rankings and probes crossed: what each probe reads from the k neurons that each ranking puts
-first.
+"""Every ranking of neurons combined with every probe: accuracy of each probe on the first k neurons
+of each ranking.
 
-A good probe can make a poor ranking look good and the reverse, so every ranking meets every probe
+A good probe can hide a poor ranking and vice versa, so every ranking is combined with every probe
 (Antverg & Belinkov 2022):
 
     accuracy(ranking, probe, k) = share of test rows that the probe, trained on the ranking's
                                   first k neurons, gets right
 
-Beside each: neurons in random order, and the first k directions of random rotations ranked in the
-same way, which say whether k neurons are many and whether the neurons' own basis is special.
+There are two baselines: neurons in random order, and the first k directions of random rotations,
+ranked in the same way. They show whether the ranking and the basis of the neurons matter.
 """
 
 from __future__ import annotations

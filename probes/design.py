@@ -1,4 +1,6 @@
-"""What a joint solve needs from X alone: standardisation and the eigenbasis of its Gram matrix."""
+"""The part of a joint solve that depends on X only: standardisation and the eigenbasis of the Gram
+matrix.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ CUDA_BLOCK = 1 << 16
 
 
 class NonFiniteError(LayerscopeError, ValueError):
-    """The features hold NaN or infinity."""
+    """The features contain NaN or infinity."""
 
 
 def as_rows(X: object, device: torch.device | str | None = None) -> Float[Tensor, "n d"] | OnDisk:

@@ -1,5 +1,5 @@
-"""Erasing a property from vectors: LEACE in closed form, INLP by repeated probes, and what is left
-after either.
+"""Erase a property from vectors: LEACE in closed form, INLP by repeated probes; and measure the
+remaining information.
 
     LEACE   r(x) = x - W^+ P W (x - m),   W = (Sigma_xx^(1/2))^+,
             P the orthogonal projector on the columns of W Sigma_xz
@@ -58,7 +58,7 @@ class Eraser(TransformerMixin, Saved):
     _arrays = ("mean_", "left_", "right_", "class_means_")
 
     def transform(self, X: Any) -> np.ndarray:
-        """X without the property, in its own type."""
+        """X without the property, with the same data type."""
         X = fitted_features(self, X)
         part = (X - self.mean_.astype(X.dtype)) @ self.left_.astype(X.dtype)
         return X - part @ self.right_.T.astype(X.dtype)
@@ -66,8 +66,8 @@ class Eraser(TransformerMixin, Saved):
     def push(
         self, x: Float[Tensor, "*places d"], label: Hashable, strength: float = 1.0
     ) -> Float[Tensor, "*places d"]:
-        """A counterfactual (AlterRep, Ravfogel et al. 2021): the property erased, then put where
-        the class has its mean.
+        """A counterfactual (AlterRep, Ravfogel et al. 2021): erase the property, then set it to the
+        mean of a class.
 
             r(x) + strength * P (m_c - m),   P = right left'
 
@@ -100,8 +100,7 @@ class Leace(Eraser):
     Args:
         rtol: directions of x whose variance is below this share of the largest, and directions of
             the whitened cross-covariance whose size is below this share of a perfect correlation,
-            count as 0. Relative to what they are measured by, so that a rare class is erased like a
-            frequent one.
+            count as 0. Both are relative, so rare classes are erased as well as frequent ones.
 
     Attributes:
         mean_, left_, right_, classes_: see `Eraser`; k is at most c - 1.
@@ -139,7 +138,7 @@ class Leace(Eraser):
         return self.fit_moments(self.moments_.update(X, y.tolist()))
 
     def fit_moments(self, moments: Moments) -> Leace:
-        """Fit on statistics that were gathered and merged elsewhere.
+        """Fit on precomputed statistics.
 
         Raises:
             ValueError: one class only.
@@ -240,7 +239,7 @@ def erased(
     labels_test: Iterable[Hashable],
     l2: float = 1.0,
 ) -> dict[str, float]:
-    """How much of a property is left after erasure, and how much the erasure changed.
+    """Measure how much of a property remains after erasure, and how much the erasure changed.
 
     Returns:
         ``gap`` and ``gap_before``: largest distance between two class means over the root mean

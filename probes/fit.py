@@ -1,4 +1,4 @@
-"""What a solve returns: one frozen result per target, in the units of the features."""
+"""The result of a solve: one frozen object per target, in the units of the features."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ RANK = 1e-10
 
 
 class MeanDifferenceProbe(LinearClassifier):
-    """The direction between class means; `partial_fit` takes more rows than memory holds.
+    """The direction between class means; `partial_fit` trains on more rows than fit in memory.
 
     Args:
         covariance: correct for the pooled within-class covariance and the classes' shares: LDA

@@ -1,4 +1,4 @@
-"""Linear probes as scikit-learn estimators: thin faces on the joint solver."""
+"""Linear probes as scikit-learn estimators, based on the joint solver."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ class LogisticProbe(LinearClassifier):
 
 
 class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
-    """Ridge regression on standardised features, in closed form; `partial_fit` takes more rows than
-    memory holds.
+    """Ridge regression on standardised features, in closed form; `partial_fit` trains on more rows
+    than fit in memory.
 
         min_w,b  sum_i (y_i - w.x_i - b)^2 + l2 ||w||^2
 

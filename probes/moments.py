@@ -1,5 +1,5 @@
-"""Counts, means and scatter of rows by class, in one pass and mergeable: all that mean differences,
-LDA, LEACE and PCA need.
+"""Counts, means and scatter of rows by class, in one pass; can be merged. Sufficient for mean
+differences, LDA, LEACE and PCA.
 
     W = sum_i (x_i - m_{y_i})(x_i - m_{y_i})'          within classes
     B = sum_c n_c (m_c - m)(m_c - m)'                  between classes;  W + B = total scatter
@@ -124,7 +124,7 @@ class Moments:
         return self.merge(_of(features, index, seen))
 
     def merge(self, other: Moments) -> Moments:
-        """Add what was seen elsewhere; returns itself."""
+        """Add other statistics; returns itself."""
         if not other.labels:
             return self
         if not self.labels:

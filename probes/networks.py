@@ -1,5 +1,4 @@
-"""Probes with a hidden layer, many trained at once in one batched model: an MLP, or a linear map of
-limited rank.
+"""MLP probes and low-rank linear probes, many of them trained together in one batched model.
 
     MLP        softmax(V relu(U x + a) + b)
     low rank   softmax(V (U x) + b),   U of shape rank x d
@@ -87,14 +86,14 @@ def networks_many(
     device: torch.device | str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[tuple[str, int], NetworkFit]:
-    """One network for each target and seed, all at once.
+    """One network per target and seed, all trained together.
 
     Args:
         targets: labels of all rows by name.
         hidden: width of the hidden layer, or the rank where ``activation`` is ``none``.
-        dev: held-out features and labels that decide the end; None takes a tenth of the rows.
-        seeds: of the initial weights; the first also shuffles the batches.
-        weight_decay: taken off the weights at each step, times the step's size (AdamW).
+        dev: held-out features and labels that decide when to stop; None uses a tenth of the rows.
+        seeds: seeds of the initial weights; the first also shuffles the batches.
+        weight_decay: weight decay of AdamW.
 
     Returns:
         (target, seed) -> its network.
@@ -309,13 +308,13 @@ class _NetworkProbe(ClassifierMixin, Saved):
 
 
 class MLPProbe(_NetworkProbe):
-    """A probe with one hidden layer of rectified units.
+    """A probe with one hidden layer of rectified linear units.
 
     Args:
-        hidden: its width.
-        max_iter: epochs at most.
-        seed: of the initial weights, the held-out rows and the batches.
-        device: where to train; None is the CPU.
+        hidden: width of the hidden layer.
+        max_iter: maximum number of epochs.
+        seed: seed of the initial weights, the held-out rows and the batches.
+        device: device for training; None is the CPU.
     """
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit

@@ -26,7 +26,7 @@ from .resampling import REPLICATES
 EXACT = 1e-12
 """A relative difference that is rounding."""
 ALPHA = 0.05
-"""p, or false-discovery rate, below which an effect is significant."""
+"""p, or false discovery rate, below which an effect is significant."""
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -115,7 +115,7 @@ class Floor:
 
     Attributes:
         p: the smallest p that one test can have.
-        q: the smallest false-discovery rate of a part that stands alone.
+        q: the smallest false discovery rate of a part that stands alone.
         together: how many parts must have the smallest p for their q to be below 0.05.
     """
 

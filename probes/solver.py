@@ -1,4 +1,4 @@
-"""``fit_many``: every probe that shares an X, tasks and controls and penalties, in one joint solve.
+"""``fit_many``: solve all probes on the same X (tasks, controls, penalties) together.
 
 The objective is  sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||_F^2  with x standardised on the
 rows given and the bias unpenalised: scikit-learn's multinomial LogisticRegression with C = 1/l2 on
@@ -145,17 +145,18 @@ def fit_many(
     Args:
         X: training features, [n d], or a ``Design`` made from them (shared between calls;
             ``standardize`` and ``device`` are then the design's). Rows ``OnDisk`` are read in
-            blocks, once an iteration, and once more for its sample.
+            blocks, once per iteration, and once more for its sample.
         targets: labels of every training row by target name; any hashable labels.
-        l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
-            score (ties: the stronger). Solved strong to weak, each from the one before, to a
-            relative error of ``CHOICE_TOL``, the chosen one then to ``tol``; a target goes no
-            weaker once its dev score has fallen for two successive penalties.
+        l2: one penalty, or several, which need ``dev``: each target gets the penalty with the best
+            dev score (ties: the stronger). Penalties are solved from strong to weak, each starting
+            from the previous solution, to a relative error of ``CHOICE_TOL``, and the chosen one
+            then to ``tol``. Weaker penalties are skipped once the dev score has fallen twice in a
+            row.
         dev: features [m d] and labels by target name. Classes may be absent from dev; a dev label
-            that training does not have counts as wrong, and in no number of bits.
-        choose: the dev score: accuracy, or minus the bits a label takes.
-        start: fits of these targets on other rows, from which the iteration begins; the optimum is
-            the same.
+            that is absent from training counts as wrong, and is excluded from bits.
+        choose: the dev score: accuracy, or minus the bits per label.
+        start: fits of these targets on other rows, used as starting points; the optimum is the
+            same.
         tol: largest relative error of the objective.
         max_iter: Newton iterations per penalty.
         progress: called with (solves done, solves in all) after every penalty.

@@ -1,4 +1,4 @@
-"""k-sparse probes: how few neurons are enough (Gurnee et al. 2023)?
+"""k-sparse probes: how few neurons are sufficient (Gurnee et al. 2023)?
 
 The k neurons that a ranking puts first on the training rows, then a logistic regression on them
 alone, its classes weighted
@@ -7,8 +7,8 @@ to count alike:
     min_w,b  sum_i v_i log(1 + exp(-s_i (w.z_i + b))) + l2/2 ||w||^2,   v_i = n / (2 n_{y_i}),
              z standardised
 
-Whether k neurons are many is told by two bands: k neurons at random, and the first k directions of
-a random rotation ranked in the same way, which says whether the neurons' own basis is special.
+There are two baselines: k random neurons, and the first k directions of a random rotation, ranked
+in the same way, which shows whether the basis of the neurons matters.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def sparse_sweep(
     n_rotations: int = 5,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """F1 and Matthews' correlation against k, with the two bands.
+    """F1 and Matthews' correlation as functions of k, with the two baselines.
 
     Args:
         y, y_test: of two classes; the second in order is the positive one.

@@ -25,11 +25,11 @@ AnySaved = TypeVar("AnySaved", bound="Saved")
 
 
 class Saved(BaseEstimator):
-    """An estimator that is written and read back. What is read predicts or transforms as before,
-    and takes no further rows.
+    """An estimator that can be saved and loaded. A loaded estimator predicts or transforms as
+    before; it cannot be trained further.
 
     Attributes:
-        about_: what a file says of where the estimator is from.
+        about_: provenance of the estimator, read from the file.
     """
 
     about_: dict[str, Any]

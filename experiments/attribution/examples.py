@@ -32,7 +32,7 @@ class Flip:
     Args:
         changes: (unit, its text, what took its place), in the order in which they were made.
         values: the answer's lead over the other one, before and after each change.
-        flipped: whether the lead was lost.
+        flipped: whether the order of the two was reversed.
         other: the answer that it was compared with, by its index.
     """
 

@@ -44,7 +44,7 @@ class _Measure:
 
     Args:
         values: of each row.
-        counted: the rows that it is a mean of.
+        counted: the number of rows in the mean.
         label: the class that it is of; empty for all.
         share: whether the values are 0 and 1.
     """

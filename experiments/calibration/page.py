@@ -108,7 +108,7 @@ def _measures(records: Sequence[JudgedRecord], comparisons: Sequence[ComparisonR
             "squared error",
             hint="(confidence - correct) squared; with unanswered rows at 1/2 in small print",
         ),
-        Column("AUROC", hint="how often a right answer is more confident than a wrong one"),
+        Column("AUROC", hint="how often a correct answer has a higher confidence than a wrong one"),
         Column(
             "risk area",
             hint="area under the risk-coverage curve; the best order of these "
@@ -191,10 +191,10 @@ def _brier(records: Sequence[JudgedRecord]) -> Table:
     columns = [
         Column("confidence", False),
         Column("Brier", hint="sum over classes of (p - outcome) squared, from 0 to 2"),
-        Column("reliability", hint="what miscalibration costs"),
-        Column("resolution", hint="what distinguishing rows gains"),
-        Column("uncertainty", hint="what the labels' frequencies leave"),
-        Column("within bins", hint="what the bins themselves add"),
+        Column("reliability", hint="cost of miscalibration"),
+        Column("resolution", hint="gain from distinguishing rows"),
+        Column("uncertainty", hint="from the label frequencies alone"),
+        Column("within bins", hint="error from binning"),
         Column("NLL, nats", hint="negative log-likelihood of the label"),
     ]
     by_class = any(record.classwise is not None for record in records)

@@ -20,7 +20,7 @@ class BinRecord:
     interval: Interval = entry("edges of the bin")
     n: int = entry("rows in it", "rows")
     confidence: float = entry("mean confidence")
-    accuracy: float = entry("share of them that are right")
+    accuracy: float = entry("share of these that are correct")
     accuracy_interval: Interval | None = entry("its 95% interval")
     chance_interval: Interval = entry(
         "2.5th to 97.5th percentile of the accuracy of a perfectly calibrated model"
@@ -60,7 +60,7 @@ class JudgedRecord:
     n_unparsable: int | None = entry(
         "answers from which no confidence can be read", "rows", default=None
     )
-    accuracy: float = entry("share of all rows that are right")
+    accuracy: float = entry("share of all rows that are correct")
     accuracy_interval: Interval | None = entry("its 95% interval")
     squared_error_all: float = entry(
         "mean of (confidence - correct)^2, with 1/2 for a row without a confidence"
@@ -91,14 +91,16 @@ class JudgedRecord:
     maximum_error: float | None = entry("largest gap between accuracy and confidence of a bin")
     squared_error: float | None = entry("mean of (confidence - correct)^2, from 0 to 1")
     squared_error_interval: Interval | None = entry("its 95% interval")
-    auroc: float | None = entry("how often a right answer is more confident than a wrong one")
+    auroc: float | None = entry(
+        "how often a correct answer has a higher confidence than a wrong one"
+    )
     auroc_interval: Interval | None = entry("its 95% interval")
     aurc: float | None = entry("area under the risk-coverage curve")
     aurc_interval: Interval | None = entry("its 95% interval")
-    aurc_best: float | None = entry("that area if right answers came first")
+    aurc_best: float | None = entry("that area for the best order, with correct answers first")
     n_values: int | None = entry("different confidences, at six digits")
-    commonest: float | None = entry("the commonest of them")
-    commonest_share: float | None = entry("share of the rows that have it")
+    commonest: float | None = entry("the most frequent one")
+    commonest_share: float | None = entry("share of rows with this value")
 
     brier: float | None = entry("Brier score of whole distributions, from 0 to 2", default=None)
     brier_interval: Interval | None = entry("its 95% interval", default=None)
@@ -171,7 +173,7 @@ class GroupRecord:
     label: str | None = entry("the class that it is of; null for all")
     value: float = entry("the group's value")
     value_interval: Interval | None = entry("its 95% interval; null for one group of rows")
-    n: int = entry("rows that it is a mean of", "rows")
+    n: int = entry("number of rows in the mean", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,7 @@ class GroupDifferenceRecord:
     difference: float = entry("value of b minus that of a")
     difference_interval: Interval | None = entry("its 95% interval")
     p: float | None = entry(
-        "permutation test of no difference, below 0.05 where the interval leaves 0 out; "
+        "permutation test of no difference; below 0.05 exactly if the interval excludes 0; "
         "null where it cannot be"
     )
     p_holm: float | None = entry("Holm-corrected over all comparisons of the column")

@@ -37,6 +37,20 @@ def px(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
+def rect(attributes: str, x: float, y: float, width: float, height: float, tip: str = "") -> str:
+    """A rectangle; a width or height below 0 is drawn as 0, because browsers reject it.
+
+    Args:
+        attributes: such as its class, written before its place.
+        tip: the text that the pointer shows.
+    """
+    place = f'x="{px(x)}" y="{px(y)}"'
+    size = f'width="{px(max(width, 0.0))}" height="{px(max(height, 0.0))}"'
+    if not tip:
+        return f"<rect {attributes} {place} {size}/>"
+    return f"<rect {attributes} {place} {size}><title>{escape(tip)}</title></rect>"
+
+
 def svg(box: Box, body: Sequence[str], *, title: str, desc: str, uid: str, attrs: str = "") -> str:
     """The drawing with its text alternative: title and description, read out as one image."""
     uid = escape(uid)

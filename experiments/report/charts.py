@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from .axes import Plot, level_line
-from .canvas import Box, px
+from .canvas import Box, px, rect
 from .schema import Interval
 from .words import number
 
@@ -173,9 +173,8 @@ def draw_best(plot: Plot, best: Sequence[int], text: str) -> list[str]:
     for run in stretches(is_best):
         left = max(plot.x(run[0]) - half, box.left)
         right = min(plot.x(run[-1]) + half, box.x_end)
-        place = f'x="{px(left)}" y="{px(box.top)}"'
-        size = f'width="{px(right - left)}" height="{px(box.y_end - box.top)}"'
-        out.append(f'<rect class="choice" {place} {size}/>')
+        height = box.y_end - box.top
+        out.append(rect('class="choice"', left, box.top, right - left, height))
     if best and text:
         half_text = LETTER / 2 * len(text)
         middle = (plot.x(best[0]) + plot.x(best[-1])) / 2

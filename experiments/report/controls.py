@@ -65,7 +65,7 @@ OVER_PROMPTS = Control(
     "interval and sign-flip test over prompts", "an effect that only a few prompts show", field("p")
 )
 GRID = Control(
-    "false-discovery rate over the grid", "one of many parts that stands out by chance", field("q")
+    "false discovery rate over the grid", "one of many parts that stands out by chance", field("q")
 )
 TURNED = Control(
     "equally large changes in random directions",

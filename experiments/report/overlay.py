@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Protocol, runtime_checkable
 
 from markupsafe import Markup
 
-from .canvas import Box, px, svg
+from .canvas import Box, px, rect, svg
 from .parts import Drawing
 
 SIDE = 300.0
@@ -58,13 +57,8 @@ def overlay(
         if shade is None:
             continue
         row, column = divmod(cell, image.columns)
-        where = f'x="{px(column * across)}" y="{px(row * down)}"'
-        size = f'width="{px(across)}" height="{px(down)}"'
-        tip = f"<title>{escape(shade.tip)}</title>"
-        body.append(
-            f'<rect class="m-{shade.colour}" fill-opacity="{shade.opacity:.2f}" {where} '
-            f"{size}>{tip}</rect>"
-        )
+        style = f'class="m-{shade.colour}" fill-opacity="{shade.opacity:.2f}"'
+        body.append(rect(style, column * across, row * down, across, down, shade.tip))
     width = f' width="{px(SIDE)}"'
     drawing = svg(Box(SIDE, height), body, title=title, desc=caption, uid=f"{uid}-svg", attrs=width)
     return Drawing(uid, Markup(drawing), caption, title)

@@ -36,6 +36,11 @@ class Cell:
             return self.sort
         return self.text if _reads_as(self.text, self.sort) else f"{self.sort:.6g}"
 
+    @property
+    def filled(self) -> float:
+        """The filled share of the bar, from 0 to 1, whatever the value is."""
+        return min(max(finite(self.bar) or 0.0, 0.0), 1.0)
+
     def style(self, numeric: bool) -> str:
         """Classes of the cell's element."""
         tone = self.tone if self.tone in ("strong", "code") else ""

@@ -17,7 +17,7 @@ from .axes import (
     tick,
     upright_line,
 )
-from .canvas import Box, px, svg
+from .canvas import Box, px, rect, svg
 from .parts import Cell, Column, Table, score_cell
 from .schema import Interval
 from .words import count, interval, number
@@ -215,7 +215,6 @@ def _rect(
     style: str, left: float, right: float, top: float, bottom: float, k: int | None = None
 ) -> str:
     mark = "" if k is None else f' data-k="{k}"'
-    return (
-        f'<rect class="{style}"{mark} x="{px(left)}" y="{px(top)}" '
-        f'width="{px(max(right - left, 0.5))}" height="{px(max(bottom - top, 0.0))}"/>'
-    )
+    # A narrow bin stays visible.
+    width = max(right - left, 0.5)
+    return rect(f'class="{style}"{mark}', left, top, width, bottom - top)

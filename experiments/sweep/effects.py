@@ -1,4 +1,4 @@
-"""Effects of edits over prompts: means with intervals, tests and the false-discovery rate over the
+"""Effects of edits over prompts: means with intervals, tests and the false discovery rate over the
 grid.
 
 Prompts of one group are resampled together. Fewer groups than a test needs (`TESTABLE`) have
@@ -102,7 +102,7 @@ def effect_records(
     """One record a component.
 
     ``effect`` is the mean over prompts of edited minus unedited, with an interval over clusters and
-    ``p`` of one set of tests (`probes.effects`), ``q`` its false-discovery rate over all
+    ``p`` of one set of tests (`probes.effects`), ``q`` its false discovery rate over all
     components; ``normalised`` is effect / mean of ``whole``, None where the interval of that mean
     holds 0. Its interval holds 0 where that of the effect does, and only there.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..report.axes import Cells
-from ..report.canvas import Box, px, svg
+from ..report.canvas import Box, px, rect, svg
 from ..report.matrix import step_of
 from ..report.words import general, interval, p_value, plural, signed
 from .reading import LEVEL, STACKS, row_of, significant, stack_of
@@ -44,7 +44,7 @@ def effect_grid(
     for too many cells.
 
     Orange cells make the metric lower when they are edited, blue ones higher, in four shades by
-    size. Cells whose false-discovery rate is below 5% have an outline.
+    size. Cells whose false discovery rate is below 5% have an outline.
 
     Args:
         tokens: names of the columns, if they are positions of a text.
@@ -153,13 +153,7 @@ def _cell(
     step = step_of(size, end)
     kind = "even" if faint else f"{'up' if size > 0 else 'down'}{step}"
     classes = f"m-{kind} m-clear" if outlined else f"m-{kind}"
-    width = px(side - gap)
-    out = [
-        (
-            f'<rect class="{classes}" data-k="{number}" x="{px(x)}" y="{px(y)}" width="{width}" '
-            f'height="{width}"/>'
-        )
-    ]
+    out = [rect(f'class="{classes}" data-k="{number}"', x, y, side - gap, side - gap)]
     if not faint and side >= SIGN_SIDE:
         sign = "+" if size > 0 else "−"
         middle = px(x + (side - gap) / 2)
@@ -199,7 +193,7 @@ def _caption(records: Sequence[EffectRecord], shares: bool, end: float) -> str:
         verb = "is" if passing == 1 else "are"
         outlined = (
             f"{plural(passing, 'outlined cell')} {verb} significant "
-            f"(false-discovery rate below {LEVEL})."
+            f"(false discovery rate below {LEVEL})."
         )
     stacks = dict.fromkeys(stack_of(record.site) for record in records)
     named = ""

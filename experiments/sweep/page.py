@@ -31,7 +31,7 @@ from .records import Certificate, EffectRecord, EffectResults
 
 SHOWN = 40
 """Effects of a ranking."""
-OUTLINED = f"false-discovery rate below {LEVEL}"
+OUTLINED = f"false discovery rate below {LEVEL}"
 
 
 @dataclass(frozen=True)
@@ -257,11 +257,11 @@ def ranking(records: Sequence[EffectRecord], total: int, view: EffectsView, uid:
         Column("site", False),
         Column("effect", hint=view.about),
         Column(*view.share[:1], hint=view.share[1]),
-        *([Column("estimate", hint="what the gradient gave")] if has_estimates else []),
+        *([Column("estimate", hint="estimate from the gradient")] if has_estimates else []),
         *([Column("null p", hint=NULL_HINT)] if has_null else []),
         *(extra.column for extra in view.extra),
         Column("p", hint="sign-flip test over prompts"),
-        Column("q", hint="false-discovery rate over all parts (Benjamini & Hochberg 1995)"),
+        Column("q", hint="false discovery rate over all parts (Benjamini & Hochberg 1995)"),
     ]
     rows = []
     for record in records:

@@ -31,7 +31,7 @@ class Place(Protocol):
 
 def families(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     """Records by value and kind of part:
-    those of one family share a grid and a false-discovery rate.
+    those of one family share a grid and a false discovery rate.
     """
     out: dict[tuple[str, str], list[Record]] = {}
     for record in records:
@@ -45,7 +45,7 @@ def strongest(records: Sequence[Record], count: int = 10) -> list[Record]:
 
 
 def significant(records: Sequence[Record]) -> list[Record]:
-    """The records whose false-discovery rate is below ``LEVEL``."""
+    """The records whose false discovery rate is below ``LEVEL``."""
     return [record for record in records if record.q is not None and record.q < LEVEL]
 
 

@@ -45,7 +45,7 @@ class EffectRecord:
         "of no effect: sign flips and studentised bootstrap over groups of prompts, "
         "below 0.05 where the interval leaves 0 out; null where it was not tested"
     )
-    q: float | None = entry("its false-discovery rate over the grid (Benjamini & Hochberg 1995)")
+    q: float | None = entry("its false discovery rate over the grid (Benjamini & Hochberg 1995)")
     n: int = entry("prompts")
     n_clusters: int = entry("groups of prompts that are resampled together")
     estimate: float | None = entry(

@@ -301,7 +301,7 @@ CAPTIONS: list[tuple[str, Check]] = [
     ),
     (r"<n> records in results\.json\. Choose a heading to sort\.", n_records),
     (r"The <n> strongest of <of>, with 95% intervals in small print", strongest_of),
-    (r"significant: <n> of <of>; false-discovery rate below 0\.05", passing),
+    (r"significant: <n> of <of>; false discovery rate below 0\.05", passing),
     (rf"strongest: <value:{SIGNED}>; \S+(?: at position \d+)?", of_field("effect")),
     (
         r"With <n> (?:groups of )?prompts, the smallest possible p is <p>"
@@ -311,7 +311,7 @@ CAPTIONS: list[tuple[str, Check]] = [
     ),
     (
         r"<of> cells, layers from top to bottom\. Colour: (?:effect, on a scale to <end>|recovery, on a scale from 0 to 1)\. <n> outlined "
-        r"cells? (?:is|are) significant \(false-discovery rate below 0\.05\)\.",
+        r"cells? (?:is|are) significant \(false discovery rate below 0\.05\)\.",
         cells,
     ),
     (

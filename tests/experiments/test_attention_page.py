@@ -42,11 +42,11 @@ def test_hiding_the_first_token_scales_the_others_to_1(tmp_path: Path) -> None:
     try:
         browser.open(page, 1200)
         assert browser.errors == []
-        assert browser.evaluate(SEES) == "a looks at <s> 0.50, a 0.50"
+        assert browser.evaluate(SEES) == "a attends to <s> 0.50, a 0.50"
         browser.evaluate(HIDE)
-        assert browser.evaluate(SEES) == "a looks at a 1.00"
+        assert browser.evaluate(SEES) == "a attends to a 1.00"
         browser.evaluate(HIDE)
-        assert browser.evaluate(SEES) == "a looks at <s> 0.50, a 0.50"
+        assert browser.evaluate(SEES) == "a attends to <s> 0.50, a 0.50"
         box = "document.querySelector('.thumbs')"
         assert browser.evaluate(
             f"{box}.scrollHeight <= {box}.clientHeight + 1 && {box}.clientHeight < 800"

@@ -220,11 +220,11 @@ def test_a_head_is_chosen_and_its_words_look_somewhere(browser, tmp_path):
     }
     # the strongest head's pattern stands there before any click
     opened(browser, tmp_path, render_report(results))
-    assert "Where blocks.1.attn.hook_z[3] looks in one text" in browser.evaluate(
+    assert "Attention of blocks.1.attn.hook_z[3] in one text" in browser.evaluate(
         "document.body.textContent"
     )
     titles = browser.evaluate("[...document.querySelectorAll('title')].map(t => t.textContent)")
-    assert titles.count(" b looks at  a: 0.20") == 1
+    assert titles.count(" b attends to  a: 0.20") == 1
 
 
 def patterns(one):

@@ -247,7 +247,7 @@ SHOWN = [
      same("anisotropy") | {"dimension": "intrinsic_dimension", "PCs for 90%": "components_90", "PC 1-2": "explained_2",
      "centred": "anisotropy_centred", "trust PCA": "trust_pca", "upos in the space": "separability.upos.places.space.accuracy"}),
     ("geometry", "lens-table", RECORDED["geometry"]["lens"]["records"],
-     {"log2 p": "log2p", "median rank": "median_rank", "likeliest": "top1"}),
+     {"log2 p": "log2p", "median rank": "median_rank", "top-1": "top1"}),
     ("attribute", "scores-0", attribution_scores(), same("leave-one-out", "ig")),
     ("attribute", "faithful-table", of("attribute"),
      same("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity")),

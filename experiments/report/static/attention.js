@@ -1,5 +1,5 @@
 "use strict";
-// --- attention: an overview of all heads, one head's pattern, and what the chosen word looks at ---
+// --- attention: an overview of all heads, one head's pattern, and what the chosen word attends to ---
 function attention(box) {
   const source = data.attention[box.dataset.attention];
   const { layers, heads, texts, roles, values } = source;
@@ -150,7 +150,7 @@ function attention(box) {
     });
     const order = found.map((x, i) => [x, i]).sort((a, b) => b[0] - a[0]).slice(0, 4).filter(([x]) => x >= 0.005);
     const listed = order.map(([x, i]) => `${tokens()[i]} ${x.toFixed(2)}`).join(", ");
-    sees.textContent = reversed ? `${tokens()[word]} is looked at by ${listed}` : `${tokens()[word]} looks at ${listed}`;
+    sees.textContent = reversed ? `${tokens()[word]} gets attention from ${listed}` : `${tokens()[word]} attends to ${listed}`;
   }
   function drawHead() {
     const at = row * heads + column, some = Object.entries(values).filter(([, v]) => v[at] !== null);
@@ -212,7 +212,7 @@ function attention(box) {
   matrix.addEventListener("pointermove", (event) => {
     const cell = Number(matrix.dataset.cell), q = Math.floor((event.offsetY - 74) / cell), k = Math.floor((event.offsetX - 84) / cell);
     if (q < 0 || k < 0 || q >= tokens().length || k >= tokens().length) return hideTip();
-    showTip(event.pageX, event.pageY, [make("b", `${tokens()[q]} looks at ${tokens()[k]}`), make("span", line(q)[k].toFixed(3), "t")]);
+    showTip(event.pageX, event.pageY, [make("b", `${tokens()[q]} attends to ${tokens()[k]}`), make("span", line(q)[k].toFixed(3), "t")]);
   });
   matrix.addEventListener("pointerleave", hideTip);
   matrix.addEventListener("click", (event) => chooseWord(Math.floor((event.offsetY - 74) / Number(matrix.dataset.cell))));

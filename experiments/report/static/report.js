@@ -216,11 +216,11 @@ function pattern(box, { tokens, weights, places }) {
       for (let key = 0; key < n; key++) {
         const w = at(q, key);
         const cell = drawn("rect", { x: left + side * key, y, width: side - 1, height: side - 1, "fill-opacity": Math.max(0.06, w) });
-        cell.append(drawn("title", {}, `${tokens[q]} looks at ${tokens[key]}: ${w.toFixed(2)}`));
+        cell.append(drawn("title", {}, `${tokens[q]} attends to ${tokens[key]}: ${w.toFixed(2)}`));
         svg.append(cell);
       }
     }
-    box.replaceChildren(make("p", `Where ${name} looks in one text (rows look at columns; another head: click its cell, or the arrow keys in the grid)`), svg);
+    box.replaceChildren(make("p", `Attention of ${name} in one text (rows attend to columns; for another head, click its cell or use the arrow keys in the grid)`), svg);
   };
 }
 // A click on a cell lists what it holds: (name, number) pairs.
@@ -231,7 +231,7 @@ function ranking(box, lists) {
       const row = table.insertRow();
       row.append(make("td", token), make("td", value, "n"));
     }
-    box.replaceChildren(make("p", `${name} (another cell: click it, or the arrow keys in the grid)`), table);
+    box.replaceChildren(make("p", `${name} (for another cell, click it or use the arrow keys in the grid)`), table);
   };
 }
 // The same cells shaded by another measure: 0 to 4 for each cell.

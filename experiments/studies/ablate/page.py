@@ -71,7 +71,7 @@ RAN_ON = ExtraColumn(
 ROLES = ExtraColumn(
     Column(
         "on repeated tokens",
-        hint="mean attention where the role looks, on random tokens that come twice",
+        hint="mean attention in the sense of the role, on repeated random tokens",
     ),
     _role,
 )

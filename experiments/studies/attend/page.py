@@ -165,7 +165,7 @@ def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Secti
         data,
         title="Means of each layer's heads",
         y_title="mean over heads",
-        caption="First by value: the first token's share of what the attended values add.",
+        caption="First by value: the first token's share of the norm of the attended values.",
         words="; ".join(
             f"layer {record.layer} entropy {number(record.entropy)}" for record in layers
         ),

@@ -78,7 +78,7 @@ def _disagreement_table(apart: Disagreement, records: Sequence[HeadRecord], metr
         Column("entropy"),
         Column("contribution"),
         Column("effect", hint=f"of {apart.value} ablation on {metric}"),
-        Column("q", hint="false-discovery rate over all heads; intervals are of one head each"),
+        Column("q", hint="false discovery rate over all heads; intervals are of one head each"),
     ]
     rows = []
     for record in records:

@@ -21,7 +21,7 @@ class Statistics:
     self: float = entry("weight on the token itself")
     previous: float = entry("weight on the token before")
     next: float = entry("weight on the token after")
-    sink: float | None = entry("weight on the learned sink, which is no token", default=None)
+    sink: float | None = entry("weight on the learned sink, which is not a token", default=None)
     norm_first: float | None = entry(
         "the first token's share of the attended values' norm", default=None
     )
@@ -58,7 +58,7 @@ class HeadEffect:
 
     effect: float = entry("effect of ablating the head on the metric")
     effect_interval: Interval | None = entry("its interval")
-    q: float | None = entry("false-discovery rate over all heads; null for an estimate")
+    q: float | None = entry("false discovery rate over all heads; null for an estimate")
     exact: bool | None = entry("whether the effect was measured, not estimated")
 
 
@@ -87,7 +87,7 @@ class HeadRecord(Statistics, Intervals):
     nearest: str | None = entry(
         "the head with the most similar attention; null for a model of one head"
     )
-    nearest_similarity: float | None = entry("their overlap: 1 for heads with identical attention")
+    nearest_similarity: float | None = entry("overlap of the two: 1 for identical attention")
     role: str = entry("the head's roles, from where it attends; empty for none")
     measured: HeadEffect | None = entry("its measured effect", default=None)
 
@@ -137,7 +137,7 @@ class RelationRecord:
     gain: float = entry("score - baseline")
     gain_interval: Interval | None = entry("the gain's 95% interval over texts")
     n: int = entry("dependencies that were scored")
-    syntactic: bool = entry("whether the head is clearly better than every fixed offset")
+    syntactic: bool = entry("whether the head significantly beats every fixed offset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +254,7 @@ class ShownAttention:
     height: int = entry("of the file", "pixels")
     jpeg: str = entry("the picture, made smaller, base64")
     mean: list[float] = entry("mean weights over heads and layers, row by row")
-    heads: list[ShownHead] = entry("the heads with the largest weight on it, the largest first")
+    heads: list[ShownHead] = entry("the heads with the largest weight on it, in order")
 
 
 @dataclass(frozen=True, kw_only=True)

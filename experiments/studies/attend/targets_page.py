@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from ...report.axes import Cells, tick
-from ...report.canvas import Box, px, svg
+from ...report.canvas import Box, px, rect, svg
 from ...report.parts import Cell, Column, Drawing, Picture, Section, Table
 from ...report.words import number
 from .records import ShownTarget, TargetHeadRecord
@@ -54,9 +54,9 @@ def target_section(heads: Sequence[TargetHeadRecord], shown: Sequence[ShownTarge
         )
         return Section("decoder", "Sound and transcript", parts, about, study=True)
     about = (
-        "Attention of the decoder while it is given the target: D heads look at the "
-        "target's earlier tokens, X heads at the source. In each small square a row is a "
-        "token of the target and a column a token of the source."
+        "Attention of the decoder on the given target: D heads attend to earlier tokens of the "
+        "target, X heads to the source. In each small square, rows are target tokens and columns "
+        "are source tokens."
     )
     return Section("decoder", "Decoder and source", parts, about, study=True)
 
@@ -97,10 +97,7 @@ def _small(text: ShownTarget, number_of_text: int, is_scaled: bool) -> Drawing:
         for head, pattern in enumerate(heads):
             x, y = head * (SMALL + 8) + 26, layer * (SMALL + 20) + 14
             body.append(tick(x, y - 3, f"{text.stack}{layer}H{head}", anchor="start"))
-            body.append(
-                f'<rect class="m-even" fill-opacity="0.35" x="{px(x)}" y="{px(y)}" '
-                f'width="{px(SMALL)}" height="{px(SMALL)}"/>'
-            )
+            body.append(rect('class="m-even" fill-opacity="0.35"', x, y, SMALL, SMALL))
             largest = _largest(pattern) if is_scaled else 1.0
             wide, high = SMALL / len(text.source), SMALL / len(text.target)
             for row, weights in enumerate(pattern):
@@ -121,8 +118,8 @@ def _largest(pattern: Sequence[Sequence[float]]) -> float:
 
 
 def _square(x: float, y: float, width: float, weight: float, height: float | None = None) -> str:
-    size = f'width="{px(width)}" height="{px(height or width)}"'
-    return f'<rect class="m-up4" fill-opacity="{weight:.2f}" x="{px(x)}" y="{px(y)}" {size}/>'
+    style = f'class="m-up4" fill-opacity="{weight:.2f}"'
+    return rect(style, x, y, width, height or width)
 
 
 def _drawing(box: Box, body: Sequence[str], title: str, words: str, uid: str) -> Drawing:

@@ -161,7 +161,7 @@ def words_section(
 
 
 def answer_parts(prediction: Prediction, record: MethodRecord, item: int) -> list[Any]:
-    """The model's likeliest answers as bars, with the right one where it is known."""
+    """The model's most likely answers as bars, with the right one where it is known."""
     best = prediction.answers[0]
     kind = "class" if prediction.labels else "token"
     right = prediction.gold
@@ -185,7 +185,7 @@ def answer_parts(prediction: Prediction, record: MethodRecord, item: int) -> lis
     columns = [Column(kind, False), Column("probability")]
     table = Table(
         f"answers-{item}",
-        "The model's likeliest answers",
+        "The model's most likely answers",
         columns,
         rows,
         sortable=False,

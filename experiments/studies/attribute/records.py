@@ -19,7 +19,7 @@ class Measured:
 
     item: int = entry("the text's number")
     method: str = entry("the method")
-    text: str = entry("the text; a pair has a line each")
+    text: str = entry("the text; a pair has two lines")
     target: str = entry("what is explained, in words")
     unit: str = entry("its unit: bits or nats")
     comprehensiveness: float = entry(
@@ -51,8 +51,8 @@ class MethodRecord(Measured):
     units: list[str] = entry("the words, tokens or spans")
     spans: list[list[int]] = entry("start and end of each in characters")
     scores: list[float] = entry("signed contribution of each to the value", "the value's unit")
-    errors: list[float] | None = entry("standard errors; null for methods that draw nothing")
-    value: float = entry("the number that is explained, on the whole text")
+    errors: list[float] | None = entry("standard errors; null for methods without sampling")
+    value: float = entry("the explained value, on the whole text")
     baseline: float | None = entry(
         "the value with all units removed, if the method has such a state"
     )
@@ -79,11 +79,11 @@ class RandomRecord(Measured):
     """Random attributions of one text: the mean of their measures, and the extremes."""
 
     draws: int = entry("random attributions")
-    comprehensiveness_interval: Interval = entry("from the lowest to the highest draw")
-    sufficiency_interval: Interval = entry("from the lowest to the highest draw")
-    deletion_interval: Interval = entry("from the lowest to the highest draw")
-    insertion_interval: Interval = entry("from the lowest to the highest draw")
-    infidelity_interval: Interval = entry("from the lowest to the highest draw")
+    comprehensiveness_interval: Interval = entry("lowest and highest draw")
+    sufficiency_interval: Interval = entry("lowest and highest draw")
+    deletion_interval: Interval = entry("lowest and highest draw")
+    insertion_interval: Interval = entry("lowest and highest draw")
+    infidelity_interval: Interval = entry("lowest and highest draw")
 
 
 Record = MethodRecord | RandomRecord
@@ -97,7 +97,7 @@ class Flip:
     values: list[float] = entry(
         "the answer's lead over the other one, before and after each change", "nats"
     )
-    flipped: bool = entry("whether the lead was lost")
+    flipped: bool = entry("whether the order of the two was reversed")
     other: int = entry("the index of the answer that it is compared with")
 
 
@@ -134,7 +134,7 @@ class Prediction:
     """What the model answers for one text, before anything is explained."""
 
     item: int = entry("the text's number")
-    answers: list[AnswerProbability] = entry("the likeliest answers, the likeliest first")
+    answers: list[AnswerProbability] = entry("the most likely answers, in order")
     labels: bool = entry("whether they are classes or labels; else tokens")
     gold: str | None = entry("the right label, where the file gives one", default=None)
 
@@ -145,9 +145,9 @@ class Modalities:
 
     item: int = entry("the text's number")
     kind: str = entry("picture or sound")
-    value: float = entry("the number that is explained, with everything", "its unit")
-    without_medium: float = entry("with every patch grey, or every span silent", "its unit")
-    without_words: float = entry("with every word absent", "its unit")
+    value: float = entry("the explained value, with everything", "its unit")
+    without_medium: float = entry("with all patches grey, or all spans silent", "its unit")
+    without_words: float = entry("with all words removed", "its unit")
     without_both: float = entry("with both", "its unit")
     medium: float = entry(
         "Shapley value of the picture or the sound as one player of two: "

@@ -20,7 +20,7 @@ class Results(StudyResults):
 
     records: list[JudgedRecord] = entry("one for each confidence")
     comparisons: list[ComparisonRecord] = entry("the first confidence against each other one")
-    errors: list[ErrorRecord] = entry("the wrong answers that the first confidence was surest of")
+    errors: list[ErrorRecord] = entry("the wrong answers with the highest first confidence")
     source: str = entry(
         "what was measured: predictions, labelled, text, questions, prompts or pairs"
     )

@@ -59,7 +59,7 @@ def _store(results: Results, data: dict[str, Any]) -> Section:
     ]
     columns = [
         Column("site", False),
-        Column("width", hint="values a row"),
+        Column("width", hint="values per row"),
         Column("MB", hint="on disk"),
         Column(
             "largest",

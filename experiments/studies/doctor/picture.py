@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ....hooks.verify import worst
 from ...report.axes import Cells
-from ...report.canvas import Box, px, svg
+from ...report.canvas import Box, px, rect, svg
 from ...report.parts import Heat
 from .kinds import short_name
 from .records import CheckRecord
@@ -45,9 +45,8 @@ def map_picture(
             if not found:
                 continue
             status = worst(found)
-            place = f'x="{px(cells.x(column))}" y="{px(cells.y(row))}"'
-            size = f'width="{px(SIDE - GAP)}" height="{px(SIDE - GAP)}"'
-            body.append(f'<rect class="{SHADES[status]}" data-k="{len(tips)}" {place} {size}/>')
+            style = f'class="{SHADES[status]}" data-k="{len(tips)}"'
+            body.append(rect(style, cells.x(column), cells.y(row), SIDE - GAP, SIDE - GAP))
             # Told by a sign too, for readers who do not see the colour.
             if status != "OK":
                 middle = f'x="{px(cells.x(column) + (SIDE - GAP) / 2)}" y="{px(cells.y(row) + 14)}"'

@@ -15,7 +15,7 @@ class CheckRecord:
     check: str = entry("the check")
     site: str = entry("the site; empty for the whole model")
     status: Literal["OK", "UNSUPPORTED", "WRONG"] = entry("the verdict")
-    measured: float | None = entry("what was measured; null where it is no finite number")
+    measured: float | None = entry("the measured value; null if it is not finite")
     bound: float | None = entry("OK means at most this; for edits, a change of at least this")
     reason: str = entry("why, in a line")
 

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...report.axes import Cells
-from ...report.canvas import Box, px, svg
+from ...report.canvas import Box, px, rect, svg
 from ...report.charts import Series
 from ...report.controls import Control, always, field
 from ...report.depths import DepthCurve
@@ -335,10 +335,8 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             opacity = max(0.03, min(1.0, value))
-            place = f'x="{px(grid.x(j))}" y="{px(grid.y(i))}"'
-            size = f'width="{px(side - 1)}" height="{px(side - 1)}"'
-            style = f'class="m-up4" fill-opacity="{opacity:.2f}"'
-            body.append(f'<rect {style} data-k="{len(tips)}" {place} {size}/>')
+            style = f'class="m-up4" fill-opacity="{opacity:.2f}" data-k="{len(tips)}"'
+            body.append(rect(style, grid.x(j), grid.y(i), side - 1, side - 1))
             tips.append([f"{short[rows[i]]} and {short[columns[j]]}", number(value), ""])
     body += grid.row_ticks([short[site] for site in rows], each=24.0)
     body += grid.column_ticks([short[site] for site in columns], each=24.0)

@@ -51,7 +51,7 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
         Column("layer"),
         Column("log2 p"),
         Column("median rank"),
-        Column("likeliest", hint="share of places"),
+        Column("top-1", hint="share of positions at which the next token is the most likely one"),
     ]
     rows = [
         [
@@ -95,7 +95,7 @@ def lens_text(text: LensText, place: int, labels: Sequence[str]) -> Fold:
             tone = "strong" if rank == 0 else ""
             row.append(Cell(top, finite(rank), f"p {number(p, 2)}, rank {rank}", tone=tone))
         rows.append(row)
-    caption = "In bold where the likeliest token is the one that follows"
+    caption = "Bold: the most likely token is the one that follows"
     return Fold(
         f"Text {place + 1}: each layer's prediction of the next token",
         [Table(f"lens-{place}", caption, columns, rows, sortable=False)],

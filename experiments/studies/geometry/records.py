@@ -76,7 +76,7 @@ class DrawnPoints:
 class Words:
     """The words that are drawn."""
 
-    sentences: list[list[str]] = entry("the words of each sentence that one is drawn of")
+    sentences: list[list[str]] = entry("the words of each sentence from which a word is drawn")
     at: list[list[int]] = entry("each drawn word's sentence and place in it")
     labels: dict[str, list[str | float | None]] = entry("each property's value of each drawn word")
 
@@ -102,9 +102,9 @@ class LensRecord:
     )
     log2p: float = entry("mean log2 p(next token)", "bits")
     log2p_interval: Interval | None = entry("its 95% interval over texts", "bits")
-    top1: float = entry("share of places at which the next token is the likeliest")
+    top1: float = entry("share of positions at which the next token is the most likely one")
     top1_interval: Interval | None = entry("its 95% interval over texts")
-    median_rank: float = entry("median number of tokens that are likelier than the next one")
+    median_rank: float = entry("median number of tokens that are more likely than the next one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +112,9 @@ class LensText:
     """One text as each layer continues it: a row a layer, a column a place."""
 
     tokens: list[str] = entry("the text's tokens")
-    top: list[list[str]] = entry("the likeliest next token")
+    top: list[list[str]] = entry("the most likely next token")
     p: list[list[float]] = entry("its probability")
-    rank: list[list[int]] = entry("how many tokens are likelier than the one that follows")
+    rank: list[list[int]] = entry("number of tokens that are more likely than the one that follows")
     log2p: list[list[float]] = entry("log2 p of the token that follows", "bits")
 
 

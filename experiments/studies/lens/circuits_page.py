@@ -60,9 +60,9 @@ def _shares(circuits: Sequence[CircuitRecord]) -> Table:
         Column("head", False),
         Column(
             "OV share",
-            hint="eigenvalues: 1 where tokens raise themselves, -1 where they lower themselves",
+            hint="eigenvalues: 1 if tokens raise their own logit, -1 if they lower it",
         ),
-        Column("QK share", hint="eigenvalues: 1 where tokens look for their like"),
+        Column("QK share", hint="eigenvalues: 1 if tokens attend to the same token"),
     ]
     rows = []
     for record in sorted(circuits, key=lambda one: -one.ov_share):

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...report.axes import Cells
-from ...report.canvas import Box, px, svg
+from ...report.canvas import Box, px, rect, svg
 from ...report.parts import Heat
 from ...report.words import layer_label, number
 from .records import ReadingRecord
@@ -47,7 +47,7 @@ def _by_rank(record: ReadingRecord) -> int:
 SHADES = {
     "rank of the target": _by_rank,
     "probability of the target": _by_target,
-    "probability of the likeliest token": _by_probability,
+    "probability of the most likely token": _by_probability,
 }
 
 
@@ -104,8 +104,7 @@ def _cell(k: int, token: str, x: float, y: float, shade: int) -> list[str]:
     kind, on = (f"up{shade}", f" m-on{shade}") if shade else ("even", "")
     middle = f'x="{px(x + WIDTH / 2)}" y="{px(y + HEIGHT / 2 + 3)}"'
     return [
-        f'<rect class="m-{kind}" data-k="{k}" x="{px(x)}" y="{px(y)}" ',
-        f'width="{px(WIDTH - 1)}" height="{px(HEIGHT - 1)}"/>',
+        rect(f'class="m-{kind}" data-k="{k}"', x, y, WIDTH - 1, HEIGHT - 1),
         f'<text class="m-text{on}" {middle} text-anchor="middle">{escape(_short(token))}</text>',
     ]
 

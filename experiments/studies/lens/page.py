@@ -138,7 +138,7 @@ def _contributions(results: Results, number_: int) -> Fold | None:
         Column("direct", hint="contribution to the logit through the frozen final norm"),
         Column(
             "whole",
-            hint="the logit with it minus the logit with zero in its place (exact ablation)",
+            hint="the logit with it minus the logit with it set to zero (exact ablation)",
         ),
     ]
     rows = [
@@ -234,9 +234,9 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
     columns = [
         Column("lens", False),
         Column("layer", False),
-        Column("KL", hint="bits a token, from the model's prediction"),
+        Column("KL", hint="bits per token, from the model's prediction"),
         Column("loss", hint="cross-entropy of the next token, bits"),
-        Column("agreement", hint="same likeliest token as the model"),
+        Column("agreement", hint="same most likely token as the model"),
         Column("median rank", hint="of the true next token"),
         Column(
             "reliability",
@@ -244,7 +244,7 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
         ),
         Column(
             "overlap",
-            hint="Jacobian: the ten likeliest tokens that the readings "
+            hint="Jacobian: the ten most likely tokens that the readings "
             "of two halves have in common",
         ),
     ]
@@ -289,7 +289,7 @@ def _comparisons(results: Results) -> Fold:
         Column("lens", False),
         Column("against", False),
         Column("layer", False),
-        Column("KL difference", hint="bits a token; below 0 the lens is closer to the model"),
+        Column("KL difference", hint="bits per token; below 0 the lens is closer to the model"),
         Column("p (Holm)", hint="corrected over layers and lenses; intervals are not"),
     ]
     rows = [

@@ -27,9 +27,11 @@ class ReadingRecord:
     )
     position: int = entry("the token's position, from 0")
     token: str = entry("the token there, decoded")
-    top: list[Candidate] = entry("the ten likeliest next tokens")
+    top: list[Candidate] = entry("the ten most likely next tokens")
     target_probability: float | None = entry("probability of the target", default=None)
-    target_rank: int | None = entry("how many tokens are likelier than the target", default=None)
+    target_rank: int | None = entry(
+        "number of tokens that are more likely than the target", default=None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class LayerRecord:
     loss_interval: Interval | None = entry("95% interval over texts", "bits a token")
     agreement: float = entry("share of tokens with the same most likely next token as the model")
     agreement_interval: Interval | None = entry("95% interval over texts")
-    median_rank: float = entry("median rank of the true next token, 0 the likeliest")
+    median_rank: float = entry("median rank of the true next token; 0 is the most likely token")
     median_rank_interval: Interval | None = entry("95% interval over texts")
     n_texts: int = entry("held-out texts", "texts")
     n_tokens: int = entry("held-out tokens", "tokens")
@@ -52,7 +54,7 @@ class LayerRecord:
         "Jacobian: similarity of the estimates from two halves of the texts", default=None
     )
     overlap: float | None = entry(
-        "Jacobian: share of the ten likeliest tokens that the readings of two "
+        "Jacobian: share of the ten most likely tokens that the readings of two "
         "halves have in common",
         default=None,
     )
@@ -82,7 +84,7 @@ class ComparisonRecord:
         "bits a token",
     )
     difference_interval: Interval | None = entry("95% interval over texts", "bits a token")
-    p: float = entry("of no difference, below 0.05 where the interval leaves 0 out")
+    p: float = entry("of no difference; below 0.05 exactly if the interval excludes 0")
     p_holm: float = entry(
         "of no difference, paired over texts: sign flips and studentised bootstrap; "
         "Holm-corrected over layers and lenses"
@@ -113,7 +115,7 @@ class PairRecord:
     """Two tokens and what a circuit gives from one to the other."""
 
     source: str = entry("the token that is attended to (OV) or that attends (QK)")
-    target: str = entry("the token that is raised (OV) or looked at (QK)")
+    target: str = entry("the token that is promoted (OV) or attended to (QK)")
     value: float = entry("entry of the circuit of tokens: logits up to the final scale, or scores")
 
 

@@ -40,8 +40,8 @@ def _texts(records: Sequence[ReadingRecord]) -> list[Table]:
             p = "" if record.target_probability is None else f"{record.target_probability:.4f}"
             rows.append((record.kind, layer_label(record.layer), shown, p, rank))
         title = f"text {number + 1}: the next token, layer by layer"
-        columns = "lens|layer|likeliest|p(target)|rank"
-        out.append(titled(title, columns, rows, ("lens", "layer", "likeliest")))
+        columns = "lens|layer|top token|p(target)|rank"
+        out.append(titled(title, columns, rows, ("lens", "layer", "top token")))
     return out
 
 

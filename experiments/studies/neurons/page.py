@@ -258,7 +258,7 @@ def _effects(uid: str, caption: str, sets: Sequence[SetRecord], value: str) -> T
         Column("beyond", hint="effect minus the mean effect of the random draws, text by text"),
         Column("null p", hint="share of the random draws with at least this effect"),
         Column("p", hint="sign-flip test over texts"),
-        Column("q", hint="false-discovery rate over all sets with this change"),
+        Column("q", hint="false discovery rate over all sets with this change"),
     ]
     rows = [
         [

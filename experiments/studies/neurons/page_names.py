@@ -91,7 +91,7 @@ def names_section(place: int, site: SiteRecord, results: Results, data: dict[str
         ),
         Column("lowest for", False, "the class with the lowest mean"),
         Column("effect alone", hint="metric with this neuron alone changed minus metric without"),
-        Column("q", hint="false-discovery rate over the named neurons of this run"),
+        Column("q", hint="false discovery rate over the named neurons of this run"),
     ]
     rows = [_neuron_row(neuron, rankings, alone.get(neuron.index)) for neuron in neurons]
     folds = [_words_of(neuron, is_open=i == 0) for i, neuron in enumerate(neurons)]

@@ -35,7 +35,7 @@ class SetRecord(EffectRecord):
 class ReadRecord:
     """What one kind of probe reads from a ranking's first neurons."""
 
-    site: str = entry("whose neurons")
+    site: str = entry("site of the neurons")
     layer: int = entry("the site's block")
     ranking: str = entry("how the neurons are ranked")
     probe: str = entry("the kind of probe")
@@ -54,7 +54,7 @@ class ReadRecord:
 class SiteRecord:
     """One site as a whole."""
 
-    site: str = entry("whose neurons")
+    site: str = entry("site of the neurons")
     layer: int = entry("the site's block")
     width: int = entry("how many neurons it has")
     whole: dict[str, float] = entry("accuracy of each kind of probe on all of them")
@@ -81,7 +81,7 @@ class WordRecord:
 class NeuronRecord:
     """A neuron that a ranking puts among its first."""
 
-    site: str = entry("whose neuron")
+    site: str = entry("site of the neuron")
     layer: int = entry("the site's block")
     index: int = entry("which")
     ranks: dict[str, int] = entry("its place in each ranking, from 1")
@@ -92,7 +92,7 @@ class NeuronRecord:
         "the most frequent word form among the hundred words farthest from the mean"
     )
     top_share: float = entry("its share of them")
-    words: list[WordRecord] = entry("the words farthest from the mean, at most two of a form")
+    words: list[WordRecord] = entry("the words farthest from the mean, at most two per form")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def set_records(
     """One record a ranked set and a neuron alone, each compared with as many neurons drawn at
     random at its site.
 
-    The false-discovery rate is that over all sets, and that over all neurons alone.
+    The false discovery rate is that over all sets, and that over all neurons alone.
     """
     boot = ClusterBootstrap(clusters, seed=options.seed)
     ranked = [i for i, of_set in enumerate(sets) if of_set.source not in (RANDOM, ALONE)]

@@ -308,7 +308,7 @@ def _records(
     gap: Float[np.ndarray, " prompts"],
     direction: str,
 ) -> list[EffectRecord]:
-    """The effects of one direction; each kind of part has its own false-discovery rate."""
+    """The effects of one direction; each kind of part has its own false discovery rate."""
     clusters, seed = clusters_of(inputs.items), inputs.options.seed
     records: list[EffectRecord] = []
     for kind in dict.fromkeys(part.kind for part in inputs.parts):

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...report.axes import Cells
-from ...report.canvas import Box, px, svg
+from ...report.canvas import Box, px, rect, svg
 from ...report.charts import Series
 from ...report.lines import lines
 from ...report.parts import Heat, Picture
@@ -108,10 +108,9 @@ def _grid(uid: str, metric: str, profiles: Sequence[Profile], data: dict[str, An
             share = (record.score - low) / ((high - low) or 1.0)
             opacity = min(1.0, max(0.04, share))
             outline = " m-clear" if record.best else ""
-            place = f'x="{px(grid.x(column))}" y="{px(grid.y(row))}"'
-            size = f'width="{px(grid.width - GAP)}" height="{px(ROW - GAP)}"'
-            style = f'class="m-up4{outline}" fill-opacity="{opacity:.2f}"'
-            body.append(f'<rect {style} data-k="{len(tips)}" {place} {size}/>')
+            style = f'class="m-up4{outline}" fill-opacity="{opacity:.2f}" data-k="{len(tips)}"'
+            x, y = grid.x(column), grid.y(row)
+            body.append(rect(style, x, y, grid.width - GAP, ROW - GAP))
             name = f"{profile.title}, layer {label}"
             tips.append([name, number(record.score), interval(record.score_interval)])
     body += [grid.row_tick(row, name) for row, name in enumerate(names)]

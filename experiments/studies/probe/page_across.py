@@ -63,14 +63,14 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
             "above the embeddings", hint="the same of the blocks alone, weights scaled to sum to 1"
         ),
         Column("peakedness", hint="KL from equal weights, in bits"),
-        Column("headroom", hint="accuracy of all layers less that of the embedding layer"),
+        Column("headroom", hint="accuracy of all layers minus accuracy of the embedding layer"),
         Column(
             "expected layer",
             hint="where the headroom is gained; not supported if its interval includes 0",
         ),
         Column(
             "above one layer",
-            hint="accuracy of all layers less that of the best single layer's probe",
+            hint="accuracy of all layers minus accuracy of the best single layer",
         ),
         Column(
             "stationary",

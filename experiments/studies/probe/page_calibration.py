@@ -28,7 +28,7 @@ def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) 
         Column("classwise", hint="mean over classes of the ECE of each class's own probability"),
         Column("Brier"),
         Column("NLL, nats"),
-        Column("AUROC", hint="how often a right word is more confident than a wrong one"),
+        Column("AUROC", hint="how often a correct word has a higher confidence than a wrong one"),
         Column("temperature", hint="fitted on dev; above 1 the probe was overconfident"),
         Column("ECE then", hint="with that temperature"),
     ]

@@ -57,7 +57,7 @@ def layer_table(profile: Profile) -> Table:
                 Column("gain", hint="bits more than a probe of the embedding layer"),
                 Column(
                     "beside",
-                    hint="bits that the layer adds to the embedding layer when a probe sees both",
+                    hint="bits that the layer adds if a probe also reads the embedding layer",
                 ),
             ]
             if profile.has("conditional")

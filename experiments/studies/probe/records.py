@@ -19,7 +19,7 @@ class ProbeRecord:
     """One property at one site."""
 
     site: str = entry("site that the probe reads")
-    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    layer: int = entry("number of the block; -1 is the embedding layer")
     property: str = entry("what the probe reads")
     level: Literal["word", "sentence", "arc", "pair"] = entry("what has a label")
     kind: Literal["class", "number"] = entry("whether labels are classes or numbers")
@@ -38,10 +38,10 @@ class ProbeRecord:
     type_majority: float = entry("score of each word type's most frequent class, or of its mean")
     embedding: float = entry("score at the embedding layer")
     random_model: float | None = entry("mean score at the same site of the random-weight models")
-    score_seen: float | None = entry("score on word types that training has")
-    score_unseen: float | None = entry("score on word types that training lacks")
-    n_seen: int = entry("test items of word types that training has")
-    n_unseen: int = entry("test items of word types that training lacks")
+    score_seen: float | None = entry("score on word types that occur in training")
+    score_unseen: float | None = entry("score on word types that do not occur in training")
+    n_seen: int = entry("test items of word types that occur in training")
+    n_unseen: int = entry("test items of word types that do not occur in training")
     macro_f1: float | None = entry("mean F1 over classes; null for numbers")
     macro_f1_interval: Interval | None = entry("its 95% interval over sentences")
     n_train: int = entry("training items")
@@ -106,11 +106,11 @@ class ClassScores:
 
     property: str = entry("what the probe reads")
     site: str = entry("site that the probe reads")
-    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    layer: int = entry("number of the block; -1 is the embedding layer")
     label: str = entry("the class")
     support: int = entry("test items of this class")
-    precision: float | None = entry("share of the items given this class that have it")
-    recall: float | None = entry("share of its items that are given this class")
+    precision: float | None = entry("share of items predicted as this class that belong to it")
+    recall: float | None = entry("share of its items that are predicted as this class")
     f1: float = entry("harmonic mean of precision and recall")
 
 
@@ -120,7 +120,7 @@ class ErrorRecord:
 
     property: str = entry("what the probe reads")
     site: str = entry("site that the probe reads")
-    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    layer: int = entry("number of the block; -1 is the embedding layer")
     sentence_id: str = entry("the sentence in its file")
     words: list[str] = entry("its words")
     index: int | None = entry("the item's word, from 0; null for a sentence")
@@ -197,7 +197,7 @@ class TreeRecord:
     """Structural probes of the tree's distances and depths at one site."""
 
     site: str = entry("site that the probes read")
-    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    layer: int = entry("number of the block; -1 is the embedding layer")
     rank: int = entry("rows of the probes' matrices")
     uuas: float = entry(
         "share of the gold edges in the minimum spanning tree, punctuation left out"
@@ -214,13 +214,13 @@ class TreeRecord:
     n: int = entry("test sentences")
     epochs: int = entry("epochs of the longer training of the two")
     stationary: bool = entry(
-        "whether training on lowered neither probe's dev loss, at several rates: a stationary "
-        "point of a loss that is not convex",
+        "whether further training lowers the dev loss of neither probe, at several rates: a "
+        "stationary point of a loss that is not convex",
         was="converged",
     )
     apart: float | None = entry(
-        "by how much the dev losses of two trainings at other rates differ, as a share of the "
-        "lower; the larger of both probes",
+        "difference between the dev losses of two trainings at different rates, as a share of the "
+        "lower one; the larger of both probes",
         "share",
         default=None,
     )
@@ -237,7 +237,7 @@ class CalibrationRecord(JudgedRecord):
 
     property: str = entry("what the probe reads")
     site: str = entry("site that the probe reads")
-    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    layer: int = entry("number of the block; -1 is the embedding layer")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,11 +115,11 @@ def _table(results: Results) -> Table:
         Column(records[0].metric, hint=records[0].unit),
         Column("change", hint="from the whole model, paired over texts"),
         Column("at random", hint="models with as many heads drawn at random, mean"),
-        Column("speed", hint="time of the whole model's forward / this model's"),
+        Column("speed", hint="forward time of the original model / forward time of this model"),
         Column(
             "difference",
-            hint="largest, of an attention output, to the whole model's with those heads at "
-            "zero, as a share",
+            hint="largest difference from the attention outputs of the original model with "
+            "these heads at zero, as a share",
         ),
         Column("folder", False),
     ]

@@ -14,7 +14,7 @@ class StepRecord:
     """The model after a step; step 0 is the given one."""
 
     step: int = entry("the step, from 0")
-    heads: int = entry("query heads that are left in each layer")
+    heads: int = entry("query heads that remain in each layer")
     kv_heads: int = entry("key-value heads that are left in each layer")
     parameters: int = entry("parameters of the model")
     metric: str = entry("what is measured")

@@ -63,5 +63,5 @@ class Results(StudyResults):
     """A swap test."""
 
     records: list[SwapRecord] = entry("one for each list and kind of swap")
-    texts: list[MovedText] = entry("the texts that move most")
+    texts: list[MovedText] = entry("the texts with the largest changes")
     positive: str | None = entry("for classifiers: the class that is measured", default=None)

@@ -232,7 +232,7 @@ def _table(records: Sequence[UsageRecord]) -> Table:
         Column("random", hint="mean size of the effect of random changes of the same size"),
         Column("null p", hint="share of the random changes with at least this effect"),
         Column("p", hint="sign-flip test over prompts"),
-        Column("q", hint="false-discovery rate over the layers (Benjamini & Hochberg 1995)"),
+        Column("q", hint="false discovery rate over the layers (Benjamini & Hochberg 1995)"),
     ]
     rows = [
         [
