@@ -143,8 +143,8 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="layerscope",
         allow_abbrev=False,
-        description="See what a PyTorch language model knows, "
-        "where it keeps it, and whether it uses it.",
+        description="Find out what a PyTorch language model encodes, "
+        "where it encodes it, and whether it uses it.",
         epilog=_examples(["demo", *firsts, REPORTS[1]]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
