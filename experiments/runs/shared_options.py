@@ -91,7 +91,9 @@ class CallOptions:
         None,
         metavar="FILE",
     )
-    dry_run: bool = option("print the plan with estimated time, memory and disk use, and stop", False)
+    dry_run: bool = option(
+        "print the plan with estimated time, memory and disk use, and stop", False
+    )
     json: bool = option("print the results as JSON instead of tables", False)
     quiet: bool = option("print no progress", False)
     verbose: bool = option("print more detail, and tracebacks of errors", False)
