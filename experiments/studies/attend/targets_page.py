@@ -46,11 +46,11 @@ def target_section(heads: Sequence[TargetHeadRecord], shown: Sequence[ShownTarge
     parts.append(_table(heads))
     if has_sound:
         about = (
-            "E heads are the encoder's: a frame of the sound looks at the others. "
-            "D heads look at the target's earlier tokens, X heads at the sound. Frames are drawn "
-            "as spans of time: a column has the weight on the frames of its span. A last column "
-            "is the padding behind the sound. The darkest square of a drawing has its largest "
-            "weight. The table is of single frames."
+            "E heads (encoder) attend from each frame of the sound to the others, D heads to "
+            "earlier tokens of the target, X heads to the sound. The drawings combine frames into "
+            "spans of time: a column is the weight on the frames of its span. The last column is "
+            "the padding after the sound. The darkest square of a drawing is its largest weight. "
+            "The table is for single frames."
         )
         return Section("decoder", "Sound and transcript", parts, about, study=True)
     about = (
