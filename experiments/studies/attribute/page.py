@@ -153,7 +153,7 @@ def words_section(
     if len(items) > SHOWN_TEXTS:
         parts.append(Text([f"{len(items) - SHOWN_TEXTS} more texts are in results.json."]))
     about = (
-        "Blue words raise the number that is explained; orange, underlined words lower it. "
+        "Blue words raise the explained value; orange, underlined words lower it. "
         "The darkest word is the strongest one of its text and method. "
         "Point at a word for its score."
     )

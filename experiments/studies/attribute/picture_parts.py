@@ -38,7 +38,7 @@ def _drawing(picture: ShownPicture, record: MethodRecord, method_number: int) ->
         shades.append(Shade(colour, OPACITY, tip))
     caption = (
         f"{record.method}: {picture.rows} x {picture.columns} patches of {picture.file}. "
-        "Blue patches raise the number that is explained, orange ones lower it; "
+        "Blue patches raise the explained value, orange patches lower it; "
         f"the strongest has {number(largest)} {record.unit}."
     )
     uid, title = f"patches-{picture.item}-{method_number}", f"Patches by {record.method}"

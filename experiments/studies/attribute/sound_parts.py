@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from markupsafe import Markup
 
 from ...report.axes import Scale, draw_values_across
-from ...report.canvas import Box, px, svg
+from ...report.canvas import Box, px, rect, svg
 from ...report.matrix import step_of
 from ...report.parts import Drawing, Picture
 from ...report.words import number, signed
@@ -35,21 +34,18 @@ def _drawing(sound: ShownSound, record: MethodRecord, method_number: int) -> Dra
     largest = max(map(abs, scores), default=0.0)
     body = _loudness(sound, box, time)
     for place, ((start, end), score) in enumerate(zip(sound.spans, scores, strict=True)):
-        tip = escape(f"{record.units[place]}: {signed(score)} {record.unit}")
+        tip = f"{record.units[place]}: {signed(score)} {record.unit}"
         is_strong = largest > 0 and abs(score) >= FAINT * largest
         colour = f"m-{'up' if score > 0 else 'down'}{step_of(score, largest)}" if is_strong else ""
         opacity = OPACITY if is_strong else 0.0
-        place_of = f'x="{px(time(start))}" y="{px(box.top)}"'
-        size = f'width="{px(time(end) - time(start))}" height="{px(box.y_end - box.top)}"'
-        body.append(
-            f'<rect class="{colour}" fill-opacity="{opacity:.2f}" {place_of} {size}>'
-            f"<title>{tip}</title></rect>"
-        )
+        style = f'class="{colour}" fill-opacity="{opacity:.2f}"'
+        left, right = time(start), time(end)
+        body.append(rect(style, left, box.top, right - left, box.y_end - box.top, tip))
     body += draw_values_across(box, time, lines=False)
     body.append(f'<text class="name" x="{px(box.left)}" y="{px(HEIGHT - 2)}">seconds</text>')
     caption = (
         f"{record.method}: {len(scores)} spans of {sound.file} over its loudness. "
-        "Blue spans raise the number that is explained, orange ones lower it; "
+        "Blue spans raise the explained value, orange spans lower it; "
         f"the strongest has {number(largest)} {record.unit}."
     )
     uid, title = f"spans-{sound.item}-{method_number}", f"Spans by {record.method}"
@@ -68,8 +64,6 @@ def _loudness(sound: ShownSound, box: Box, time: Scale) -> list[str]:
     bars = []
     for place, loudness in enumerate(sound.loudness):
         height = max(half * loudness / loudest, 0.5)
-        bars.append(
-            f'<rect class="m-even" fill-opacity="0.9" x="{px(box.left + place * width)}" '
-            f'y="{px(middle - height)}" width="{px(width)}" height="{px(2 * height)}"/>'
-        )
+        style, left = 'class="m-even" fill-opacity="0.9"', box.left + place * width
+        bars.append(rect(style, left, middle - height, width, 2 * height))
     return bars
