@@ -41,6 +41,10 @@ NOISE = 2 * ROUGH
 """Relative difference of rough objectives that may be their errors."""
 SHORTER, SHORTEST = 0.3, 0.05
 """What a step that does not lower phi is multiplied by, and the length that is not shortened."""
+LEFT = 0.2
+"""Least share of its weight that a layer keeps in one step."""
+ALIKE = 0.5
+"""Standard errors by which dev accuracies may differ and still count as alike."""
 FAINT = 1e-5
 """Bend of a step, as a share of the objective, that slopes are too inexact to measure."""
 DAMPED = 0.2
@@ -197,7 +201,9 @@ class Search:
             if point.gap <= GAP / 2:
                 break
             if length == 1.0:
-                direction = self.curvature.minimum(point) - point.mix
+                # Not into a corner at once, which may be stationary and far from the best.
+                goal = np.maximum(self.curvature.minimum(point), LEFT * point.mix)
+                direction = goal / goal.sum() - point.mix
             # Slopes err by the root of what their regression does: the smaller the gap, the better
             # it is solved.
             tol = min(ROUGH, max(FINE, point.gap**2))
@@ -243,7 +249,8 @@ class Search:
         return self.warm["y"]
 
     def penalty(self, mix: Float[np.ndarray, " k"], l2: float) -> float:
-        """The penalty with the best dev accuracy for given weights, found from one that is near.
+        """The penalty that is best on dev for given weights, by accuracy and, where that is alike,
+        by bits; found from one that is near.
 
         To either side the search goes on while accuracy rises or bits fall. Bits tell what
         accuracy is too coarse for: where both are worse, further penalties are worse still. The
@@ -271,8 +278,12 @@ class Search:
                 if there[0] <= here[0] and there[1] <= here[1]:
                     break
                 place += step
-        # Of equal ones the strongest.
-        best = max(judged, key=lambda place: (judged[place][0], place), default=begin)
+        # Accuracy tells penalties apart that differ by more than its error; of the others the one
+        # with the fewest bits.
+        highest = max((accuracy for accuracy, _ in judged.values()), default=0.0)
+        error = (highest * (1 - highest) / max(1, len(held))) ** 0.5
+        alike = [place for place in judged if judged[place][0] >= highest - ALIKE * error]
+        best = max(alike, key=lambda place: judged[place][1], default=begin)
         self.warm = fits.get(best, self.warm)
         return path[best]
 
