@@ -14,7 +14,7 @@ from layerscope.errors import InputError
 
 from ...probes import LogisticProbe
 from ..demo import demo_paths
-from ..lenses.files import load_lens
+from ..lenses.files import load_lenses
 from ..metrics.probe_metric import load_probe
 from ..runs import console
 from ..runs.options import from_values
@@ -81,7 +81,7 @@ def bench_of(options: ExploreOptions) -> Bench:
             trust_remote_code=options.trust_remote_code,
             classifier=True,
         )
-    lenses = [load_lens(path, subject) for path in options.lens]
+    lenses = load_lenses(options.lens, subject)
     probes = list(_probes(options.probe, subject))
     with blaming_model(lambda: subject):
         return Bench(subject, lenses, probes)

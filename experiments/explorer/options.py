@@ -36,7 +36,10 @@ class ExploreOptions:
         "a probe that a probing run saved, or a folder of them (repeatable)", (), metavar="FILE"
     )
     lens: tuple[Path, ...] = option(
-        "a lens that layerscope lens saved (repeatable)", (), metavar="FILE"
+        "a lens that layerscope lens saved, or one in a published layout; one of each kind "
+        "(repeatable)",
+        (),
+        metavar="FILE",
     )
     prompts: Path | None = option("default prompts of 'run on a data set'", None, metavar="FILE")
     host: str = option(

@@ -19,7 +19,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..subject import Subject
 from .lens import KINDS, Lens
-from .streams import LensError
+from .streams import LensError, require_lens
 
 KEY = "layerscope_lens"
 CONFIG, PARAMETERS = "config.json", "params.safetensors"
@@ -55,6 +55,24 @@ def lens_files(path: Path) -> list[Path]:
     folder = path if path.is_dir() else path.parent
     is_tuned = path.is_dir() or (path.name == PARAMETERS and (folder / CONFIG).exists())
     return [folder / CONFIG, folder / PARAMETERS] if is_tuned else [path]
+
+
+def load_lenses(paths: Sequence[Path], subject: Subject) -> list[Lens]:
+    """Lenses of different kinds, for a model that lenses can read.
+
+    Raises:
+        LensError: two of one kind, a model without a next token, or as for `load_lens`.
+    """
+    if paths:
+        require_lens(subject)
+    of_kind: dict[str, Path] = {}
+    lenses = []
+    for path in paths:
+        lens = load_lens(path, subject)
+        if (other := of_kind.setdefault(lens.kind, path)) is not path:
+            raise LensError(f"expected one {lens.kind} lens, got {other} and {path}")
+        lenses.append(lens)
+    return lenses
 
 
 def load_lens(path: Path, subject: Subject) -> Lens:

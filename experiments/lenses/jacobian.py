@@ -73,6 +73,7 @@ def jacobian(
     texts: Sequence[Encoded],
     *,
     first: int = FIRST_POSITION,
+    lowest: int = 0,
     stop_at: float | None = None,
     others: Sequence[Encoded] = (),
     advance: Advance = lambda n: None,
@@ -82,6 +83,8 @@ def jacobian(
 
     Args:
         first: positions left out at the beginning of each text.
+        lowest: the lowest layer that gets a matrix; 1 leaves out the embedding's, as published
+            lenses do, which saves one block of the backward passes.
         stop_at: stop when the least reliable layer's whole (Spearman-Brown) reaches this, after 8
             texts or more.
         others: texts on which the readings of the two halves are compared.
@@ -101,7 +104,7 @@ def jacobian(
     counts = [0, 0]
     curve: list[list[float]] = []
     for number, text in enumerate(long):
-        rows = text_jacobian(subject, text, first)
+        rows = text_jacobian(subject, text, first, lowest)
         half = number % 2
         if counts[half]:
             halves[half] += rows
@@ -111,7 +114,7 @@ def jacobian(
         advance(1)
         if half == 1:
             curve.append([_of_the_whole(cosine) for cosine in _cosines(halves)])
-            is_enough = stop_at is not None and min(curve[-1]) >= stop_at
+            is_enough = stop_at is not None and min(curve[-1][lowest:]) >= stop_at
             if is_enough and number + 1 >= FEWEST_TEXTS:
                 break
     n = sum(counts)
@@ -123,14 +126,14 @@ def jacobian(
         "first_position": first,
         "reliability": [vars(row) for row in reliability],
     }
-    return Lens("jacobian", whole, None, about)
+    return Lens("jacobian", whole, None, about, frozenset(range(lowest)))
 
 
 def text_jacobian(
-    subject: Subject, text: Encoded, first: int = FIRST_POSITION
+    subject: Subject, text: Encoded, first: int = FIRST_POSITION, lowest: int = 0
 ) -> Float[Tensor, "layer d_model d_model"]:
     """One text's Jacobian at every layer: backward passes of several output dimensions,
-    for all layers at once.
+    for all layers at once; zeros below the lowest layer.
     """
     (batch,) = subject.batches([text])
     last = len(text) - 1
@@ -138,7 +141,8 @@ def text_jacobian(
         name: _without_last(value, last) for name, value in batch.inputs(subject.device).items()
     }
     with torch.no_grad():
-        clean = Resume(subject.model, inputs)
+        # One position's logits tell whether norm and head are known: J itself needs none.
+        clean = Resume(subject.model, inputs, positions=torch.tensor([last - 1]))
         if not clean.exact:
             raise LensError(f"{subject.name}: its final norm and head alone do not give its logits")
         start = first if clean.causal else 0
@@ -146,10 +150,11 @@ def text_jacobian(
     copies = min(width, max(FEWEST_COPIES, ROWS // (last - start)))
     rows = torch.zeros(n_layers, width, width, device=subject.device)
     with frozen(subject.model), torch.enable_grad():
-        stream = clean.residual(0)[:, start:].detach().repeat(copies, 1, 1).requires_grad_(True)
-        sources = [stream]
-        for layer in range(n_layers):
-            sources.append(clean.run(layer, sources[-1], start=start, until=layer + 1))
+        # The graph begins at the lowest layer: nothing below it is differentiated.
+        stream = clean.residual(lowest)[:, start:].detach()
+        sources = [stream.repeat(copies, 1, 1).requires_grad_(True)]
+        for layer in range(lowest, n_layers):
+            sources.append(clean.block(layer, sources[-1], start))  # at every position
         end = sources.pop()
         for begin in range(0, width, copies):
             dimensions = range(begin, min(begin + copies, width))
@@ -158,7 +163,7 @@ def text_jacobian(
                 cotangent[copy, -kept:, dimension] = 1.0
             is_last = dimensions.stop == width
             gradients = torch.autograd.grad(end, sources, cotangent, retain_graph=not is_last)
-            for layer, gradient in enumerate(gradients):
+            for layer, gradient in enumerate(gradients, start=lowest):
                 of_rows = gradient[: len(dimensions), -kept:].float()
                 rows[layer, begin : dimensions.stop] = of_rows.mean(1)
     return rows

@@ -19,7 +19,13 @@ from experiments.cli import main
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
 from experiments.lenses.contributions import contributions, exact_effects
-from experiments.lenses.files import export_jacobian, export_tuned, load_lens, save_lens
+from experiments.lenses.files import (
+    export_jacobian,
+    export_tuned,
+    load_lens,
+    load_lenses,
+    save_lens,
+)
 from experiments.lenses.jacobian import jacobian, reliabilities_of, text_jacobian
 from experiments.lenses.least_squares import least_squares
 from experiments.lenses.lens import Lens
@@ -130,6 +136,9 @@ def test_the_jacobian_lens_is_transformerlenss(subject, texts, theirs):
     assert set(theirs.jacobians) == set(range(subject.n_layers - 1))
     for block, matrix in theirs.jacobians.items():
         torch.testing.assert_close(found.weight[block + 1], matrix, atol=1e-5, rtol=1e-4)
+    above = jacobian(subject, texts[:2], first=2, lowest=2)
+    assert above.missing == {0, 1}
+    torch.testing.assert_close(above.weight[2:], found.weight[2:], atol=1e-6, rtol=1e-5)
 
 
 def test_the_tuned_lens_is_nowhere_worse_than_its_start(subject, texts):
@@ -153,6 +162,20 @@ def test_a_saved_lens_comes_back_and_is_refused_for_another_model(subject, texts
     assert torch.equal(again.bias, lens.bias)
     with pytest.raises(LensError, match="expected a lens of"):
         load_lens(tmp_path / "x.safetensors", subject.random_twin(1))
+
+
+def test_lenses_of_one_kind_and_lenses_of_an_encoder_are_refused(subject, texts, tmp_path):
+    """Neither is dropped in silence, in ``lens`` and in ``explore``."""
+    about = {"model": subject.name, "model_sha256": subject.sha256}
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for number, path in enumerate(files):
+        weight = torch.eye(subject.d_model).repeat(subject.n_layers, 1, 1) * (1 + number)
+        save_lens(Lens("tuned", weight, None, about), path)
+    assert [float(lens.weight[0, 0, 0]) for lens in load_lenses(files[1:], subject)] == [2.0]
+    with pytest.raises(LensError, match=r"expected one tuned lens, got .*a.safe.* and .*b.safe"):
+        load_lenses(files, subject)
+    with pytest.raises(LensError, match="causal language model"):
+        load_lenses(files, Subject(tiny.model("bert"), tiny.tokenizer(), bos="always"))
 
 
 def test_a_published_jacobian_lens_reads_as_transformerlens_reads_it(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...corpus import read_conllu
 from ...corpus.prompts import Prompt, Unusable, numbered_lines, read_prompts
-from ...lenses.files import lens_files, load_lens
+from ...lenses.files import lens_files, load_lenses
 from ...lenses.lens import KINDS, Lens
 from ...lenses.streams import LensError, require_lens
 from ...metrics.usable import unusable_notes, usable_each, usable_texts
@@ -78,7 +78,7 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     subject = load()
     require_lens(subject)
     heads = parsed_heads(options.head, subject)
-    saved = [load_lens(path, subject) for path in options.lens]
+    saved = load_lenses(options.lens, subject)
     for number, path in enumerate(options.lens, 1):
         data += [DataFile.of(f"lens {number}", file, 1) for file in lens_files(path)]
     kinds = tuple(

@@ -36,7 +36,8 @@ class LensOptions(RunOptions):
         choices=("logit", "least-squares", "tuned", "jacobian"),
     )
     lens: tuple[Path, ...] = option(
-        "a lens that another run saved, or one in a published layout (repeatable)",
+        "a lens that another run saved, or one in a published layout; one of each kind "
+        "(repeatable)",
         (),
         metavar="FILE",
     )
