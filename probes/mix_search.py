@@ -196,7 +196,7 @@ class Search:
         objective is asked on the way there.
         """
         self.curvature.extend(point)
-        length = 1.0
+        direction, length = np.zeros_like(point.mix), 1.0
         for _ in range(STEPS):
             if point.gap <= GAP / 2:
                 break

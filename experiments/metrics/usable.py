@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from layerscope.errors import LayerscopeError
 
@@ -93,7 +93,7 @@ def usable_items(
     """
     unusable: list[Unusable] = []
     found = read(path, check, unusable)
-    parts = found.values() if isinstance(found, Mapping) else [found]
+    parts: list[Any] = list(found.values()) if isinstance(found, Mapping) else [found]
     kept, what = sum(part.n_words for part in parts), f"items of {path.name}"
     check_share(unusable, kept + len(unusable), allowed, what)
     return found, unusable_notes(unusable, kept, what)

@@ -200,25 +200,26 @@ class MediaSubject(Subject):
             SubjectError: no picture or sound, or one that the processor or the model refuses.
         """
         if self.kind == "images":
-            item = read_picture(path)
-            is_known = item.size in self._sizes
-        else:
-            seconds_of(path)  # refuses a sound without samples
-            item = self._read_sound(path)
-            # A sound may be too short for a model's convolutions, and hardly too long.
-            is_known = len(item) >= self._least_samples
-        if is_known:
+            picture = read_picture(path)
+            if picture.size not in self._sizes:
+                self._try(path, picture)
+                self._sizes.add(picture.size)
             return
+        seconds_of(path)  # refuses a sound without samples
+        sound = self._read_sound(path)
+        # A sound may be too short for a model's convolutions, and hardly too long.
+        if len(sound) < self._least_samples:
+            self._try(path, sound)
+            self._least_samples = len(sound)
+
+    def _try(self, path: str, item: Any) -> None:
+        """Give an item to the processor and to the model's first block."""
         try:
             self._positions(self._process([item]))
         except (ValueError, RuntimeError) as error:
             if isinstance(error, LayerscopeError):
                 raise
             raise SubjectError(f"{path}: the model refuses it: {first_line(error)[:150]}") from None
-        if self.kind == "images":
-            self._sizes.add(item.size)
-        else:
-            self._least_samples = len(item)
 
     def pooler(
         self, spans: Sequence[Sequence[slice | None]], pooling: Pooling, batch: AnyBatch
