@@ -23,7 +23,7 @@ from .configuration import head_counts, text_config
 from .families import Family
 from .module_paths import raw_places
 from .order import ORDER, in_order
-from .placement import adapted
+from .placement import adapted, is_split
 from .rows import ATTENTION_SITES, Place, Reading, read
 from .sites import Site, SiteLike, Span, UnknownSite, expand
 from .stacks import Stack, stacks_of, submodule, without_clipped
@@ -145,8 +145,29 @@ def anatomy(model: nn.Module) -> Anatomy:
         _SHAPES.pop(inner, None)
         _CACHE.pop(inner, None)
         _refuse_compiled(model)
-        known = _CACHE[model] = _find(model)
+        known = _CACHE[model] = _whole_parts(model, _find(model))
     return known
+
+
+def _whole_parts(model: nn.Module, known: Anatomy) -> Anatomy:
+    """The anatomy without the parts of blocks of which each process has only some.
+
+    Under tensor parallelism a process computes some of the heads and neurons; what a block adds to
+    the stream is summed over all, and is whole.
+    """
+    if not is_split(model):
+        return known
+    places, missing = {}, dict(known.missing)
+    for name, place in known.places.items():
+        site = Site(name)
+        if site.layer is None or site.part.startswith("hook_"):
+            places[name] = place
+        else:
+            missing[site.part] = (
+                "its weights are split over processes (tensor parallel), each of which has only "
+                "some of the heads and neurons"
+            )
+    return replace(known, places=places, missing=missing)
 
 
 def _shape(model: nn.Module, path: str, config: Any) -> _Shape:
@@ -173,7 +194,15 @@ def body_of(model: nn.Module) -> nn.Module:
         inner, "get_encoder"
     ):
         return inner.get_encoder() or inner
-    return getattr(inner, "base_model", inner)
+    body = getattr(inner, "base_model", inner)
+    has_head = getattr(inner, "get_output_embeddings", lambda: None)() is not None
+    if body is inner and has_head:
+        # Llama 4 calls its parts otherwise than its prefix says: a language model, head and all,
+        # beside the tower, and the body inside it.
+        for name in ("language_model", "model"):
+            if isinstance(inside := getattr(inner, name, None), nn.Module):
+                return body_of(inside)
+    return body
 
 
 def _refuse_wrapper(model: nn.Module) -> None:

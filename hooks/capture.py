@@ -27,6 +27,7 @@ from .activations import Activations
 from .anatomy import Place, locate
 from .attention import forbid
 from .forwards import Forward
+from .placement import cut_gradients
 from .positions import Seen, Where
 from .sites import Site, SiteLike
 from .store import ActivationStore
@@ -76,7 +77,8 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
     Raises:
         UnknownSite: before any hook is attached; the message suggests the nearest names.
         SiteNeverFired: on exit, if a forward pass ran and a site did not fire.
-        UseError: ``grad=True`` with autograd switched off or inside `torch.func`.
+        UseError: ``grad=True`` with autograd switched off or inside `torch.func`, or with layers
+            that are packed for inference and let no gradient through.
         PositionsUnknown: with ``to``, if the positions of the tokens cannot be determined.
 
     Warns:
@@ -101,6 +103,8 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         pairs = [
             str(site) for site, place in self._places.items() if place.end in ("scores", "pattern")
         ]
+        if grad and (why := cut_gradients(model)):
+            raise UseError(why)
         if to is not None and (pairs or grad):
             raise InputError(
                 "to: expected values with one row a position and no gradients, "

@@ -4,6 +4,7 @@ an adapter around it, shards of a group.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -92,3 +93,40 @@ def weight_of(module: nn.Module) -> Float[Tensor, "in out"] | None:
     device, dtype = device_of(module), dtype_of(module)
     eye = torch.eye(int(size), device=device, dtype=dtype)
     return (module(eye) - module(torch.zeros_like(eye[:1]))).float()
+
+
+def cut_gradients(model: nn.Module) -> str:
+    """Why gradients do not pass all layers of a model, in a line; empty where they do.
+
+    On a CPU with AVX512-BF16, bitsandbytes packs the weights of a 4-bit layer at its first forward
+    without gradients, and the packed layer's product is no function of autograd: what stands in
+    front of it gets the gradient of the residual stream alone.
+    """
+    if "bitsandbytes" not in sys.modules:
+        return ""
+    packed = 0
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        packed += bool(getattr(state, "packing_format_for_cpu", False))
+    if not packed:
+        return ""
+    return (
+        f"gradients stop at {packed} 4-bit layers, which bitsandbytes packed for inference on this "
+        "CPU: use a GPU, another precision (--load-in 8bit), or what needs no gradient"
+    )
+
+
+def has_shards(model: nn.Module) -> bool:
+    """Whether weights are shards of a group of processes."""
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
+def is_split(model: nn.Module) -> bool:
+    """Whether each process computes only a part of a layer (tensor parallel).
+
+    FSDP's units gather their whole weights before they run.
+    """
+    gathers = any(
+        base.__name__ == "FSDPModule" for module in model.modules() for base in type(module).__mro__
+    )
+    return has_shards(model) and not gathers

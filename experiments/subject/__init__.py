@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...hooks.anatomy import body_of
 from ...hooks.configuration import setting
 from ...hooks.padding import Padding, Side, probe_padding
-from ...hooks.placement import device_of, dtype_of
+from ...hooks.placement import cut_gradients, device_of, dtype_of
 from .batches import AnyBatch, Batch, make_batches
 from .bos import decide_bos
 from .encoding import TextEncoder, own_copy
@@ -403,7 +403,8 @@ class Subject:
         Nothing is cached between positions; unless `grad`, it runs under `torch.inference_mode`.
 
         Raises:
-            SubjectError: a model set to training since, or logits of a model without a head.
+            SubjectError: a model set to training since, logits of a model without a head, or
+                gradients that some layers do not let through.
         """
         require_eval(self.model)
         if logits and not (self.gives_tokens or self.classes or self.has_decoder):
@@ -411,6 +412,8 @@ class Subject:
                 f"{type(self.model).__name__} gives no logits for a text alone: expected a causal "
                 "or masked language model with its head"
             )
+        if grad and (why := cut_gradients(self.model)):
+            raise SubjectError(f"{self.name}: {why}")
         if not logits and batch.target is not None:
             batch = batch.sources()  # the body of an encoder-decoder is its encoder
         with torch.enable_grad() if grad else torch.inference_mode():

@@ -20,6 +20,7 @@ from ..anatomy import has_experts
 from ..capture import capture
 from ..edits import function
 from ..intervene import intervene
+from ..placement import cut_gradients
 from ..sites import HEAD_AXIS, Site, SiteLike
 from ..views import identity, turned
 from .exam import Exam, isolated, noise, quiet, relative
@@ -310,6 +311,9 @@ def own_neurons(exam: Exam) -> Iterator[Finding]:
 
 def gradients(exam: Exam) -> Iterator[Finding]:
     """The gradient at every site, along a random direction, is the finite difference."""
+    if why := cut_gradients(exam.model):
+        yield exam.cannot("", why)
+        return
     exam, found = response(exam)
     step = STEP.get(exam.dtype)
     if step is None:

@@ -26,7 +26,7 @@ from ..anatomy import copied
 from ..capture import capture
 from ..edits import Edit
 from ..intervene import intervene
-from ..placement import is_offloaded
+from ..placement import has_shards, is_offloaded
 from ..positions import PositionsUnknown
 from ..sites import SiteLike
 from . import ways
@@ -395,6 +395,9 @@ def _unwrappable(exam: Exam) -> str:
     if is_offloaded(exam.model):
         # Its place for an adapter's weights is memory that nobody has written.
         return "its weights are offloaded, so no copy is made for an adapter"
+    if has_shards(exam.model):
+        # PEFT broadcasts a shard's first weights, on some ranks alone: the others would wait.
+        return "its weights are shards of a group of processes, so no copy is made for an adapter"
     if importlib.util.find_spec("peft") is None:
         return "peft is not installed"
     if sum(p.numel() for p in exam.model.parameters()) > COPIED:
@@ -503,6 +506,10 @@ def generated(exam: Exam) -> Iterator[Finding]:
     able = getattr(exam.model, "can_generate", lambda: False)()
     if compared.cannot or not able:
         yield exam.cannot("", compared.cannot or "it does not generate")
+        return
+    if has_shards(exam.model):
+        # A rank that ends its search a step before the others would wait for them for ever.
+        yield exam.cannot("", "its weights are shards of a group of processes: none generates here")
         return
     for name, way in MODES.items():
         if not (exam.learned_prompt and name == "model.forward"):

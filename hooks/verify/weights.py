@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from ..placement import cut_gradients
 from .exam import Exam
 from .findings import Finding
 
@@ -20,6 +21,8 @@ def noticed(exam: Exam) -> Iterator[Finding]:
         *_adapters(exam.model),
         *quantised(exam.model),
         *_precisions(exam.model),
+        *_noise(exam),
+        *_cut(exam.model),
     ):
         yield Finding("", "", "OK", reason=text)
 
@@ -64,6 +67,20 @@ def quantised(model: nn.Module) -> Iterator[str]:
     if kinds:
         many = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         yield f"quantised layers: {many}; values between them are read as usual"
+
+
+def _noise(exam: Exam) -> Iterator[str]:
+    """Of a quantised model, how far its own numbers depend on what else is in a batch."""
+    if any(quantised(exam.model)) and exam.batch_noise > exam.local:
+        yield (
+            f"without any hook, a text in a batch is off by {exam.batch_noise:.1g} from the text "
+            "alone: bounds allow for it"
+        )
+
+
+def _cut(model: nn.Module) -> Iterator[str]:
+    if why := cut_gradients(model):
+        yield why
 
 
 def _precisions(model: nn.Module) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
+import types
 from dataclasses import replace
 
 import pytest
@@ -13,11 +15,12 @@ import zoo
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from hooks import UnsoundModel, anatomy, attention, edits, forwards, positions, resume
+from hooks import UnsoundModel, anatomy, attention, capture, edits, forwards, positions, resume
 from hooks import anatomy as anatomy_of
 from hooks import verify as examine
 from hooks.padding import Padding, Policy
 from hooks.verify import CHECKS
+from layerscope.errors import UseError
 
 QUICK = [check.name for check in CHECKS if check.quick]
 FAULTS: dict[str, str] = {}  # of each check: the test whose fault it finds
@@ -544,6 +547,69 @@ def test_tied_and_quantised_weights_are_noticed():
         for f in verdict.of("weights")
     )
     assert "is no plain matrix" in verdict.of("head = columns")[0].reason
+
+
+class RoundedTogether(nn.Module):
+    """A layer of 8 bits that rounds its inputs by the largest of the whole batch."""
+
+    def __init__(self, dense):
+        super().__init__()
+        weight = dense.weight.detach()
+        self.scale = weight.abs().max() / 127
+        self.register_buffer("weight", (weight / self.scale).round().to(torch.int8))
+
+    def forward(self, x):
+        step = x.abs().max() / 100
+        return (x / step).round() * step @ (self.weight.to(x) * self.scale).T
+
+
+def test_a_models_own_batch_noise_is_no_fault():
+    """Bounds allow for what plain hooks see; a fault beyond that is still one."""
+    model = tiny.model("llama")
+    model.model.layers[0].mlp.down_proj = RoundedTogether(model.model.layers[0].mlp.down_proj)
+    ids = torch.tensor([[5, 9, 11, 3, 7, 2], [8, 4, 6, 12, 10, 30], [21, 22, 23, 24, 25, 26]])
+    blocks = []
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda m, a, out: blocks.append(out))
+    with torch.no_grad():
+        model(ids), model(ids[2:])
+    n = len(model.model.layers)
+    errors = [
+        float(((b[0] - a[2]).norm(dim=-1) / a[2].norm(dim=-1)).max())
+        for a, b in zip(blocks[:n], blocks[n:], strict=True)
+    ]
+    assert max(errors) > 1e-3  # the bound without it
+    for layer in model.model.layers:
+        layer._forward_hooks.clear()
+    only = ["attention mask", "batched", "padding", "weights"]
+    verdict = verify(model, {"input_ids": ids}, only=only)
+    assert not verdict.wrong, verdict.wrong
+    assert any("bounds allow for it" in f.reason for f in verdict.of("weights"))
+
+
+def test_gradients_that_stop_at_packed_layers_are_refused(monkeypatch):
+    """bitsandbytes packs 4-bit layers on some CPUs; their product is then outside autograd."""
+    model = tiny.model("llama")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    weight = model.model.layers[0].mlp.down_proj.weight
+    weight.quant_state = types.SimpleNamespace(packing_format_for_cpu=True)
+    with pytest.raises(UseError, match="gradients stop at 1 4-bit layers"):
+        capture(model, "blocks.0.hook_resid_post", grad=True)
+    verdict = verify(model, only=["gradients", "weights"])
+    assert not verdict.wrong
+    assert "gradients stop" in verdict.of("gradients")[0].reason
+
+
+def test_parts_of_which_a_process_has_some_are_not_listed():
+    """Under tensor parallelism heads and neurons are split; the stream is whole on every rank."""
+    model = tiny.model("llama")
+    model.model.layers[0].mlp.down_proj.weight.device_mesh = "of two"  # as DTensors have
+    known = anatomy(model)
+    assert {name.split(".")[2] for name in known.places if name.startswith("blocks.")} == {
+        "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post",
+    }  # fmt: skip
+    assert "split over processes" in known.missing["attn.hook_z"]
+    assert not verify(model, only=["PEFT"]).wrong
 
 
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])

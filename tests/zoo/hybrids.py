@@ -92,7 +92,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "Qwen3NextForCausalLM": LINEAR_ATTENTION,
     "RecurrentGemmaForCausalLM": {"num_hidden_layers": 3, "lru_width": 32},
     "RwkvForCausalLM": {"num_hidden_layers": 8},
-    "xLSTMForCausalLM": {},
+    # Its cache rounds widths up to a multiple of 64, its layers do not.
+    "xLSTMForCausalLM": {"hidden_size": 128},
     "ZambaForCausalLM": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2},
     "Zamba2ForCausalLM": {
         "num_hidden_layers": 4,

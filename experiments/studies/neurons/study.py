@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from ....hooks import ActivationStore, Site
+from ....hooks import ActivationStore, Site, UnknownSite, sites
 from ....hooks.edits import Edit
 from ....probes import cross_table
 from ....probes.rankings import RANKINGS
@@ -131,7 +131,7 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
     if options.gradient:
         # Neurons that are ranked and measured on the same texts would look better than they are.
         ranked_on, items = halves(items)
-    places = _places(options, vector_sites(subject, [options.site]))
+    places = _places(options, _neuron_sites(subject, options.site))
     # One property, and no rewriting: one text.
     (view,) = build_views(subject, splits, [prop], options.seed)
     return NeuronsInputs(
@@ -180,6 +180,26 @@ def _metric_and_texts(
         wanted = f"--{metric.texts}{' with answers' if metric.of_answers else ''}"
         raise MetricError(f"metric {metric.name} needs {wanted}")
     return metric, [Prompt(text, "") for text in tested[: options.limit]]
+
+
+def _neuron_sites(subject: Subject, site: str) -> list[str]:
+    """The sites that an option names.
+
+    Raises:
+        RunError: feed-forward neurons of a model that has those of its experts alone.
+    """
+    try:
+        return vector_sites(subject, [site])
+    except UnknownSite:
+        experts = [name for name in sites(subject.model) if ".mlp.experts." in name]
+        if not experts or not site.endswith(("mlp.hook_post", "mlp.hook_pre")):
+            raise
+        end = site.rpartition(".")[2]
+        raise RunError(
+            f"--site {site}: the feed-forward layers of {subject.name} are mixtures of experts; "
+            f"expected neurons of one expert, such as --site mlp.experts.0.{end}, "
+            f"or of all, --site 'mlp.experts.*.{end}'"
+        ) from None
 
 
 def _places(options: NeuronsOptions, names: Sequence[str]) -> list[str]:
