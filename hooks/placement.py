@@ -5,6 +5,7 @@ an adapter around it, shards of a group.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -130,3 +131,16 @@ def is_split(model: nn.Module) -> bool:
         base.__name__ == "FSDPModule" for module in model.modules() for base in type(module).__mro__
     )
     return has_shards(model) and not gathers
+
+
+def byte_layers(model: nn.Module) -> Counter[str]:
+    """The kinds of layers whose weights are stored in a byte or less, and how many there are."""
+    return Counter(
+        type(module).__name__
+        for module in model.modules()
+        if any(p.dtype.itemsize == 1 for p in module.parameters(recurse=False))
+        or any(
+            b.dtype.itemsize == 1 and b.numel() > 1024 and not str(b.dtype).endswith("bool")
+            for b in module.buffers(False)
+        )
+    )

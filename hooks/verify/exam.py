@@ -21,7 +21,7 @@ from ..configuration import text_config
 from ..edits import function
 from ..intervene import NothingChanged, intervene
 from ..padding import Padding
-from ..placement import device_of, dtype_of, is_offloaded
+from ..placement import byte_layers, device_of, dtype_of, is_offloaded
 from ..sites import HEAD_AXIS, Site, SiteLike
 from ..views import channels, turned
 from .findings import Finding
@@ -274,8 +274,11 @@ class Exam:
         """How far the model's own modules and answer are off between a text alone and in its batch,
         seen by plain hooks; 0 where that is rounding.
 
-        A model that is quantised to 8 bits scales and splits its inputs by what else is there.
+        Layers of 8 bits scale and split their inputs by what else is there. In a model without such
+        layers, texts that see each other are a fault.
         """
+        if not byte_layers(self.model):
+            return 0.0
         row = self.batch - 1
         alone, together = self._seen_plainly(self.item(row)), self._seen_plainly(self.inputs)
         errors = [0.0]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ..placement import cut_gradients
+from ..placement import byte_layers, cut_gradients
 from .exam import Exam
 from .findings import Finding
 
@@ -55,15 +55,7 @@ def _adapters(model: nn.Module) -> Iterator[str]:
 
 def quantised(model: nn.Module) -> Iterator[str]:
     """The kinds of layers whose weights are stored in a byte or less, if there are any."""
-    kinds = Counter(
-        type(module).__name__
-        for module in model.modules()
-        if any(p.dtype.itemsize == 1 for p in module.parameters(recurse=False))
-        or any(
-            b.dtype.itemsize == 1 and b.numel() > 1024 and not str(b.dtype).endswith("bool")
-            for b in module.buffers(False)
-        )
-    )
+    kinds = byte_layers(model)
     if kinds:
         many = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         yield f"quantised layers: {many}; values between them are read as usual"
