@@ -8,6 +8,7 @@ scikit-learn's binomial fit of the same data has penalty C = 2/l2.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,35 @@ penalty that is right most often may be far too sure of what it gets wrong: wher
 bits must choose."""
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What a penalty gives on dev.
+
+    Attributes:
+        accuracy: share of the ``n`` rows that are right.
+        bits: mean of the labels that training has; 0 where it has none of them.
+    """
+
+    accuracy: float
+    bits: float
+    n: int
+
+    def score(self, choose: Choose) -> float:
+        """The larger the better."""
+        return -self.bits if choose == "bits" else self.accuracy
+
+    def adds_little_to(self, stronger: _Judged) -> bool:
+        """Whether the weaker penalty brings less than a standard error of accuracy, and few bits.
+
+        The rule of one standard error (Hastie, Tibshirani & Friedman 2009, section 7.10): what is
+        left to win is less than dev can tell, while each weaker penalty takes several times as
+        long. Bits keep a path going that has not left the majority class yet.
+        """
+        error = math.sqrt(self.accuracy * (1 - self.accuracy) / self.n)
+        is_level = self.accuracy - stronger.accuracy < error
+        return is_level and self.bits > (1 - LITTLE) * stronger.bits
+
+
 @dataclass
 class _Target:
     """One target on its way: its labels, and the best penalty so far."""
@@ -61,15 +91,24 @@ class _Target:
     dev: Int[np.ndarray, " m"] | None
     scores: dict[float, float] = field(default_factory=dict)
     best: tuple[float, Tensor] | None = None  # the penalty and its coefficients
+    judged: _Judged | None = None  # of the last penalty
     falls: int = 0
+    is_level: bool = False
 
-    def consider(self, l2: float, W: Tensor, score: float) -> None:
-        # Penalties come strong to weak, so the weakest that was judged is the last one.
-        last = self.scores[min(self.scores)] if self.scores else -np.inf
-        self.falls = self.falls + 1 if score < last else 0
+    def consider(self, l2: float, W: Tensor, judged: _Judged, choose: Choose) -> None:
+        """Keep the penalty if it is the best so far. Penalties come strong to weak."""
+        score = judged.score(choose)
+        if self.judged is not None:
+            self.falls = self.falls + 1 if score < self.judged.score(choose) else 0
+            self.is_level = choose == "accuracy" and judged.adds_little_to(self.judged)
         if self.best is None or score > max(self.scores.values()):
             self.best = l2, W
-        self.scores[l2] = score
+        self.scores[l2], self.judged = score, judged
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a weaker penalty is worth its time."""
+        return self.falls < FALLS and not self.is_level
 
 
 def _targets(
@@ -151,7 +190,8 @@ def fit_many(
             dev score (ties: the stronger). Penalties are solved from strong to weak, each starting
             from the previous solution, to a relative error of ``CHOICE_TOL``, and the chosen one
             then to ``tol``. Weaker penalties are skipped once the dev score has fallen twice in a
-            row.
+            row, or, where accuracy chooses, once a penalty added less than a standard error of
+            accuracy and less than 1% of the bits.
         dev: features [m d] and labels by target name. Classes may be absent from dev; a dev label
             that is absent from training counts as wrong, and is excluded from bits.
         choose: the dev score: accuracy, or minus the bits per label.
@@ -274,6 +314,8 @@ def _labels(group: Sequence[_Target], design: Design) -> Int[Tensor, "n k"]:
 
 FALLS = 2
 """Penalties in a row whose dev score falls, after which a target goes no weaker."""
+LITTLE = 0.01
+"""A share of the dev bits that is not worth a weaker penalty."""
 
 
 def _choose(
@@ -302,9 +344,9 @@ def _choose(
         W[:, active] = solution.W
         for j, target in enumerate(members):
             coefficients = solution.W[:, j]
-            score = _dev_score(target, coefficients, held, choose)
-            target.consider(penalty, coefficients.clone(), score)
-        active = [j for j in active if group[j].falls < FALLS]
+            judged = _judge(target, coefficients, held)
+            target.consider(penalty, coefficients.clone(), judged, choose)
+        active = [j for j in active if group[j].goes_on]
         # A target that goes no weaker leaves out the solves of all penalties to come.
         left_out = (len(members) - len(active)) * (len(path) - step - 1)
         advance(len(members) + left_out)
@@ -314,27 +356,22 @@ def _choose(
     return torch.stack([W for _, W in best], dim=1), [l2 for l2, _ in best]
 
 
-def _dev_score(
-    target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk, choose: Choose
-) -> float:
-    """Accuracy, or minus the mean bits of the labels that training
-    has (0 where it has none of them).
-    """
+def _judge(
+    target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk
+) -> _Judged:
+    """Accuracy and bits on dev."""
     assert target.dev is not None
     coefficients = W[:, : len(target.classes)]
     gold = torch.from_numpy(target.dev).to(coefficients.device)
-    right, bits = 0, 0.0
+    right, nats = 0, 0.0
     for rows in blocks_of(len(held), CPU_BLOCK):
         logits, labels = held[rows] @ coefficients, gold[rows]
         right += int((logits.argmax(1) == labels).sum())
-        if choose == "bits":
-            is_known = labels >= 0
-            log_p = torch.log_softmax(logits[is_known].double(), 1)
-            nats = float(log_p.gather(1, labels[is_known, None]).sum())
-            bits -= nats / float(np.log(2))
-    if choose == "bits":
-        return -bits / max(1, int((gold >= 0).sum()))
-    return right / len(gold)
+        is_known = labels >= 0
+        log_p = torch.log_softmax(logits[is_known].double(), 1)
+        nats -= float(log_p.gather(1, labels[is_known, None]).sum())
+    n_known = max(1, int((gold >= 0).sum()))
+    return _Judged(right / len(gold), nats / math.log(2) / n_known, len(gold))
 
 
 def _certify(
@@ -384,7 +421,7 @@ def _certify(
     for j, target in enumerate(group):
         weights, intercept = design.unrotate(W[:, j, : len(target.classes)])
         if held is not None and not target.scores:
-            score = _dev_score(target, solution.W[:, j], held, choose)
+            score = _judge(target, solution.W[:, j], held).score(choose)
             target.scores[float(l2[j])] = score
         fits[target.name] = Fit(
             l2=float(l2[j]),

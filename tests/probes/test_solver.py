@@ -204,24 +204,36 @@ def test_labels_of_any_hashable_kind():
         np.testing.assert_allclose(fit.predict_proba(X).sum(1), 1, atol=1e-12)
 
 
-def test_path_takes_the_best_dev_penalty_and_stops_after_two_falls():
+@pytest.mark.parametrize("choose", ["accuracy", "bits"])
+def test_path_takes_the_best_dev_penalty_and_ends_where_dev_tells_no_more(choose):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(150, 60))
     signal = (X[:, 0] + X[:, 1] + 2 * rng.normal(size=150) > 0).astype(int)
     D = rng.normal(size=(2000, 60))
     gold = (D[:, 0] + D[:, 1] + 2 * rng.normal(size=2000) > 0).astype(int)
     path = [0.01, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 1e5]
-    fit = fit_many(X, {"y": signal}, l2=path, dev=(D, {"y": gold}))["y"]
-    for l2, score in fit.dev_scores.items():
-        alone = fit_many(X, {"y": signal}, l2=l2)["y"]
-        assert score == pytest.approx((alone.predict(D) == gold).mean(), abs=2e-3)
-    best = max(fit.dev_scores.values())
-    assert fit.l2 == max(l2 for l2, s in fit.dev_scores.items() if s == best)
+    fit = fit_many(X, {"y": signal}, l2=path, dev=(D, {"y": gold}), choose=choose)["y"]
+    # scikit-learn on the whole path; its binomial penalty is twice ours
+    scaler, whole = StandardScaler().fit(X), {}
+    for l2 in path:
+        model = LogisticRegression(C=2 / l2, tol=1e-8).fit(scaler.transform(X), signal)
+        p = model.predict_proba(scaler.transform(D))
+        right = (p.argmax(1) == gold).mean()
+        whole[l2] = right if choose == "accuracy" else np.log2(p[np.arange(2000), gold]).mean()
     tried = sorted(fit.dev_scores, reverse=True)
-    assert len(tried) < len(path), "dev accuracy falls here, so the weakest is not tried"
-    scores = [fit.dev_scores[l2] for l2 in tried]
-    falls = [b < a for a, b in itertools.pairwise(scores)]
-    assert falls[-2:] == [True, True]
+    assert [fit.dev_scores[l2] for l2 in tried] == pytest.approx(
+        [whole[l2] for l2 in tried], abs=2e-3
+    )
+    best = max(fit.dev_scores.values())
+    assert fit.l2 == max(l2 for l2, score in fit.dev_scores.items() if score == best)
+    assert len(tried) < len(path), "dev falls here, so the weakest is not tried"
+    falls = [whole[b] < whole[a] for a, b in itertools.pairwise(tried)]
+    if choose == "bits":
+        assert falls[-2:] == [True, True]
+        assert best == pytest.approx(max(whole.values()), abs=2e-3)
+    else:  # what is left to win is within a standard error
+        error = np.sqrt(best * (1 - best) / 2000)
+        assert max(whole.values()) - best < error
 
 
 def test_dev_may_lack_classes_and_have_unknown_ones():
