@@ -72,7 +72,8 @@ def bench_of(options: ExploreOptions) -> Bench:
         raise InputError(f"--prompts {options.prompts}: no such file")
     subject = options.model
     if not isinstance(subject, Subject):
-        console.say(f"reading {subject}")
+        if not options.json:
+            console.say(f"reading {subject}")
         subject = load(
             subject,
             dtype=options.dtype,
