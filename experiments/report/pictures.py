@@ -14,7 +14,7 @@ from typing import Any
 
 from layerscope.errors import InputError
 
-from .parts import Fold, Heat, Matrix, Multiples, Page, Table
+from .parts import Cell, Fold, Heat, Matrix, Multiples, Page, Table
 from .parts import Picture as Drawn
 from .style import standalone_style
 

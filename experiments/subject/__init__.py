@@ -111,7 +111,9 @@ class Subject:
         choice = decide_bos(self, bos)
         self.bos, self.bos_reason = choice.token, choice.reason
         self.max_length = max_length or self._max_length()
-        self._encoder = TextEncoder(self._tokenizer, choice.prefix, self.max_length)
+        self._encoder = TextEncoder(
+            self._tokenizer, choice.prefix, self.max_length, _n_embeddings(self.model)
+        )
         if self.bos is None:
             self.notes.append(
                 "no BOS: the first word of each text is at position 0, "
@@ -564,6 +566,15 @@ def require_eval(model: nn.Module) -> None:
             f"{type(model).__name__} is in training mode, where dropout changes every activation: "
             "call model.eval() first"
         )
+
+
+def _n_embeddings(model: nn.Module) -> int | None:
+    """How many token embeddings a model has; None where it does not tell."""
+    try:
+        weight = getattr(_method(model, "get_input_embeddings")(), "weight", None)
+    except NotImplementedError:
+        return None
+    return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
 def _method(model: nn.Module, name: str) -> Callable[[], Any]:

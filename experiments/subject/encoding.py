@@ -46,9 +46,17 @@ class TextEncoder:
         tokenizer: fast, neither cutting nor padding; see `own_copy`.
         prefix: the tokens in front of every text; None leaves those of the tokenizer.
         max_length: longest row in tokens.
+        n_embeddings: of the model, where it is known.
     """
 
-    def __init__(self, tokenizer: Any, prefix: tuple[int, ...] | None, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        prefix: tuple[int, ...] | None,
+        max_length: int,
+        n_embeddings: int | None = None,
+    ) -> None:
+        self._n_embeddings = n_embeddings
         self._tokenizer, self._prefix, self._max_length = tokenizer, prefix, max_length
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -145,6 +153,15 @@ class TextEncoder:
         back = next((i for i, s in enumerate(reversed(special)) if not s), 0)
         return tuple(out["input_ids"][:front]), back
 
+    def _require_embeddings(self, ids: tuple[int, ...]) -> None:
+        largest = max(ids, default=0)
+        if self._n_embeddings is not None and largest >= self._n_embeddings:
+            token = self._tokenizer.convert_ids_to_tokens(largest)
+            raise SubjectError(
+                f"the tokenizer gives token {token!r} the id {largest}, the model has "
+                f"{self._n_embeddings:,} embeddings: expected a model and its own tokenizer"
+            )
+
     def _encoded(
         self, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]
     ) -> Encoded:
@@ -161,6 +178,7 @@ class TextEncoder:
             cut = next((start for start, end in dropped if end > start), None)
             stop = front + room
         whole = (*prefix, *map(shared, ids[front:stop]), *ids[len(ids) - back :])
+        self._require_embeddings(whole)
         nowhere = [(0, 0)]
         in_text = (shared((start, end)) for start, end in offsets[front:stop])
         places = (*nowhere * len(prefix), *in_text, *nowhere * back)

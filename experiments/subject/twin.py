@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,7 +35,12 @@ def random_twin(model: Any, seed: int, config: Any = None) -> Any:
 
     The weights are drawn where they stay and in the model's type, as transformers draws those that
     a checkpoint lacks: on the model's device, or by its device map. A seed gives other numbers on
-    another kind of device.
+    another kind of device. What the class draws in its constructor alone (the convolutions of
+    wav2vec 2.0, all of GPT-1's weights) transformers leaves undefined when it loads no checkpoint;
+    it is taken from the constructor.
+
+    Raises:
+        SubjectError: a weight that not even the constructor draws.
     """
     model = require_configured(model)
     config = copy.deepcopy(model.config if config is None else config)
@@ -42,7 +50,7 @@ def random_twin(model: Any, seed: int, config: Any = None) -> Any:
     # What the model keeps on disk has no file to be drawn into.
     where = {module: "cpu" if device == "disk" else device for module, device in where.items()}
     devices = range(torch.cuda.device_count())
-    with quiet(), torch.random.fork_rng(devices=devices):
+    with quiet(), torch.random.fork_rng(devices=devices), _undefined_is_nan():
         torch.manual_seed(seed)
         twin = type(model).from_pretrained(
             None,
@@ -52,4 +60,46 @@ def random_twin(model: Any, seed: int, config: Any = None) -> Any:
             device_map=where,
             attn_implementation=getattr(model.config, "_attn_implementation", None),
         )
+        if _undefined(twin):
+            _define(twin, type(model)(config))
+    if left := sorted(_undefined(twin)):
+        raise SubjectError(
+            f"{type(model).__name__}: its constructor leaves {left[0]} undefined, so that no "
+            "random-weight model can be drawn: build one yourself, or leave it out "
+            "(--random-models 0)"
+        )
     return twin.eval()
+
+
+@contextlib.contextmanager
+def _undefined_is_nan() -> Iterator[None]:
+    """Fill memory that nothing has written to with NaN, as PyTorch does for reproducible runs."""
+    settings = torch.utils.deterministic
+    was_strict = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_strict, warn_only=warned_only)
+        settings.fill_uninitialized_memory = filled
+
+
+def _undefined(model: Any) -> dict[str, torch.Tensor]:
+    """The weights and buffers that hold NaN, by name."""
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    return {
+        name: tensor
+        for name, tensor in tensors
+        if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.isnan().any())
+    }
+
+
+def _define(twin: Any, constructed: Any) -> None:
+    """Take what is undefined from a model that its constructor made."""
+    known = dict(itertools.chain(constructed.named_parameters(), constructed.named_buffers()))
+    with torch.no_grad():
+        for name, tensor in _undefined(twin).items():
+            tensor.copy_(known[name])

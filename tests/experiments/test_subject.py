@@ -11,10 +11,12 @@ import pytest
 import tiny
 import torch
 import transformers as t
+import zoo
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from experiments.subject import Subject, SubjectError, bos, load
 from experiments.subject.modes import with_adapter
+from experiments.subject.twin import random_twin
 from experiments.subject.word_spans import Encoded, pool_words, word_spans
 
 VOCAB = 120
@@ -563,3 +565,29 @@ def test_the_home_of_nobody_is_one_line(tmp_path: Path) -> None:
         load("~no-such-user/model")
     with pytest.raises(SubjectError, match=r"--adapter ~no-such-user: expected a folder"):
         with_adapter(tiny.model("gpt2"), "~no-such-user")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OpenAIGPTLMHeadModel",
+        "Wav2Vec2Model",
+        "ApertusForCausalLM",
+        "ViltModel",
+        "LlamaForCausalLM",
+    ],
+)
+def test_a_random_twin_has_the_weights_of_its_constructor(name: str) -> None:
+    """transformers leaves memory undefined that only the constructor of a class fills."""
+    model = zoo.build(name)
+    twin, again = random_twin(model, seed=3), random_twin(model, seed=3)
+    torch.manual_seed(0)
+    constructed = dict(type(model)(model.config).named_parameters())
+    for path, weight in twin.named_parameters():
+        assert torch.isfinite(weight).all(), path
+        torch.testing.assert_close(weight, again.get_parameter(path), rtol=0, atol=0)
+        of_class = constructed[path]
+        if of_class.numel() > 100 and of_class.detach().std() > 0:
+            assert 0.7 < float(weight.detach().std() / of_class.detach().std()) < 1.4, path
+        elif of_class.numel() and of_class.detach().std(unbiased=False) == 0:
+            torch.testing.assert_close(weight, of_class, msg=path)

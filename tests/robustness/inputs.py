@@ -27,8 +27,8 @@ TEXT = "--text 'The guards near the garden'"
 PROBE = make.PROBE
 PREPARED = {
     "captured": (
-        "capture --model small --site hook_resid_post --corpus train.conllu --corpus dev.conllu "
-        "--corpus test.conllu"
+        "capture --model small --site blocks.0.hook_resid_pre --site hook_resid_post "
+        "--corpus train.conllu --corpus dev.conllu --corpus test.conllu"
     ),
     "lenses": "lens --model small --corpus test.conllu --kind least-squares",
     "effects": "ablate --model small --prompts prompts.jsonl --component heads --value zero",

@@ -229,7 +229,7 @@ def measure(inputs: AttendInputs, run: Run) -> Results:
         shown_pictures=shown_pictures,
         target_heads=target_heads,
         shown_targets=shown_targets,
-        records=records,
+        records=[*records],
         layers=layer_records(seen.heads, seen.similarity),
         relations=[_relation(relation) for relation in seen.words.relations],
         uniform={name: float(values.mean()) for name, values in uniform.items()},
