@@ -63,6 +63,8 @@ Of lognormal values (``benchmarks/coverage.py --only mean uneven``, 1,200 studie
 clusters .92 at 8 to 15 and .947 at 20; of clusters of 1 to 12 items .885 to .92 at 6 to 15, .92
 at 20 to 30 and .94 at 40.
 """
+WARNED_UNEQUAL, EQUAL = 40, 0.9
+"""The same of clusters of unequal size: their effective number is below this share of them."""
 
 
 @dataclass(frozen=True)
@@ -383,8 +385,27 @@ def _accelerated(
     return Interval(value, float(low), float(high))
 
 
-def few_clusters(n_clusters: int, what: str = "sentences") -> str | None:
+def effective_clusters(clusters: Int[np.ndarray, " n"]) -> float:
+    """How many clusters of one size carry as much as these.
+
+        (sum m_g)^2 / sum m_g^2,   m_g items in cluster g
+
+    Source: Kish 1965, Survey Sampling, section 11.7.
+
+    >>> effective_clusters(np.array([0, 0, 1, 1])), effective_clusters(np.array([0, 0, 0, 1]))
+    (2.0, 1.6)
+    """
+    sizes = np.bincount(clusters).astype(float)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def few_clusters(
+    n_clusters: int, what: str = "sentences", effective: float | None = None
+) -> str | None:
     """What a reader must know of intervals and tests of so few clusters; None where they hold.
+
+    Args:
+        effective: see `effective_clusters`; by default the clusters are of one size.
 
     >>> few_clusters(1, "prompts")
     'one of prompts: no interval, and nothing can be tested'
@@ -396,9 +417,11 @@ def few_clusters(n_clusters: int, what: str = "sentences") -> str | None:
             f"{n_clusters} {what}: differences have no interval and cannot be tested, "
             f"for which {TESTABLE} are needed"
         )
-    if n_clusters < WARNED:
+    is_unequal = effective is not None and effective < EQUAL * n_clusters
+    if n_clusters < (WARNED_UNEQUAL if is_unequal else WARNED):
+        sizes = " of unequal size" if is_unequal else ""
         return (
-            f"{n_clusters} {what}: if effects are skewed, 95% intervals cover the truth in only "
-            "about 90% of cases"
+            f"{n_clusters} {what}{sizes}: if effects are skewed, 95% intervals cover the truth in "
+            "only about 90% of cases"
         )
     return None

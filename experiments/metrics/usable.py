@@ -161,12 +161,12 @@ def check_share(
     count = len(unusable)
     if not count or (count < total and count <= allowed * total):
         return
-    text = f"{count} of {total} {what} cannot be measured ({_named(unusable)})"
+    text = f"{count} of {total} {what} cannot be measured"
     if count < total:
-        # Rounded up, so that the advice is enough.
+        # Rounded up, so that the advice is enough; in front of the names, which may be cut.
         share = math.ceil(100 * count / total) / 100
         text += f": correct them, or leave them out with --skip {share:g}"
-    raise MetricError(text)
+    raise MetricError(f"{text} ({_named(unusable)})")
 
 
 def unusable_notes(unusable: Sequence[Unusable], kept: int, what: str = "items") -> list[Note]:

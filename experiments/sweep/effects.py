@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from ...probes.evaluation import (
     ClusterBootstrap,
     benjamini_hochberg,
+    effective_clusters,
     few_clusters,
     mean_effects,
 )
@@ -54,7 +55,7 @@ def group_notes(clusters: Int[np.ndarray, " prompts"]) -> list[Note]:
         what = what.replace("items", "item", len(clusters) == 1).replace("groups", "group")
         text = f"only 1 {what}: there are no intervals, and effects cannot be tested"
         return [Note(kind="warning", text=text)]
-    few = few_clusters(count, what)
+    few = few_clusters(count, what, effective_clusters(clusters))
     return [] if few is None else [Note(kind="warning", text=f"only {few}")]
 
 

@@ -45,7 +45,38 @@ def uniform_heads(results: Raw, g: Groups, about: str) -> None:
         true(any(r["step"] == int(step) for r in records), "step")
 
 
+def heads_that_follow(results: Raw, g: Groups, about: str) -> None:
+    crossing = [r for r in results["records"] if r.get("stack") == "X"]
+    places = [r["monotone"] or 0.0 for r in crossing]
+    true(int(g["of"]) == len(crossing), "heads")
+    true(int(g["count"]) == sum(place >= float(g["least"]) for place in places), "following")
+    best = max(crossing, key=lambda r: r["monotone"] or 0.0)
+    true(g["head"] == f"X{best['layer']}H{best['index']}", "head")
+    same(g["best"], best["monotone"])
+
+
+def frames_away(results: Raw, g: Groups, about: str) -> None:
+    distances = [r["distance"] or 0.0 for r in results["records"] if r.get("stack") == "E"]
+    same(g["distance"], sum(distances) / len(distances))
+
+
+def behind_the_sound(results: Raw, g: Groups, about: str) -> None:
+    shares = [r["end"] or 0.0 for r in results["records"] if r.get("stack") == "E"]
+    true(int(g["of"]) == len(shares), "heads")
+    true(int(g["count"]) == sum(share >= 0.5 for share in shares), "padding")
+
+
 ATTEND = [
+    (
+        r"Cross-attention heads that follow the sound in time \(rank correlation of <least> or more\): <count> of <of>\. "
+        r"The strongest is <head:X\d+H\d+>, with <best>\.",
+        heads_that_follow,
+    ),
+    (r"In the encoder, a frame attends to frames <distance> s away on average\.", frames_away),
+    (
+        r"Heads that give at least half of their attention to the padding behind the sound: <count> of <of>\.",
+        behind_the_sound,
+    ),
     (
         r"Heads with a named role: <count> of <of>\. Heads that give at least half of their attention to the first token: <sinks>\. "
         r"The mean normalised entropy is <entropy>, where 1 is uniform attention\.",

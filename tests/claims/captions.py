@@ -91,6 +91,18 @@ def pairs(results: Raw, g: Groups, about: str) -> None:
     true(said in [of(name) for name in names], "pairs")
 
 
+def trainings(results: Raw, g: Groups, about: str) -> None:
+    same(g["most"], max(r["apart"] for r in results["trees"] if r.get("apart") is not None))
+
+
+def spans_of_sound(results: Raw, g: Groups, about: str) -> None:
+    records = [r for r in results["records"] if r["method"] == g["method"]]
+    scores = [r["scores"][: r["patches"]] for r in records]
+    true(any(len(one) == int(g["n"]) for one in scores), "spans")
+    largest = [max(map(abs, one)) for one in scores]
+    same(g["largest"], min(largest, key=lambda value: abs(value - float(g["largest"]))))
+
+
 def trees(results: Raw, g: Groups, about: str) -> None:
     row = results["trees"][0]
     for name, field in (
@@ -352,6 +364,12 @@ CAPTIONS: list[tuple[str, Check]] = [
         rank_correlation,
     ),
     (r"Scores of <n> units", units),
+    (r"; the dev losses of two trainings at each layer differ by <most> at most", trainings),
+    (
+        r"<method:[\w-]+>: <n> spans of \S+ over its loudness\. Blue spans raise the explained value, orange spans lower it; "
+        r"the strongest has <largest> \w+\.",
+        spans_of_sound,
+    ),
     (r"Score with all words removed: <list:.*>\.", removed),
     (r"tested: <n> of <of>; prompts", asked),
     (r"<why:unparsable|refused|everything>: <n>; answers", with_reason),

@@ -16,7 +16,9 @@ def group_counts(results: Raw) -> set[int]:
     counts = {row[name] for row in rows for name in ("n_clusters", "n_texts") if name in row}
     # Of a probing study the sentences, which the provenance counts.
     files = results["provenance"].get("data", [])
-    return counts | {file["n_items"] for file in files if "n_items" in file}
+    return counts | {
+        file[name] for file in files for name in ("n_items", "sentences") if name in file
+    }
 
 
 def few(results: Raw, g: Groups, about: str) -> None:
@@ -25,6 +27,12 @@ def few(results: Raw, g: Groups, about: str) -> None:
     true(n in group_counts(results), "groups")
     if g["of"]:
         true(int(g["of"]) in {r["n"] for r in results["records"]}, "items")
+
+
+def few_of_unequal_size(results: Raw, g: Groups, about: str) -> None:
+    n = int(g["n"])
+    true(MIN_TESTED <= n < 2 * MIN_UNWARNED, "it is not few, or too few for a test")
+    true(n in group_counts(results), "groups")
 
 
 def untested(results: Raw, g: Groups, about: str) -> None:
@@ -179,11 +187,26 @@ def half_ranked(results: Raw, g: Groups, about: str) -> None:
     true(int(g["n"]) + results["records"][0]["n"] == limit, "texts")
 
 
+def trainings_apart(results: Raw, g: Groups, about: str) -> None:
+    least = float(g["least"].rstrip("%")) / 100
+    sites = [r["site"] for r in results["trees"] if (r.get("apart") or 0.0) > least]
+    true(g["sites"].split(", ") == sites, "sites")
+
+
 COUNTED = r"(?:items?|held-out texts|sentences|groups? of <of> items?)"
 NOTES = [
     (
+        r"tree: trainings at two rates end more than <least> apart in dev loss at <sites:[\w., ]+>; the better one is kept, "
+        r"and a still better one may exist",
+        trainings_apart,
+    ),
+    (
         rf"(?:\S+: )?(?:only )?<n> {COUNTED}: if effects are skewed, 95% intervals cover the truth in only about 90% of cases",
         few,
+    ),
+    (
+        rf"(?:\S+: )?(?:only )?<n> {COUNTED} of unequal size: if effects are skewed, 95% intervals cover the truth in only about 90% of cases",
+        few_of_unequal_size,
     ),
     (
         rf"(?:\S+: )?(?:only )?<n> {COUNTED}: differences have no interval and cannot be tested, for which <least> are needed",

@@ -323,7 +323,7 @@ def test_words_have_a_ground_as_strong_as_their_scores() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ([], "one of --text TEXT and --prompts FILE"),
+        ([], "one of --text TEXT, --audio FILE (of a speech model) and --prompts FILE"),
         (["--text", ""], "expected a text with words"),
         (["--text", TEXT, "--method", "magic"], "expected one of leave-one-out"),
         (["--text", TEXT, "--target", ""], "has no token"),

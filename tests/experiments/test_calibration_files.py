@@ -91,7 +91,7 @@ def test_npz_and_jsonl_files_are_the_same_rows(tmp_path: Path) -> None:
         ),
         (
             ['{"probabilities": [1, 0], "label": 0}', '{"logits": [1, 0], "label": 0}'],
-            "1 of 2 items cannot be measured (line 2: expected probabilities of 2",
+            "--skip 0.5 (line 2: expected probabilities of 2",
         ),
         (
             ['{"probabilities": [0.5, 0.5], "label": 0}'] * 3,

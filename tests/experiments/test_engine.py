@@ -62,7 +62,7 @@ def test_a_tree_keeps_the_order_and_holds_few() -> None:
     assert whole == "((((ab)(cd))((ef)(gh)))((ij)k))"
     assert Local().reduce(letter, range(11), joined) == whole
     assert tree([7], joined) == 7  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="at least one value to merge"):
         tree([], joined)
 
 

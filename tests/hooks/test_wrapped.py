@@ -61,7 +61,8 @@ def test_compiled_models_are_refused():
         lambda: verify(compiled),
     ):
         with pytest.raises(
-            WrappedModel, match=r"the model is compiled .* give the model itself, model\._orig_mod"
+            WrappedModel,
+            match=r"the model is compiled .* pass the original model, model\._orig_mod",
         ):
             use()
     with torch.no_grad(), capture(compiled._orig_mod, "blocks.0.hook_resid_post") as acts:
@@ -75,7 +76,7 @@ def test_compiled_models_are_refused():
 def test_replicated_models_are_refused():
     model = nn.DataParallel(tiny.model("gpt2"))
     with pytest.raises(
-        WrappedModel, match=r"DataParallel runs copies .* give what it wraps, model\.module"
+        WrappedModel, match=r"DataParallel runs copies .* pass the wrapped model, model\.module"
     ):
         capture(model, "module:module.transformer.wte:output")
     assert sites(model.module)
@@ -113,7 +114,7 @@ def test_no_adapter_is_put_around_offloaded_weights():
     away = accelerate.cpu_offload(tiny.model("llama"), execution_device="cpu")
     (found,) = verify(away, only=["PEFT"]).findings
     assert found.status == "UNSUPPORTED"
-    assert "no adapter is put around a copy" in found.reason
+    assert "no copy is made for an adapter" in found.reason
 
 
 class Bits(nn.Module):

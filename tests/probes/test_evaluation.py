@@ -228,6 +228,13 @@ def test_a_single_cluster_has_no_interval_and_no_test():
     assert "no interval" in (evaluation.few_clusters(1) or "")
     assert "about 90%" in (evaluation.few_clusters(10) or "")
     assert evaluation.few_clusters(100) is None
+    # sizes 1 to 12: 30 groups carry as much as 23.4 of one size, and cover .917
+    sizes = np.repeat(np.arange(24), np.tile(np.arange(1, 13), 2))
+    effective = evaluation.effective_clusters(sizes)
+    assert effective == pytest.approx(24 * 6.5**2 / (650 / 12))
+    assert evaluation.few_clusters(24) is None
+    assert "of unequal size" in (evaluation.few_clusters(24, effective=effective) or "")
+    assert evaluation.few_clusters(40, effective=effective) is None
 
 
 def test_an_accelerated_interval_is_scipys_at_widened_levels():

@@ -24,8 +24,8 @@ class AttributeOptions(RunOptions):
         (),
         metavar="FILE",
     )
-    audio: tuple[str, ...] = option(
-        "sound that a speech model hears in a text's place (repeatable)", (), metavar="FILE"
+    audio: tuple[Path, ...] = option(
+        "sound for a speech model, in place of a text (repeatable)", (), metavar="FILE"
     )
     seconds: float = option(
         "with a sound: divide it into spans of about N seconds and score each", 0.25, metavar="N"

@@ -48,8 +48,10 @@ def prompts_of(options: AttributeOptions, unusable: list[Unusable]) -> list[Prom
         return with_pictures(read, unusable, options.skip)
     if options.audio:
         if options.image or options.text_pair:
-            raise AttributionError("--audio is heard in a text's place: neither picture nor pair")
-        return [Prompt(path, "", audio=path) for path in options.audio]
+            raise AttributionError(
+                "--audio takes the place of a text: expected neither --image nor --text-pair"
+            )
+        return [Prompt(str(path), "", audio=str(path)) for path in options.audio]
     if len(options.image) > 1 and len(options.image) != len(options.text):
         raise AttributionError(
             f"--image: expected one picture, or one for each of {len(options.text)} --text, "

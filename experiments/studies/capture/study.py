@@ -99,7 +99,9 @@ def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
         RunError: more memory or disk than is allowed or free; a run that is finished with its store
             elsewhere.
     """
-    as_limit(options.max_ram)  # a size that is none is found before the model is loaded
+    # Bad options are found before the model is loaded.
+    as_limit(options.max_ram)
+    kind_and_level(options)
     media = media_of(options)
     left_out: list[Note] = []
     # Before tables of files: which of them it can be given is the model's to say.
@@ -265,6 +267,25 @@ class Reader:
             yield layout
 
 
+def kind_and_level(options: CaptureOptions) -> tuple[str, str]:
+    """The option that names the texts, and what their rows are.
+
+    Raises:
+        RunError: none or several kinds of data, or a level that they do not have.
+    """
+    kinds = [name for name in LEVELS if getattr(options, name)]
+    if len(kinds) != 1:
+        got = " and ".join(f"--{name}" for name in kinds) or "none"
+        raise RunError(f"expected one of --{', --'.join(LEVELS)}, got {got}")
+    (kind,) = kinds
+    level = options.level or LEVELS[kind][0]
+    if level not in LEVELS[kind]:
+        raise RunError(
+            f"--level {level}: expected {' or '.join(LEVELS[kind])} as a row of --{kind}"
+        )
+    return kind, level
+
+
 @dataclass(frozen=True)
 class Source:
     """The texts of a capture, and where they are from."""
@@ -289,19 +310,10 @@ class Source:
             notes: is given what of a table is left out.
 
         Raises:
-            RunError: none or several kinds of data, a level that they do not have, no text at all.
+            RunError: see `kind_and_level`; no text at all.
             CorpusError, PromptError, OSError: a file that cannot be read.
         """
-        kinds = [name for name in LEVELS if getattr(options, name)]
-        if len(kinds) != 1:
-            got = " and ".join(f"--{name}" for name in kinds) or "none"
-            raise RunError(f"expected one of --{', --'.join(LEVELS)}, got {got}")
-        (kind,) = kinds
-        level = options.level or LEVELS[kind][0]
-        if level not in LEVELS[kind]:
-            raise RunError(
-                f"--level {level}: expected {' or '.join(LEVELS[kind])} as a row of --{kind}"
-            )
+        kind, level = kind_and_level(options)
         if kind in MEDIA:
             assert subject is not None
             tables: list[Corpus] = []

@@ -424,9 +424,10 @@ def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Not
         notes += _absent_classes(task)
     elif options.control_seeds:
         add("info", "the selectivity of a number (R2 minus the control's R2) has no interval")
-    n_clusters = len(set(task.parts["test"].clusters.tolist()))
+    _, clusters = np.unique(task.parts["test"].clusters, return_inverse=True)
+    effective = evaluation.effective_clusters(clusters)
     # A bootstrap over a handful of sentences gives intervals that are too narrow.
-    few = evaluation.few_clusters(n_clusters)
+    few = evaluation.few_clusters(int(clusters.max()) + 1, effective=effective)
     if few:
         add("warning", few)
     if task.property.level == "sentence":
