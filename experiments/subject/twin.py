@@ -74,7 +74,7 @@ def random_twin(model: Any, seed: int, config: Any = None) -> Any:
 @contextlib.contextmanager
 def _undefined_is_nan() -> Iterator[None]:
     """Fill memory that nothing has written to with NaN, as PyTorch does for reproducible runs."""
-    settings = torch.utils.deterministic
+    settings: Any = torch.utils.deterministic
     was_strict = torch.are_deterministic_algorithms_enabled()
     warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
     filled = settings.fill_uninitialized_memory
