@@ -6,7 +6,7 @@ loop, a grouped or a batched product. A neuron of expert :math:`e` is read by ru
 own equation on the tokens that chose it,
 
 .. math:: h_e = \sigma(W^{gate}_e x) \odot W^{up}_e x, \qquad y = \sum_{e \in top(x)} g_e(x) \,
-W^{down}_e h_e
+    W^{down}_e h_e
 
 and an edit of :math:`h_e` adds :math:`g_e W^{down}_e (h_e' - h_e)` to the module's output. Tokens
 that chose other experts hold zeros.

@@ -85,7 +85,7 @@ def flex_scores(
     r"""The scores that `torch.nn.attention.flex_attention.flex_attention` puts through its softmax.
 
     .. math:: S_{bhqk} = f(s \, Q_{bhq} \cdot K_{bhk}, b, h, q, k), \qquad s = 1/\sqrt{d_{head}}
-    \text{ by default}
+        \text{ by default}
 
     with :math:`f` the ``score_mod``; what the mask forbids holds -inf.
 

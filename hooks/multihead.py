@@ -2,7 +2,7 @@ r"""`F.multi_head_attention_forward`, the one function behind `nn.MultiheadAtten
 part by part.
 
 .. math:: q, k, v = x W_q, y W_k, y W_v, \quad P = \text{softmax}(q k^\top / \sqrt{d_{head}} + M),
-\quad
+    \quad
     \text{out} = (P v) W_o
 
 The function projects, attends and projects again without a module in between, so its parts are

@@ -4,11 +4,12 @@ A layer's own equations are run beside the kernel, one step after the other, so 
 state can be read and, where it is edited, is missing from the steps behind it too:
 
 .. math::
-    \text{LSTM: } & i, f, o = \sigma(W x_t + U h_{t-1} + b), \quad g = \tanh(W x_t + U h_{t-1} + b)
-    \\
+    \text{LSTM: } & i, f, o = \sigma(W x_t + U h_{t-1} + b), \\
+                  & g = \tanh(W x_t + U h_{t-1} + b), \\
                   & c_t = f \odot c_{t-1} + i \odot g, \quad h_t = o \odot \tanh c_t \\
-    \text{GRU: }  & r, z = \sigma(W x_t + U h_{t-1} + b), \quad n = \tanh(W x_t + b + r \odot (U
-                  h_{t-1} + b')) \\ & h_t = (1 - z) \odot n + z \odot h_{t-1}
+    \text{GRU: }  & r, z = \sigma(W x_t + U h_{t-1} + b), \\
+                  & n = \tanh(W x_t + b + r \odot (U h_{t-1} + b')), \\
+                  & h_t = (1 - z) \odot n + z \odot h_{t-1}
 
 They equal the kernel to rounding. Without an edit the kernel's own output goes on.
 """

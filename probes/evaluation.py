@@ -124,7 +124,7 @@ def selectivity(
     tasks that might be drawn.
 
     .. math:: s^2 = s_\text{sentences}^2 + \max\Bigl(0, \frac{s_\text{seeds}^2}{S} -
-    \frac{\overline{m_i (1 - m_i)}}{(S - 1)\,n}\Bigr)
+        \frac{\overline{m_i (1 - m_i)}}{(S - 1)\,n}\Bigr)
 
     with the variance of the control scores between S seeds, less what the test items alone add to
     it: of seeds that right an item with probability :math:`m_i`. Student's t has the degrees of

@@ -153,7 +153,7 @@ def tail_p(values: Float[np.ndarray, "s k"]) -> Float[np.ndarray, " k"]:
     :math:`2 / 2^n`.
 
     .. math:: p \le 2 c\,P(Z \ge |\textstyle\sum y| / \sqrt{\sum y^2}), \qquad c = 1 / 4 P(Z \ge
-    \sqrt 2) \approx 3.18
+        \sqrt 2) \approx 3.18
 
     Source: Bentkus & Dzindzalieta 2015.
     """

@@ -102,7 +102,7 @@ def correlation(
     r"""How far rows of a group are right together beyond what their confidences say, from 0 to 1.
 
     .. math:: \hat\rho = \sum_{i \ne j} r_i r_j \Big/ \sum_{i \ne j} \min(c_i, c_j)\,(1 - \max(c_i,
-    c_j))
+        c_j))
 
     over pairs of rows of one group, with r = correct - confidence less its mean; below the quotient
     is the largest covariance that two such outcomes can have.

@@ -217,7 +217,7 @@ def brier_parts(
     r"""The Brier score taken apart, summed over the classes, each in its own equal-width bins.
 
     .. math:: \sum_b \tfrac{n_b}{n}(\bar f_b - \bar o_b)^2 - \sum_b \tfrac{n_b}{n}(\bar o_b - \bar
-    o)^2 + \bar o(1 - \bar o)
+        o)^2 + \bar o(1 - \bar o)
         + \tfrac1n \sum_i (f_i - \bar f_b)^2 - \tfrac2n \sum_i (f_i - \bar f_b)(o_i - \bar o_b)
 
     Source: Murphy 1973; Stephenson, Coelho & Jolliffe 2008 (the terms within bins, which make it

@@ -35,7 +35,7 @@ def components(vectors: Float[np.ndarray, "n d"]) -> Components:
     r"""PCA, with scikit-learn's signs.
 
     .. math:: X - \bar x = U S V^\top, \qquad \text{coordinates } U S, \quad \text{shares } s_i^2 /
-    \textstyle\sum s^2
+        \textstyle\sum s^2
 
     The largest entry of each axis (row of :math:`V^\top`) is positive.
     """
@@ -149,7 +149,7 @@ def cka(a: Float[np.ndarray, "k n n"], b: Float[np.ndarray, "m n n"]) -> Float[n
     the bias of few items.
 
     .. math:: \frac{\langle \tilde K, \tilde L \rangle}{\lVert \tilde K \rVert \lVert \tilde L
-    \rVert}
+        \rVert}
 
     1 for a cloud and a rotated or scaled copy, about 0 for unrelated ones. Source: Kornblith et al.
     2019, with the unbiased HSIC of Song et al. 2012.
