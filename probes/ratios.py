@@ -41,6 +41,15 @@ STUDENT = 5
 """Clusters below which a mean has Student's interval."""
 
 
+def effective_number(sizes: Float[np.ndarray, "s k"]) -> Float[np.ndarray, " k"]:
+    r"""How many clusters of one size carry as much as these: :math:`(\sum m)^2 / \sum m^2`.
+
+    Source: Kish 1965, Survey Sampling, section 11.7.
+    """
+    total, squares = sizes.sum(0), (sizes**2).sum(0)
+    return np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
+
+
 @dataclass(frozen=True)
 class Ratios:
     """Ratios of two sums over clusters, such as means: sums of values above, counts below.
@@ -65,7 +74,7 @@ class Ratios:
         cluster in turn.
 
         .. math:: s^2 = \frac{S - 1}{S} \sum_c (v - v_{-c})^2, \qquad v - v_{-c} = \frac{y_c -
-        v\,m_c}{\sum m - m_c}
+            v\,m_c}{\sum m - m_c}
 
         Of clusters of one size it is the usual :math:`s/\sqrt{S}`; of uneven ones it does not let a
         large cluster pull the mean towards itself and then count as near to it.
@@ -86,10 +95,7 @@ class Ratios:
         Source: Kish 1965 (effective number); Imbens & Kolesár 2016 (few and uneven clusters need
         fewer degrees).
         """
-        size = np.abs(self.below)
-        total, squares = size.sum(0), (size**2).sum(0)
-        alike = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
-        return np.maximum(1.0, alike - 1)
+        return np.maximum(1.0, effective_number(np.abs(self.below)) - 1)
 
     @property
     def skewness(self) -> Float[np.ndarray, " k"]:

@@ -5,7 +5,7 @@ Every statistic is a function of sums over items, so one matrix of multinomial w
 clusters) serves them all: the resampled sums of any columns are one product,
 
 .. math:: S^*_{bk} = \sum_s W_{bs} \sum_{i \in s} v_{ik}, \qquad W_{b\cdot} \sim
-\mathrm{Multinomial}(S, 1/S).
+    \mathrm{Multinomial}(S, 1/S).
 
 Below `FEW` clusters percentiles of the replicates are too narrow, and the interval is made in
 another way:
@@ -45,7 +45,7 @@ from scipy import stats
 from layerscope.errors import InputError
 
 from .ratios import LEVEL as LEVEL
-from .ratios import Ratios, Studentised, student
+from .ratios import Ratios, Studentised, effective_number, student
 
 REPLICATES = 10_000
 FEW = 500
@@ -386,17 +386,12 @@ def _accelerated(
 
 
 def effective_clusters(clusters: Int[np.ndarray, " n"]) -> float:
-    """How many clusters of one size carry as much as these.
-
-        (sum m_g)^2 / sum m_g^2,   m_g items in cluster g
-
-    Source: Kish 1965, Survey Sampling, section 11.7.
+    """How many clusters of one size carry as much as these; see `ratios.effective_number`.
 
     >>> effective_clusters(np.array([0, 0, 1, 1])), effective_clusters(np.array([0, 0, 0, 1]))
     (2.0, 1.6)
     """
-    sizes = np.bincount(clusters).astype(float)
-    return float(sizes.sum() ** 2 / (sizes**2).sum())
+    return float(effective_number(np.bincount(clusters).astype(float)[:, None])[0])
 
 
 def few_clusters(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,11 +60,13 @@ def random_twin(model: Any, seed: int, config: Any = None) -> Any:
             device_map=where,
             attn_implementation=getattr(model.config, "_attn_implementation", None),
         )
-        if _undefined(twin):
-            _define(twin, type(model)(config))
-    if left := sorted(_undefined(twin)):
+        undefined = _undefined(twin)
+        if undefined:
+            _define(undefined, type(model)(config))
+    left = next((name for name, tensor in undefined.items() if bool(tensor.isnan().any())), None)
+    if left is not None:
         raise SubjectError(
-            f"{type(model).__name__}: its constructor leaves {left[0]} undefined, so that no "
+            f"{type(model).__name__}: its constructor leaves {left} undefined, so that no "
             "random-weight model can be drawn: build one yourself, or leave it out "
             "(--random-models 0)"
         )
@@ -97,9 +99,9 @@ def _undefined(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def _define(twin: Any, constructed: Any) -> None:
+def _define(undefined: Mapping[str, torch.Tensor], constructed: Any) -> None:
     """Take what is undefined from a model that its constructor made."""
     known = dict(itertools.chain(constructed.named_parameters(), constructed.named_buffers()))
     with torch.no_grad():
-        for name, tensor in _undefined(twin).items():
+        for name, tensor in undefined.items():
             tensor.copy_(known[name])

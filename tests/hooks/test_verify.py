@@ -513,6 +513,19 @@ def test_another_way_in_half_precision():
     assert found["blocks.1.hook_mlp_out"] == "UNSUPPORTED"
 
 
+class Int8(nn.Module):
+    """A layer whose weights are held in 8 bits."""
+
+    def __init__(self, dense):
+        super().__init__()
+        weight = dense.weight.detach()
+        self.scale = weight.abs().max() / 127
+        self.register_buffer("weight", (weight / self.scale).round().to(torch.int8))
+
+    def forward(self, x):
+        return x @ (self.weight.to(x) * self.scale).T
+
+
 @finds("weights")
 def test_tied_and_quantised_weights_are_noticed():
     model = tiny.model("gpt2")
@@ -523,16 +536,6 @@ def test_tied_and_quantised_weights_are_noticed():
             "changing one changes the others"
         )
     ]
-
-    class Int8(nn.Module):
-        def __init__(self, dense):
-            super().__init__()
-            weight = dense.weight.detach()
-            self.scale = weight.abs().max() / 127
-            self.register_buffer("weight", (weight / self.scale).round().to(torch.int8))
-
-        def forward(self, x):
-            return x @ (self.weight.to(x) * self.scale).T
 
     model = tiny.model("llama")
     for layer in model.model.layers:
@@ -549,14 +552,8 @@ def test_tied_and_quantised_weights_are_noticed():
     assert "is no plain matrix" in verdict.of("head = columns")[0].reason
 
 
-class RoundedTogether(nn.Module):
-    """A layer of 8 bits that rounds its inputs by the largest of the whole batch."""
-
-    def __init__(self, dense):
-        super().__init__()
-        weight = dense.weight.detach()
-        self.scale = weight.abs().max() / 127
-        self.register_buffer("weight", (weight / self.scale).round().to(torch.int8))
+class RoundedTogether(Int8):
+    """One that rounds its inputs, too, by the largest of the whole batch."""
 
     def forward(self, x):
         step = x.abs().max() / 100
