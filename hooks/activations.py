@@ -320,12 +320,21 @@ def _index(chosen: Index, axis: int, ndim: int) -> tuple[int, tuple[Any, ...], i
     """
     # Sites with heads have four axes; one that torch.vmap maps over stands before them.
     axis = (axis if axis < 0 else axis - 4) % ndim
-    whole = (slice(None),) * axis
     if isinstance(chosen, Span):
-        return axis, (*whole, slice(*chosen)), -1, -1
+        return axis, _along(axis, ndim, slice(*chosen)), -1, -1
     if isinstance(chosen, tuple):
-        return axis, (*whole, list(chosen)), min(chosen), max(chosen)
-    return axis, (*whole, chosen), chosen, chosen
+        return axis, _along(axis, ndim, list(chosen)), min(chosen), max(chosen)
+    return axis, _along(axis, ndim, chosen), chosen, chosen
+
+
+def _along(axis: int, ndim: int, chosen: Any) -> tuple[Any, ...]:
+    """The index of a selection along one axis, from the side where fewer axes stand:
+    PyTorch looks at every entry of an index at every call.
+    """
+    before, behind = axis, ndim - 1 - axis
+    if behind + 1 < before:
+        return (..., chosen, *(slice(None),) * behind)
+    return (*(slice(None),) * before, chosen)
 
 
 def select(value: Tensor, site: Site) -> Tensor:

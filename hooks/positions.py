@@ -193,9 +193,10 @@ class Where:
         """A site in a forward."""
         # made at every site of every forward: a frozen dataclass sets its fields slowly
         where = object.__new__(cls)
-        where.__dict__.update(
-            forward.columns, site=site, live=live, chosen=None, seen=seen, forward=forward
-        )
+        values = where.__dict__
+        values.update(forward.columns)
+        values["site"], values["live"], values["seen"] = site, live, seen
+        values["chosen"], values["forward"] = None, forward
         return where
 
     def query_axis(self, value: Tensor) -> int:
