@@ -345,7 +345,8 @@ class _RecordReader:
         if len(names) != 1 or "label" not in record:
             fields = ", ".join(sorted(record))[:200]
             raise InputError(
-                f"expected 'label' and one of 'probabilities' and 'logits', got {fields}"
+                "expected 'label' and one of 'probabilities' and 'logits', or a column p_CLASS or "
+                f"logit_CLASS for each class, got {fields}"
             )
         return names[0]
 

@@ -245,20 +245,22 @@ class _Draft:
 
 
 def _draft(record: Mapping[str, Any]) -> _Draft:
-    """A record by our names, MMLU's (letters as columns) or ARC's (texts and labels of choices,
-    ``answerKey``).
+    """A record by our names, MMLU's (letters as columns), ARC's (texts and labels of choices,
+    ``answerKey``) or OpenBookQA's (``question_stem``).
     """
-    text, choices = record.get("question"), record.get("choices")
+    text, choices = first_of(record, ("question", "question_stem")), record.get("choices")
     answer = first_of(record, ("answer", "answerKey"))
     if isinstance(text, dict):  # ARC as it is published
         text, choices = text.get("stem"), text.get("choices")
+    fields = ", ".join(sorted(set(record) - {_LINE}))[:200]
     if not isinstance(text, str) or not text:
-        fields = ", ".join(sorted(set(record) - {_LINE}))[:200]
         raise InputError(
             f"expected 'question' to be a text, got {shown(text)}; the line has {fields}"
         )
     if choices is None:  # columns A, B, C, ...
         choices = [record[letter] for letter in itertools.takewhile(record.__contains__, LETTERS)]
+        if not choices:
+            raise InputError(f"expected 'choices', or columns A, B, ...; the line has {fields}")
     texts, labels = _choices(choices)
     _check_choices(texts, choices)
     labels = labels or list(LETTERS[: len(texts)])

@@ -2,14 +2,14 @@
 
 A record of a prompt file (`.records`: JSON lines, a JSON array, CSV or TSV) has ``prompt`` (or
 ``sentence``, or ``text``) and ``answer`` and, where a metric needs them, ``wrong`` (what should be
-less likely), ``corrupted`` (the prompt that patching takes from), ``target_prefix`` (of an
-encoder-decoder: what its decoder has written before the answer) and ``group`` (prompts made from
-one template, resampled together); BLiMP's lines for the one-prefix method are prompts too. A record
-of a pair file has two sentences, by BLiMP's names (``sentence_good``, ``sentence_bad``), JBLiMP's
-(``good_sentence``), CrowS-Pairs' (``sent_more``, ``sent_less``) or as ``sentences: [good, bad]``,
-and perhaps a ``group``. In a file of CLAMS a line is ``True`` or ``False`` and a sentence; each
-false one is paired with the true one before it. A paradigm's name (``UID``) is no group: a file of
-one paradigm would be a single one.
+less likely), ``corrupted`` (the prompt that patching takes from), ``target_prefix`` (of an encoder-
+decoder: what its decoder has written before the answer) and ``group`` (prompts made from one
+template, resampled together); BLiMP's lines for the one-prefix method are prompts too, and
+CounterFact's facts. A record of a pair file has two sentences, by BLiMP's names (``sentence_good``,
+``sentence_bad``), JBLiMP's (``good_sentence``), CrowS-Pairs' (``sent_more``, ``sent_less``) or as
+``sentences: [good, bad]``, and perhaps a ``group``. In a file of CLAMS a line is ``True`` or
+``False`` and a sentence; each false one is paired with the true one before it. A paradigm's name
+(``UID``) is no group: a file of one paradigm would be a single one.
 """
 
 from __future__ import annotations
@@ -48,11 +48,17 @@ __all__ = [
     "read_prompts",
 ]
 
-GOOD = ("sentence_good", "good_sentence", "sent_more")
-BAD = ("sentence_bad", "bad_sentence", "sent_less")
-"""Names of a pair's sentences: BLiMP's, JBLiMP's, CrowS-Pairs'."""
-TEXT = ("prompt", "sentence", "text")
-"""Names of a prompt: ours, CoLA's and SST's, that of plain data sets."""
+GOOD = ("sentence_good", "good_sentence", "sent_more", "sen")
+BAD = ("sentence_bad", "bad_sentence", "sent_less", "wrong_sen")
+"""Names of a pair's sentences: BLiMP's, JBLiMP's, CrowS-Pairs', MultiBLiMP's."""
+TEXT = ("prompt", "sentence", "text", "premise", "sentence1")
+"""Names of a prompt: ours, CoLA's and SST's, that of plain data sets, MNLI's, SNLI's."""
+SECOND = ("text_pair", "hypothesis", "sentence2")
+LABEL = ("label", "gold_label")
+ANSWER, WRONG = ("answer", "target_true"), ("wrong", "target_false")
+"""Names of an answer: ours, those of CounterFact in one row a fact."""
+NAMED = 3
+"""Names of a field that an error lists."""
 COLA = Headerless(("source", "label", "mark", "sentence"), "label", frozenset("01"))
 CLAMS = Headerless(("acceptable", "sentence"), "acceptable", frozenset(("True", "False")))
 """Files of CoLA and of CLAMS, which have no line of names."""
@@ -176,14 +182,16 @@ def _prompt(record: Mapping[str, Any], answers: bool, audio: bool = False) -> Pr
         good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
         words = {"answer": f" {good}", "wrong": f" {bad}"}
         record = {**record, "prompt": record["one_prefix_prefix"], **words}
+    if "requested_rewrite" in record:
+        record = {**record, **_fact(record["requested_rewrite"])}
     sound = _text(record, "audio", False)
     if sound is not None and not audio:
         raise InputError(f"audio {sound}: sounds are read by {COMMANDS_OF_SOUNDS}")
-    prompt, answer = _text(record, TEXT, sound is None), _text(record, "answer", answers) or ""
+    prompt, answer = _text(record, TEXT, sound is None), _text(record, ANSWER, answers) or ""
     if sound is not None and prompt is not None:
         raise InputError(f"expected a prompt or audio, got both ({shown(prompt)}, {shown(sound)})")
-    wrong, corrupted = _text(record, "wrong", False), _text(record, "corrupted", False)
-    label = record.get("label")
+    wrong, corrupted = _text(record, WRONG, False), _text(record, "corrupted", False)
+    label = first_of(record, LABEL)
     if not isinstance(label, str | int | float | None):
         raise InputError(f"expected 'label' to be a text or a number, got {shown(label)}")
     if answer == wrong:
@@ -196,12 +204,29 @@ def _prompt(record: Mapping[str, Any], answers: bool, audio: bool = False) -> Pr
         wrong,
         corrupted,
         group_of(record),
-        _text(record, "text_pair", False),
+        _text(record, SECOND, False),
         None if label is None else str(label),
         _text(record, "target_prefix", False),
         _text(record, "image", False),
         sound,
     )
+
+
+def _fact(rewrite: Any) -> dict[str, str]:
+    """A fact of CounterFact as a prompt: the true object is right, the new one wrong.
+
+    Raises:
+        InputError: a field that is missing or of another kind.
+    """
+    try:
+        prompt = rewrite["prompt"].replace("{}", rewrite["subject"])
+        true, new = rewrite["target_true"]["str"], rewrite["target_new"]["str"]
+        return {"prompt": prompt, "answer": f" {true.strip()}", "wrong": f" {new.strip()}"}
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(
+            "expected requested_rewrite with prompt, subject, target_true and target_new, "
+            f"got {shown(rewrite)}"
+        ) from None
 
 
 def labelled_text(record: Mapping[str, Any]) -> Prompt:
@@ -210,7 +235,7 @@ def labelled_text(record: Mapping[str, Any]) -> Prompt:
     Raises:
         InputError: a field that is missing or of another kind.
     """
-    unanswered = {name: value for name, value in record.items() if name not in ("answer", "wrong")}
+    unanswered = {name: value for name, value in record.items() if name not in ANSWER + WRONG}
     prompt = _prompt(unanswered, answers=False)
     if prompt.label is None:
         fields = ", ".join(sorted(record))[:200]
@@ -257,7 +282,7 @@ def _text(record: Mapping[str, Any], names: str | tuple[str, ...], required: boo
     if value is None and not required:
         return None
     if not isinstance(value, str) or not value:
-        wanted = " or ".join(map(repr, names))
+        wanted = " or ".join(map(repr, names[:NAMED]))
         fields = ", ".join(sorted(record))[:200] or "no field"
         raise InputError(
             f"expected {wanted} to be a text, got {shown(value)}; the line has {fields}"

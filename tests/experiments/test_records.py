@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from experiments.calibration.questions import read_questions
-from experiments.corpus.prompts import Pair, PromptError, Unusable, read_pairs, read_prompts
+from experiments.corpus.prompts import (
+    Pair,
+    PromptError,
+    Unusable,
+    read_labelled,
+    read_pairs,
+    read_prompts,
+)
 from experiments.corpus.records import read_records
 
 ROWS = [
@@ -70,6 +77,7 @@ PAIR = Pair("The dogs bark.", "The dogs barks.")
         ),
         ("crows.csv", ",sent_more,sent_less,bias_type\n0,The dogs bark.,The dogs barks.,x\n"),
         ("ours.tsv", "sentence_good\tsentence_bad\nThe dogs bark.\tThe dogs barks.\n"),
+        ("multi.tsv", "sen\twrong_sen\tverb\nThe dogs bark.\tThe dogs barks.\tbark\n"),
         ("list.csv", 'sentences\n"[""The dogs bark."", ""The dogs barks.""]"\n'),
     ],
 )
@@ -196,6 +204,35 @@ def test_sentences_of_cola_and_sst_are_prompts(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"case_id": 0, "requested_rewrite": {"prompt": "{} speaks", "subject": "Ann", '
+        '"target_new": {"str": "English", "id": "Q1"}, "target_true": {"str": "French"}}}]',
+        '{"prompt": "Ann speaks", "target_true": " French", "target_false": " English"}',
+    ],
+)
+def test_facts_of_counterfact_are_prompts(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "facts.json"
+    path.write_text(text, encoding="utf-8")
+    (fact,) = read_prompts(path)
+    assert (fact.prompt, fact.answer, fact.wrong) == ("Ann speaks", " French", " English")
+    path.write_text('{"requested_rewrite": {"prompt": "{} speaks"}}', encoding="utf-8")
+    with pytest.raises(PromptError, match="expected requested_rewrite with prompt, subject"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize(
+    "names", [("sentence1", "sentence2", "gold_label"), ("premise", "hypothesis", "label")]
+)
+def test_labelled_pairs_by_the_names_of_the_field(tmp_path: Path, names: tuple[str, ...]) -> None:
+    path = tmp_path / "pairs.jsonl"
+    line = dict(zip(names, ("A man runs.", "A man moves.", "entailment"), strict=True))
+    path.write_text(json.dumps(line), encoding="utf-8")
+    (pair,) = read_labelled(path)
+    assert (pair.prompt, pair.pair, pair.label) == ("A man runs.", "A man moves.", "entailment")
+
+
 QUESTION = ("What is 2+2?", ("3", "4", "5", "6"), 1)
 
 
@@ -225,6 +262,11 @@ QUESTION = ("What is 2+2?", ("3", "4", "5", "6"), 1)
             "arc_numbers.jsonl",
             '{"question": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], '
             '"label": ["1", "2", "3", "4"]}, "answerKey": "2"}',
+        ),
+        (
+            "openbook.jsonl",
+            '{"question_stem": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], '
+            '"label": ["A", "B", "C", "D"]}, "answerKey": "B"}',
         ),
         (
             "arc_raw.jsonl",
