@@ -285,7 +285,7 @@ def layers(
             before = ev.holm([p for _, p in superseded.pairs(scores, drawn, None)])
             now = [pair.p_holm for pair in ev.compare_pairs(right, boot)]
             called += [min(before) < 0.05, min(now) < 0.05]
-            for k, replicates in enumerate((drawn, boot.widened(scores, drawn))):
+            for k, replicates in enumerate((drawn, boot.widened(scores, drawn, 7))):
                 worse[k] += not ev.best_set(list(scores), replicates)[0].all()
         yield (
             f"7 equal layers, {n} sentences: some pair called different",

@@ -259,18 +259,27 @@ class ClusterBootstrap:
         return Interval(value, float(low[0]), float(high[0]))
 
     def widened(
-        self, value: Float[np.ndarray, " k"] | float, replicates: Float[np.ndarray, "b *k"]
+        self,
+        value: Float[np.ndarray, " k"] | float,
+        replicates: Float[np.ndarray, "b *k"],
+        among: int = 2,
     ) -> Float[np.ndarray, "b *k"]:
         r"""Replicates as far from the value as Student's t of so few clusters asks for.
 
-        .. math:: v + \sqrt{\tfrac{S}{S-1}}\,\frac{t_{S-1}}{z}\,(v^* - v)
+        .. math:: v + \sqrt{\tfrac{S}{S-1}}\,\frac{t_{S-1}(1 - \alpha/k)}{z(1 - \alpha/k)}\,(v^* -
+            v)
 
         Percentiles, tests and sets of best conditions of them hold where those of plain replicates
         are too narrow; for a statistic that is not a mean and has no error of its own in each
         resample. Source: Hesterberg 2015, section 3.5.
+
+        Args:
+            among: k, the conditions of which the largest difference is judged. It is as far out as
+                an alpha / k of each alone, where t is further from z. The two ends of one interval
+                count as 2.
         """
         n = self.n_clusters
-        tail = (1 + LEVEL) / 2
+        tail = 1 - (1 - LEVEL) / among
         factor = math.sqrt(n / (n - 1)) * float(stats.t.ppf(tail, n - 1) / stats.norm.ppf(tail))
         return value + factor * (replicates - value)
 

@@ -40,7 +40,10 @@ def taken_out(results: Raw, g: Groups, about: str) -> None:
     true(int(g["of"]) == len(sets), "of sets")
     same(g["n"], sets[0]["n"])
     top = max(sets, key=lambda r: abs(r["beyond"]))
-    true((int(g["k"]), g["ranking"], g["site"]) == (top["k"], top["ranking"], top["site"]), "set")
+    true(
+        (int(g["k"] or 1), g["ranking"], g["site"]) == (top["k"], top["ranking"], top["site"]),
+        "set",
+    )
     same(g["effect"], top["effect"])
     ends(g, top["null_interval"])
 
@@ -54,7 +57,7 @@ NEURONS = [
     ),
     (
         r"<value:\w+> ablation changes the \w+ significantly \(FDR < 0\.05\) and more than random sets do for <count> of <of> sets of "
-        r"neurons \(n = <n>\)\. The set furthest beyond random is the first <k> by <ranking:\w+> at <site:\S+>: <effect> [\w ]+ "
+        r"neurons \(n = <n>\)\. The set furthest beyond random is the top (?:neuron|<k> neurons) by <ranking:\w+> at <site:\S+>: <effect> [\w ]+ "
         r"\(random sets <low> to <high>\)\.",
         taken_out,
     ),

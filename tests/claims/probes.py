@@ -90,7 +90,6 @@ def of_trees(results: Raw, g: Groups, about: str) -> None:
     for name, value in (
         ("rank", top["rank"]),
         ("uuas", top["uuas"]),
-        ("of", len(trees)),
         ("embeddings", trees[0]["uuas"]),
         ("chain", top["chain_uuas"]),
         ("random", top["random_uuas"]),
@@ -133,7 +132,7 @@ PROBE = [
         mixed,
     ),
     (
-        r"tree: structural probes of rank <rank> work best at layer <layer:\w+> of <of>, where they recover <uuas> of the undirected "
+        r"tree: structural probes of rank <rank> work best at layer <layer:\w+>, where they recover <uuas> of the undirected "
         r"edges(?: \(95% CI <low> to <high>\))?\. The first layer read gives <embeddings>, and linking each word to the next gives "
         r"<chain>\. The same layer of a random-weight model gives <random>\. The root is found in <root> of the sentences\.",
         of_trees,

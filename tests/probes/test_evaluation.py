@@ -299,6 +299,11 @@ def test_replicates_of_few_clusters_are_widened_to_students_interval():
     low, high = np.quantile(boot.widened(float(values.mean()), drawn), [0.025, 0.975])
     expected = stats.t.interval(0.95, 7, values.mean(), stats.sem(values))
     assert (low, high) == pytest.approx(expected, abs=0.06)
+    # Where the largest of 7 differences is judged, 1 - 0.05 / 7 is the quantile that counts.
+    tail = 0.05 / 7
+    (most,) = np.quantile(boot.widened(float(values.mean()), drawn, among=7), [1 - tail])
+    bound = stats.t.interval(1 - 2 * tail, 7, values.mean(), stats.sem(values))[1]
+    assert most == pytest.approx(bound, abs=0.1)
 
 
 def test_p_and_interval_agree_and_the_larger_p_counts():

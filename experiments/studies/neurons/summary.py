@@ -165,11 +165,12 @@ def _used_most(
     """How many sets the model misses, and the one that it misses most beyond random sets."""
     passing = [r for r in sets if r.q is not None and r.q < LEVEL and r.null_p <= LEVEL]
     most = max(sets, key=lambda record: abs(record.beyond))
+    top = "neuron" if most.k == 1 else f"{most.k} neurons"
     return (
         f"{options.value.capitalize()} ablation changes the {metric.name} significantly "
         f"(FDR < {LEVEL}) and more than random sets do for {len(passing)} of {len(sets)} "
-        f"sets of neurons (n = {n_items}). The set furthest beyond random is the first "
-        f"{most.k} by {most.ranking} at {most.site}: {most.effect:+.3g} {metric.unit} "
+        f"sets of neurons (n = {n_items}). The set furthest beyond random is the top "
+        f"{top} by {most.ranking} at {most.site}: {most.effect:+.3g} {metric.unit} "
         f"(random sets {most.null_interval.text('+.3g')})."
     )
 

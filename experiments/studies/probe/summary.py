@@ -107,7 +107,8 @@ class _Scored:
         """The replicates, as far from the scores as so few sentences ask for."""
         if self.boot.n_clusters == 1:
             return self.replicates
-        return self.boot.widened(np.array(self.scores), self.replicates)
+        n_cells = max(2, len(self.scores))
+        return self.boot.widened(np.array(self.scores), self.replicates, among=n_cells)
 
     def best(self) -> tuple[np.ndarray, list[float]]:
         """The cells that may be the best, and the p at which each leaves them;

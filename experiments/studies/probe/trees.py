@@ -168,7 +168,7 @@ def tree_finding(records: Sequence[TreeRecord]) -> str:
     span = f" (95% CI {top.uuas_interval.text()})" if top.uuas_interval else ""
     text = (
         f"tree: structural probes of rank {top.rank} work best at layer "
-        f"{layer_label(top.layer, top.site)} of {len(records)}, where they recover "
+        f"{layer_label(top.layer, top.site)}, where they recover "
         f"{top.uuas:.3f} of the undirected edges{span}. The first layer read gives "
         f"{records[0].uuas:.3f}, and linking each word to the next gives "
         f"{top.chain_uuas:.3f}."
