@@ -22,6 +22,7 @@ from ..edits import function
 from ..intervene import NothingChanged, intervene
 from ..padding import Padding
 from ..placement import byte_layers, device_of, dtype_of, is_offloaded
+from ..resume import Resume
 from ..sites import HEAD_AXIS, Site, SiteLike
 from ..views import channels, turned
 from .findings import Finding
@@ -82,6 +83,7 @@ class Exam:
         # of `hooks.verify.response` and `hooks.verify.running`, made when they are first asked for
         self.response: Any = None
         self.running: Any = None
+        self._calls_of_norms: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
         self.pad_id = pad_id(self.config)
         self.dtype, self.device = dtype_of(model), device_of(model)
 
@@ -210,12 +212,22 @@ class Exam:
 
     @functools.cached_property
     def _clean(self) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.watch()
+        with self._keeping_norms():
+            return self.watch()
 
     @property
     def watched(self) -> Tensor:
         """The answer with every site captured."""
         return self._clean[0]
+
+    @functools.cached_property
+    def resume(self) -> Resume:
+        """The texts' forward, recorded block by block.
+
+        Raises:
+            InputError: the model cannot be continued from a block.
+        """
+        return Resume(self.model, self.inputs)
 
     @property
     def acts(self) -> dict[str, Tensor]:
@@ -310,35 +322,36 @@ class Exam:
         """(input, output) of every norm in a block, on the texts."""
         return self._norms.get(block, [])
 
+    @contextmanager
+    def _keeping_norms(self) -> Iterator[None]:
+        """Keep what the norms of the blocks read and give in the forward that runs inside."""
+        calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        with ExitStack() as stack:
+            for block in self.blocks:
+                for module in self._modules_of(block):
+                    if "norm" in type(module).__name__.lower() and module not in calls:
+                        calls[module] = []
+                        stack.callback(module.register_forward_hook(_keeper(calls[module])).remove)
+            yield
+        self._calls_of_norms = calls
+
     @functools.cached_property
     def _norms(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         assert self.anatomy is not None
-        inputs_of: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        made: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-        places = {
-            block: self.anatomy.places.get(f"{block}.hook_resid_pre") for block in self.blocks
-        }
-        with ExitStack() as stack, torch.no_grad():
-            for block in places:
-                for module in self._modules_of(block):
-                    if "norm" in type(module).__name__.lower() and module not in made:
-                        made[module] = []
-                        stack.callback(module.register_forward_hook(_keeper(made[module])).remove)
-            self.run()
-            for block, place in places.items():
-                calls = [made[m] for m in self._modules_of(block) if m in made]
-                # A block that all layers share has made as many calls as there are layers.
-                inputs_of[block] = [
-                    c[place.call] if place is not None and place.calls > 1 else c[0]
-                    for c in calls
-                    if c
-                ]
-                post = self.anatomy.places.get(f"{block}.hook_resid_post")
-                if post is not None and post.view in (turned, channels):
-                    inputs_of[block] = [
-                        (post.view(given), post.view(out)) for given, out in inputs_of[block]
-                    ]
-        return inputs_of
+        _ = self._clean  # the forward that keeps them
+        pairs_of: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for block in self.blocks:
+            place = self.anatomy.places.get(f"{block}.hook_resid_pre")
+            # A block that all layers share has made as many calls as there are layers.
+            call = place.call if place is not None and place.calls > 1 else 0
+            modules = self._modules_of(block)
+            calls = [self._calls_of_norms[m] for m in modules if self._calls_of_norms.get(m)]
+            pairs = [made[call] for made in calls]
+            post = self.anatomy.places.get(f"{block}.hook_resid_post")
+            if post is not None and post.view in (turned, channels):
+                pairs = [(post.view(given), post.view(out)) for given, out in pairs]
+            pairs_of[block] = pairs
+        return pairs_of
 
     def _modules_of(self, block: str) -> list[nn.Module]:
         """The modules of a block, which some models keep in several lists."""

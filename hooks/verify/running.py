@@ -13,7 +13,7 @@ import functools
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -32,7 +32,7 @@ from ..sites import SiteLike
 from . import ways
 from .exam import Exam, noise, quiet, relative
 from .findings import Finding
-from .values import position_policy
+from .values import left_policy
 from .ways import Texts, Way
 
 Trials: TypeAlias = "dict[str, Callable[[Tensor], Edit]]"
@@ -71,8 +71,7 @@ class Running:
         self.texts = _texts(exam)
         # the last layer whose pattern is known: what the newest token looks at
         self.pattern = _last(exam, ("attn.hook_pattern",))
-        self._plain: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
-        self._edited: dict[tuple[Any, ...], Tensor] = {}
+        self._alone: dict[tuple[Any, ...], tuple[Tensor, Tensor | None]] = {}
         self.trials = self._tried()
 
     def _tried(self) -> list[Trial]:
@@ -80,8 +79,9 @@ class Running:
         for site, edit in _trials(self.exam).items():
             text = self.text(0)
             trial = Trial(site, edit, 0.0)
-            changed = self.oracle([trial], text, len(self.texts.prompts[0]))
-            trial.effect = relative(changed, self.plain(text))
+            prompt = len(self.texts.prompts[0])
+            changed, unchanged = (self.alone(t, text, prompt)[0] for t in ([trial], []))
+            trial.effect = relative(changed, unchanged)
             found.append(trial)
         return found
 
@@ -94,32 +94,23 @@ class Running:
         """The edits that move the answer well beyond rounding."""
         return [t for t in self.trials if t.effect > 2 * self.exam.local / TELLING]
 
-    def plain(self, text: Tensor) -> Tensor:
-        """The logits of a text alone."""
-        return self._alone(text)[0]
-
-    def _alone(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The logits of a text alone, and its pattern ``head query key``."""
-        key = tuple(text.tolist())
-        if key not in self._plain:
+    def alone(self, trials: list[Trial], text: Tensor, prompt: int) -> tuple[Tensor, Tensor | None]:
+        """The oracle: the logits of a text alone under these edits,
+        and its pattern ``head query key``.
+        """
+        key = (*(t.site for t in trials), prompt if trials else 0, *text.tolist())
+        if key not in self._alone:
+            edits = self.make(trials, text[None], prompt)
             with self.watched(self.exam.model) as acts:
-                logits = ways.alone(self.exam.model, {}, text)
-            self._plain[key] = logits, acts[self.pattern][0] if self.pattern else None
-        return self._plain[key]
+                logits = ways.alone(self.exam.model, edits, text)
+            self._alone[key] = logits, acts[self.pattern][0] if self.pattern else None
+        return self._alone[key]
 
     def watched(self, model: nn.Module) -> AbstractContextManager[Any]:
         """The pattern of what runs inside."""
         if self.pattern is None:
             return nullcontext()
         return capture(model, self.pattern, clone=True)
-
-    def oracle(self, trials: list[Trial], text: Tensor, prompt: int) -> Tensor:
-        """The logits of a text alone under these edits."""
-        key = (*(t.site for t in trials), prompt, *text.tolist())
-        if key not in self._edited:
-            edits = self.make(trials, text[None], prompt)
-            self._edited[key] = ways.alone(self.exam.model, edits, text)
-        return self._edited[key]
 
     def make(self, trials: list[Trial], rows: Tensor, columns: int | None = None) -> ways.Edits:
         """What `intervene` takes for these rows, of which so many columns are the prompt."""
@@ -128,23 +119,26 @@ class Running:
             marked[:, columns:] = -1
         return {t.site: t.edit(marked) for t in trials}
 
-    def error(self, way: Way, trials: list[Trial], model: nn.Module) -> float:
-        """How far a way is from the oracle, over all texts."""
+    def error(
+        self, way: Way, trials: list[Trial], model: nn.Module, patterns: bool = False
+    ) -> tuple[float, float | None]:
+        """How far a way is from the oracle, over all texts: its logits, and the newest token's
+        weights where they are asked for.
+        """
         make = functools.partial(self.make, trials)
-        return self._error(trials, way(model, make, self.texts))
-
-    def _error(self, trials: list[Trial], answers: Iterable[tuple[Tensor, int, Tensor]]) -> float:
+        acts: Any
+        with self.watched(model) if patterns else nullcontext() as acts:
+            answers = list(way(model, make, self.texts))
         worst = 0.0
         for answer in answers:
-            expected = ways.wanted(answer, functools.partial(self._expected, trials))
+            expected = ways.wanted(answer, lambda *text: self.alone(trials, *text)[0])
             found = answer[2]
             # a beam's likelihood is one number
             far = relative(found, expected) if found.ndim else float((found - expected).abs())
             worst = max(worst, far)
-        return worst
-
-    def _expected(self, trials: list[Trial], text: Tensor, prompt: int) -> Tensor:
-        return self.oracle(trials, text, prompt) if trials else self.plain(text)
+        if acts is None or self.pattern is None:
+            return worst, None
+        return worst, self._pattern_error(trials, answers, acts.all(self.pattern)[-1])
 
     def compared(
         self, name: str, way: Way, model: nn.Module | None = None, patterns: bool = False
@@ -165,21 +159,24 @@ class Running:
                     trial.site, "the edit changes the output too little to be measured"
                 )
         together: float | None = None
+        weights: float | None = None
+        if telling:
+            together, weights, _ = self._measured(way, telling, model, patterns)
+        right = together is not None and together <= self._bound
         # What is right under all edits at once is right without them, which is then not run.
-        if telling and not patterns:
-            together, _ = self._measured(way, telling, model)
-        if together is None or not together <= self._bound:
-            problem, pattern_error = self._as_it_is(way, model, patterns)
+        if not right or (weights is not None and not weights <= exam.far):
+            problem, unedited = self._as_it_is(way, model, patterns)
             if problem:
                 yield exam.cannot("", f"{name}: {problem}")
                 return
-            if pattern_error is not None:
-                assert self.pattern is not None
-                why = f"{name}: the newest token's weights are not those of the text alone"
-                yield exam.within(self.pattern, pattern_error, exam.far, why)
-        if telling and patterns:
-            together, _ = self._measured(way, telling, model)
-        if together is not None and together <= self._bound:
+            if not right:  # weights under an edit that is wrong tell nothing more
+                weights = unedited
+        if weights is not None:
+            assert self.pattern is not None
+            why = f"{name}: the newest token's weights are not those of the text alone"
+            yield exam.within(self.pattern, weights, exam.far, why)
+        if right:
+            assert together is not None
             yield from (exam.within(t.site, together, self._bound) for t in telling)
         elif telling:
             yield from self._one_by_one(name, way, model, together)
@@ -194,19 +191,14 @@ class Running:
         """Why a way says nothing of the hooks, if it does not;
         and how far the newest token's weights are off.
         """
-        acts: Any = None
         try:
-            with self.watched(model) if patterns else nullcontext() as acts:
-                answers = list(way(model, lambda rows: {}, self.texts))
-            itself = self._error([], answers)
+            itself, weights = self.error(way, [], model, patterns)
         except Exception as error:  # whatever a model may raise
             line = next(iter(str(error).splitlines()), "")
             return f"the model raised {type(error).__name__}: {line[:120]}", None
         if not itself <= self.exam.far:
             return f"{OUTSIDE} than in one forward pass (off by {itself:.1g})", None
-        if acts is None or self.pattern is None:
-            return "", None
-        return "", self._pattern_error(answers, acts.all(self.pattern)[-1])
+        return "", weights
 
     def _one_by_one(
         self, name: str, way: Way, model: nn.Module, together: float | None
@@ -214,7 +206,7 @@ class Running:
         """Which of the edits are wrong, where they are not right together."""
         right = True
         for trial in self.telling:
-            error, why = self._measured(way, [trial], model)
+            error, _, why = self._measured(way, [trial], model)
             if error is None:
                 yield self.exam.cannot(trial.site, f"{name}: refused: {why}")
             else:
@@ -225,7 +217,9 @@ class Running:
             why = f"{name}: edits are correct only one at a time"
             yield self.exam.within("", together, self._bound, why)
 
-    def _pattern_error(self, answers: list[tuple[Tensor, int, Tensor]], newest: Tensor) -> float:
+    def _pattern_error(
+        self, trials: list[Trial], answers: list[tuple[Tensor, int, Tensor]], newest: Tensor
+    ) -> float:
         """How far the last call's weights of each text's newest token
         are from those of the text alone.
         """
@@ -234,24 +228,24 @@ class Running:
         for row, (text, prompt, _) in enumerate(answers):
             real = torch.cat([prompts[row], prompts.new_ones(len(text) - prompt)])
             found = _newest(newest[row], real)
-            _, alone = self._alone(text)
+            _, alone = self.alone(trials, text, prompt)
             assert alone is not None
             error = max(error, relative(found, alone[:, -1, -found.shape[1] :]))
         return error
 
     def _measured(
-        self, way: Way, trials: list[Trial], model: nn.Module
-    ) -> tuple[float | None, str]:
+        self, way: Way, trials: list[Trial], model: nn.Module, patterns: bool = False
+    ) -> tuple[float | None, float | None, str]:
         """`error`, infinite where it raises, and why; None where positions cannot be known there,
         which is refused.
         """
         try:
-            return self.error(way, trials, model), ""
+            return *self.error(way, trials, model, patterns), ""
         except PositionsUnknown as error:
-            return None, str(error)
+            return None, None, str(error)
         except Exception as error:  # an instrument that breaks
             line = next(iter(str(error).splitlines()), "")
-            return math.inf, f"{type(error).__name__}: {line[:120]}"
+            return math.inf, None, f"{type(error).__name__}: {line[:120]}"
 
 
 def _cannot(exam: Exam) -> str:
@@ -273,12 +267,12 @@ def _cannot(exam: Exam) -> str:
 def _texts(exam: Exam) -> Texts:
     """Two prompts out of the inputs; one where the model cannot be padded on the left."""
     ids = exam.inputs["input_ids"].to(exam.device)
-    known = exam.padding or position_policy(exam)
+    left = left_policy(exam)
     end = ids.shape[1] - NEW
     prompts, more = (ids[0, :end], ids[-1, : end - 2]), ids[0, end:]
-    if exam.learned_prompt or known is None or not known.left.possible:
+    if exam.learned_prompt or left is None or not left.possible:
         return Texts(prompts[:1], more, exam.pad_id, None)
-    first = known.left.start if known.left.explicit else None
+    first = left.start if left.explicit else None
     return Texts(prompts, more, exam.pad_id, first)
 
 
@@ -428,18 +422,19 @@ def autocast(exam: Exam) -> Iterator[Finding]:
     direction = noise(exam.acts[site][0, 0], 3, 1.0)
     erased = {site: edits.erase((direction / direction.norm())[None])}
     changes: dict[SiteLike, Any] = {**erased}
+    one = exam.item(0)  # nothing here is a matter of the batch
     with torch.no_grad(), quiet(), torch.autocast(kind, torch.bfloat16):
         try:
-            plain = exam.run()
+            plain = exam.run(one)
         except Exception as error:  # a model that autocast does not fit
             line = next(iter(str(error).splitlines()), "")
             yield exam.cannot(
                 "", f"under autocast the model raised {type(error).__name__}: {line[:120]}"
             )
             return
-        watched, _ = exam.watch()
+        watched, _ = exam.watch(one)
         with intervene(exam.model, changes), capture(exam.model, site, clone=True) as acts:
-            exam.run()
+            exam.run(one)
     value = acts[site].double()
     along = (value @ (direction / direction.norm()).double()).abs()
     left = float((along / value.norm(dim=-1).clamp(min=1e-12)).max())

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from layerscope.errors import InputError
 
-from ..resume import Resume
 from .exam import Exam, relative
 from .findings import Finding
 
@@ -122,7 +121,7 @@ def end(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot("", "its head reads the decoder, its sites are the encoder's")
         return
     try:
-        resume = Resume(exam.model, exam.inputs)
+        resume = exam.resume
     except InputError as error:
         yield exam.cannot("", str(error))
         return

@@ -4,10 +4,11 @@ nothing stays behind.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,12 @@ from ..anatomy import body_of
 from ..capture import capture
 from ..edits import function
 from ..intervene import intervene
-from ..padding import Padding, Policy, probe_padding
+from ..padding import Padding, Policy, probe_padding, probe_side
 from ..sites import Site
 from .exam import Exam, attached, quiet, relative, token_rows
 from .findings import Finding
+
+T = TypeVar("T")
 
 
 def evaluation_mode(exam: Exam) -> Iterator[Finding]:
@@ -33,6 +36,11 @@ def evaluation_mode(exam: Exam) -> Iterator[Finding]:
         why = f"dropout is on in {len(on)} modules (the first: {on[0]}): call model.eval()"
         yield Finding("", "", "WRONG", float(len(on)), 0.0, why)
         return
+    # A watched forward that gives the same bits is the second one; any other needs a third.
+    with suppress(Exception):  # reported by the next check
+        if torch.equal(exam.watched, exam.plain):
+            yield exam.within("", 0.0, 0.0)
+            return
     with torch.no_grad():
         again = exam.run()
     why = "two forward passes on the same texts differ: it uses random numbers or keeps a state"
@@ -148,6 +156,18 @@ def padding(exam: Exam) -> Iterator[Finding]:
 
 def position_policy(exam: Exam) -> Padding | None:
     """The padding policies of the model's body, by trying."""
+    return _tried(exam, probe_padding)
+
+
+def left_policy(exam: Exam) -> Policy | None:
+    """That of padding on the left alone."""
+    if exam.padding is not None:
+        return exam.padding.left
+    return _tried(exam, functools.partial(probe_side, side="left"))
+
+
+def _tried(exam: Exam, probe: Callable[..., T]) -> T | None:
+    """What a probe finds by running the body; None where its states are not known."""
     body = body_of(exam.model)
     caches = "use_cache" in inspect.signature(body.forward).parameters
 
@@ -159,7 +179,7 @@ def position_policy(exam: Exam) -> Padding | None:
 
     told = "position_ids" in inspect.signature(body.forward).parameters
     try:
-        return probe_padding(run, exam.pad_id, int(exam.inputs["input_ids"].max()) + 1, told)
+        return probe(run, exam.pad_id, int(exam.inputs["input_ids"].max()) + 1, told)
     except AttributeError:
         return None
 
@@ -172,11 +192,12 @@ def hooks_gone(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot("", "no site is known to hook")
         return
     first = next((s for s in exam.acts if s.endswith("attn.hook_pattern")), next(iter(exam.acts)))
+    one = exam.item(0)
     ways: dict[str, Callable[[], object]] = {
         "a whole forward pass": lambda: exam.acts,
-        "a stopped forward pass": lambda: _stopped(exam, first),
-        "an exception in an edit": lambda: _raising(exam, first, ZeroDivisionError),
-        "Ctrl-C": lambda: _raising(exam, first, KeyboardInterrupt),
+        "a stopped forward pass": lambda: _stopped(exam, first, one),
+        "an exception in an edit": lambda: _raising(exam, first, one, ZeroDivisionError),
+        "Ctrl-C": lambda: _raising(exam, first, one, KeyboardInterrupt),
         "a generator closed early": lambda: _closing(exam, first),
     }
     for name, way in ways.items():
@@ -186,17 +207,17 @@ def hooks_gone(exam: Exam) -> Iterator[Finding]:
         yield exam.within("", float(abs(left)), 0.0, f"{left} hooks or modes are left after {name}")
 
 
-def _stopped(exam: Exam, site: str) -> None:
+def _stopped(exam: Exam, site: str, inputs: Mapping[str, Any]) -> None:
     with capture(exam.model, site, stop=True):
-        exam.run()
+        exam.run(inputs)
 
 
-def _raising(exam: Exam, site: str, error: type[BaseException]) -> None:
+def _raising(exam: Exam, site: str, inputs: Mapping[str, Any], error: type[BaseException]) -> None:
     def fail(value: Tensor) -> Tensor:
         raise error
 
     with suppress(error), intervene(exam.model, {site: function(fail)}):
-        exam.run()
+        exam.run(inputs)
 
 
 def _closing(exam: Exam, site: str) -> None:

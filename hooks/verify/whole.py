@@ -5,7 +5,7 @@ lower precision.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import capture
-from ..edits import Edit, patch, scale, zero
+from ..edits import Edit, function, scale, zero
 from ..intervene import intervene
 from ..placement import is_offloaded, present
-from ..resume import Resume
 from ..sites import HEAD_AXIS, Site, SiteLike
 from .exam import Exam, noise, quiet, relative
 from .findings import Finding
@@ -54,7 +53,7 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
                 chosen[site] = head
                 cut = weight.detach().clone()
                 cut[:, head * width : (head + 1) * width] = 0
-                stack.callback(module.register_forward_hook(_replaced(cut)).remove)
+                stack.callback(module.register_forward_hook(_with_weight(cut)).remove)
         if chosen:
             expected = exam.run()
     if not chosen:
@@ -91,7 +90,7 @@ def _matrix(module: nn.Module, width: int) -> Tensor | None:
     )
 
 
-def _replaced(weight: Tensor) -> Any:
+def _with_weight(weight: Tensor) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return torch.nn.functional.linear(args[0], weight, getattr(module, "bias", None))
 
@@ -141,7 +140,7 @@ def resumed(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot("", "it has no head")
         return
     try:
-        resume = Resume(exam.model, exam.inputs)
+        resume = exam.resume
     except ValueError as error:
         yield exam.cannot("", str(error))
         return
@@ -153,20 +152,58 @@ def resumed(exam: Exam) -> Iterator[Finding]:
         )
         return
     why = "resumed from here, the output differs from that of the whole model"
-    middle: SiteLike = f"blocks.{exam.n_layers // 2}.hook_resid_post"
-    for layer in sorted({0, exam.n_layers // 2, exam.n_layers - 1}):
-        site = f"blocks.{layer}.hook_resid_pre"
-        clean = resume.residual(layer)
-        moved = clean + noise(clean, layer, 0.1)
-        # The first also under an edit behind it.
-        edit: dict[SiteLike, Edit] = {middle: scale(-2.0).at([0, 1])} if layer == 0 else {}
-        patched: dict[SiteLike, Edit] = {site: patch(moved), **edit}
+    middle = exam.n_layers // 2
+    layers = sorted({0, middle, exam.n_layers - 1})
+    # Each text is entered at another layer: one forward of the whole model is their oracle.
+    for first in range(0, len(layers), resume.batch):
+        together = layers[first : first + resume.batch]
+        moved = {at: _moved(resume.residual(at), at) for at in together}
         with torch.no_grad(), quiet():
-            with intervene(exam.model, edit) if edit else nullcontext():
-                again = resume.run(layer, moved)
-            with intervene(exam.model, patched):
+            with intervene(exam.model, _each_in_its_row(moved, middle)):
                 whole = exam.run()
-        yield exam.within(site, relative(again, whole), exam.far, why)
+            for row, layer in enumerate(together):
+                # The first also under an edit behind it.
+                edit: dict[SiteLike, Edit] = {}
+                if layer == 0:
+                    edit[f"blocks.{middle}.hook_resid_post"] = scale(-2.0).at([0, 1])
+                with intervene(exam.model, edit) if edit else nullcontext():
+                    again = resume.run(layer, moved[layer])
+                error = relative(again[row], whole[row])
+                yield exam.within(f"blocks.{layer}.hook_resid_pre", error, exam.far, why)
+
+
+def _moved(clean: Tensor, seed: int) -> Tensor:
+    return clean + noise(clean, seed, 0.1)
+
+
+def _each_in_its_row(moved: Mapping[int, Tensor], middle: int) -> dict[SiteLike, Edit]:
+    """The n-th layer's input is replaced in the n-th text; where that layer is the first, two
+    positions of its text are scaled behind the middle block.
+    """
+    edits: dict[SiteLike, Edit] = {}
+    for row, (layer, value) in enumerate(moved.items()):
+        edits[f"blocks.{layer}.hook_resid_pre"] = function(_replaced_row(row, value))
+        if layer == 0:
+            edits[f"blocks.{middle}.hook_resid_post"] = function(_scaled_row(row))
+    return edits
+
+
+def _replaced_row(row: int, by: Tensor) -> Callable[[Tensor], Tensor]:
+    def apply(value: Tensor) -> Tensor:
+        out = value.clone()
+        out[row] = by[row]
+        return out
+
+    return apply
+
+
+def _scaled_row(row: int) -> Callable[[Tensor], Tensor]:
+    def apply(value: Tensor) -> Tensor:
+        out = value.clone()
+        out[row, :2] *= -2.0
+        return out
+
+    return apply
 
 
 def cached(exam: Exam) -> Iterator[Finding]:
