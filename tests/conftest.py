@@ -14,20 +14,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is
-# passed here.
-import layerscope.experiments.tasks.properties
-from jaxtyping import install_import_hook
-from layerscope.experiments.studies import STUDIES
+from shapes import check_shapes
 
 import layerscope
 
-# Options are what users give, checked by `runs.options` with lines of its own: imported before the
-# hook, they stay so.
-for _study in STUDIES.values():
-    _ = _study.options
-
-install_import_hook([f"layerscope.{room}" for room in layerscope.ROOMS], "beartype.beartype")
+check_shapes([f"layerscope.{room}" for room in layerscope.ROOMS])
 
 import pytest
 import torch
