@@ -34,6 +34,7 @@ import transformers as hf
 import zoo
 from layerscope.experiments import cli
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<mask>", "<unk>")
 ADJECTIVES = ("old", "big", "red")
@@ -147,9 +148,20 @@ def tokenizer() -> hf.PreTrainedTokenizerFast:
 
 
 def save(name: str, folder: Path) -> None:
-    """A class of the zoo where a command finds it."""
-    zoo.build(name).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    """A class of the zoo where a command finds it, as its checkpoints are: what reads pictures or
+    sounds has its processor there.
+    """
+    model = zoo.build(name)
+    model.save_pretrained(folder)
+    if name in ("ViTModel", "CLIPModel"):
+        size = {"height": 16, "width": 16}
+        ViTImageProcessorPil(size=size).save_pretrained(folder)
+    if name.startswith("Whisper"):
+        # 24 frames of a sound of one second, which is all that the small model hears
+        size = {"feature_size": model.config.num_mel_bins, "hop_length": 666, "chunk_length": 1}
+        hf.WhisperFeatureExtractor(**size).save_pretrained(folder)
+    if name != "ViTModel":
+        tokenizer().save_pretrained(folder)
 
 
 def write_inputs(folder: Path, masked: bool = False) -> None:

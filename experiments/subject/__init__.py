@@ -22,7 +22,7 @@ from ...hooks.placement import cut_gradients, device_of, dtype_of
 from .batches import AnyBatch, Batch, make_batches
 from .bos import decide_bos
 from .encoding import TextEncoder, own_copy
-from .errors import SubjectError, one_line
+from .errors import COMMANDS_FOR, ReadsNoText, SubjectError, one_line, reads_no_text
 from .identity import (
     adapters_of,
     hash_files,
@@ -96,16 +96,18 @@ class Subject:
         self._hold(model, tokenizer, name, random_seed, notes, hasher)
         takes = inspect.signature(self.body.forward).parameters
         if "input_ids" not in takes:
-            raise SubjectError(_no_reader_of_text(model, next(iter(takes), "nothing")))
+            raise reads_no_text(type(model).__name__, next(iter(takes), "nothing"))
         told = "position_ids" in takes
         try:
             self.padding: Padding = probe_padding(self._run, self.pad_id, self.vocabulary, told)
         except (TypeError, AttributeError, ValueError, RuntimeError) as error:
             # CLIP's kind wants pictures beside the text, and fails somewhere inside without them.
-            raise SubjectError(
+            also = inspect.signature(model.forward).parameters
+            raise ReadsNoText(
                 f"{type(model).__name__} cannot be run on a short text alone "
                 f"({type(error).__name__}: {error}); of a model that reads more than text "
-                "load the part that reads texts"
+                "load the part that reads texts",
+                reads=next((name for name in COMMANDS_FOR if name in also), ""),
             ) from error
         self.causal = self.padding.causal
         choice = decide_bos(self, bos)
@@ -535,28 +537,6 @@ def _spoken(loaded: Loaded, named: dict[str, Any], trust_remote_code: bool) -> S
         )
     extractor = read_extractor(loaded.name, trust_remote_code=trust_remote_code)
     return SpokenSubject(loaded.model, loaded.tokenizer, extractor, **named)
-
-
-_OF_SOUNDS = (
-    "sounds are read by 'probe --audio' and 'capture --audio', and for speech recognition "
-    "models (Whisper) by 'attribute --audio' and by ablate, attend and attribute with --prompts "
-    "FILE that has a column audio"
-)
-READERS = {
-    "pixel_values": "pictures are read by 'probe --images' and 'capture --images'",
-    "input_values": _OF_SOUNDS,
-    "input_features": _OF_SOUNDS,
-}
-"""What a model reads that reads no text -> the commands for it."""
-
-
-def _no_reader_of_text(model: nn.Module, reads: str) -> str:
-    """Why a model is no subject of texts, and what to do."""
-    commands = READERS.get(reads, "layerscope.capture and layerscope.verify take any model")
-    return (
-        f"{type(model).__name__} reads {reads} and not the tokens of a text: "
-        f"expected a text model ({commands})"
-    )
 
 
 def require_eval(model: nn.Module) -> None:

@@ -12,6 +12,40 @@ class SubjectError(LayerscopeError, ValueError):
     """A model, tokenizer or text that cannot be used as asked; the message is one line."""
 
 
+class ReadsNoText(SubjectError):
+    """A model that reads pictures or sounds, where one of text is expected.
+
+    Attributes:
+        reads: the name of what its forward takes.
+    """
+
+    def __init__(self, message: str, reads: str) -> None:
+        super().__init__(message)
+        self.reads = reads
+
+
+_OF_SOUNDS = (
+    "sounds are read by 'probe --audio' and 'capture --audio', and for speech recognition "
+    "models (Whisper) by 'attribute --audio' and by ablate, attend and attribute with --prompts "
+    "FILE that has a column audio"
+)
+COMMANDS_FOR = {
+    "pixel_values": "pictures are read by 'probe --images' and 'capture --images'",
+    "input_values": _OF_SOUNDS,
+    "input_features": _OF_SOUNDS,
+}
+"""What a model reads that reads no text -> the commands for it."""
+
+
+def reads_no_text(model: str, reads: str) -> ReadsNoText:
+    """Why a model is no subject of texts, and what to do."""
+    commands = COMMANDS_FOR.get(reads, "layerscope.capture and layerscope.verify take any model")
+    return ReadsNoText(
+        f"{model} reads {reads} and not the tokens of a text: expected a text model ({commands})",
+        reads,
+    )
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error that says something,
     and what to install where that is what is missing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ...hooks.folders import expanded
 from ...hooks.placement import dtype_of
 from .checkpoint_files import find_gguf, is_offline, quick_gguf, require_safetensors, weight_files
 from .claims import check_folder, check_gguf, check_parameters, held_in
-from .errors import SubjectError, one_line, quiet
+from .errors import COMMANDS_FOR, SubjectError, one_line, quiet, reads_no_text
 from .modes import Modes, base_of_adapter, with_adapter
 
 
@@ -119,7 +120,11 @@ def _read(
     if tokenizer is None:
         # AutoTokenizer would parse the whole GGUF header once more only to choose a class.
         reader = AutoTokenizer if gguf is None else PreTrainedTokenizerFast
-        tokenizer = reader.from_pretrained(source, **where)
+        try:
+            tokenizer = reader.from_pretrained(source, **where)
+        except Exception:
+            require_reader_of_text(auto_class(config), config)
+            raise
     elif isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = AutoTokenizer.from_pretrained(os.fspath(tokenizer))
     auto = auto_class(config, body_only=parts.body_only, classifier=parts.classifier)
@@ -162,7 +167,7 @@ def _missing(name: str, model: nn.Module, keys: Any) -> list[str]:
     Raises:
         SubjectError: it lacks others.
     """
-    missing = sorted(keys)
+    missing = sorted(key for key in keys if not _is_computed(model, key))
     needed = [key for key in missing if "pooler" not in key]
     if needed:
         raise SubjectError(
@@ -170,6 +175,15 @@ def _missing(name: str, model: nn.Module, keys: Any) -> list[str]:
             f"(first: {needed[0]}): the checkpoint does not fit its config.json"
         )
     return [f"{len(missing)} pooler weights are absent, but they are not used"] if missing else []
+
+
+def _is_computed(model: nn.Module, key: str) -> bool:
+    """Whether checkpoints leave a weight out on purpose, as a model computes it when it is made
+    (Marian's positions); its body names it by the whole model's path.
+    """
+    left_out = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    paths = (key, f"{getattr(model, 'base_model_prefix', '')}.{key}")
+    return any(re.search(pattern, path) for pattern in left_out for path in paths)
 
 
 def _about_modes(model: nn.Module, modes: Modes) -> list[str]:
@@ -232,6 +246,15 @@ def read_media_model(
     if modes.adapter is not None:
         model, files = _with_adapter(model, modes.adapter, files)
     return Loaded(model.eval(), processor, source, files, tuple(notes))
+
+
+def require_reader_of_text(auto: Any, config: Any) -> None:
+    """Refuse a configuration whose model reads pictures or sounds, before it is built."""
+    known = auto._model_mapping.get(type(config), None)
+    for model in known if isinstance(known, tuple) else (known,):
+        reads = getattr(model, "main_input_name", "input_ids")
+        if reads in COMMANDS_FOR:
+            raise reads_no_text(model.__name__, reads)
 
 
 def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False) -> Any:

@@ -233,5 +233,6 @@ ROWS: dict[str, tuple[Family, ...]] = {
     **same("t5 mt5 umt5", T5),
     "longt5": (LONGT5,),
     "switch_transformers": (SWITCH,),
-    "t5gemma": (T5GEMMA,),
+    # One of the pair by itself has a configuration of its own type.
+    **same("t5gemma t5_gemma_module", T5GEMMA),
 }

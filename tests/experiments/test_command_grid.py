@@ -17,8 +17,11 @@ SAMPLE = (
     ("Qwen2AudioForConditionalGeneration", "attribute", "ok"),
     ("M2M100ForConditionalGeneration", "capture", "ok"),
     ("GptOssForCausalLM", "attend", "ok"),
-    ("WhisperForConditionalGeneration", "doctor", "refused"),
-    ("CLIPModel", "capture", "refused"),
+    ("ViTModel", "doctor", "ok"),
+    ("CLIPModel", "doctor", "ok"),
+    ("MarianMTModel", "probe", "ok"),
+    ("T5GemmaForConditionalGeneration", "capture", "ok"),
+    ("WhisperForConditionalGeneration", "capture", "refused"),
     ("MambaForCausalLM", "prune", "refused"),
 )
 

@@ -8,13 +8,28 @@ from ....hooks.verify import CHECKS, Verdict, described
 from ...report.schema import Finding, Note
 from ...runs.execute import Cost, Inputs, Load, Run
 from ...subject.checks import TEXT_CHECKS, examine
+from ...subject.errors import ReadsNoText
+from ...subject.media import Kind
 from .options import DoctorOptions
 from .records import CheckRecord, Results
 
+MEDIA: dict[str, Kind] = {
+    "pixel_values": "images",
+    "input_values": "audio",
+    "input_features": "audio",
+}
+"""What a model's forward takes -> the kind of file that it reads."""
+
 
 def prepare(options: DoctorOptions, load: Load) -> Inputs:
-    """The model."""
-    return Inputs(options=options, subject=load(), examined=False)
+    """The model, whatever it reads."""
+    try:
+        subject = load()
+    except ReadsNoText as error:
+        if error.reads not in MEDIA:
+            raise
+        subject = load(media=MEDIA[error.reads])
+    return Inputs(options=options, subject=subject, examined=False)
 
 
 def cost(inputs: Inputs) -> Cost:
