@@ -20,6 +20,7 @@ layers       few sentences: how often some pair of equal layers is called differ
              worse than the best
 share        effects as a share of the unedited metric: a ratio of two means over the same prompts
 weighted     means over the queries of few texts, as attention's statistics are
+over         mean confidence less accuracy of calibrated models that are nearly always right
 ranking      AUROC of few wrong answers
 median       medians of few texts
 groups       difference of two groups' accuracy: groups apart, and templates that are in both
@@ -330,6 +331,26 @@ def weighted(
         yield f"mean over the queries of {n} texts: covers", *(covered / runs), ".95"
 
 
+def over(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (30, 100, 300)
+) -> Iterator[Row]:
+    for n in sizes:
+        for lowest in (0.9, 0.6):
+            covered = np.zeros(2)
+            for _ in range(runs):
+                confidence = rng.uniform(lowest, 1, n)
+                correct = rng.random(n) < confidence
+                boot = _boot(np.arange(n), rng)
+                by_chance = cal.chance(confidence, cal.Bins.of(confidence), 500)
+                now = cal.overconfidence_interval(confidence, correct, boot, by_chance)
+                covered += [_covers(boot.mean(confidence - correct), 0.0), _covers(now, 0.0)]
+            yield (
+                f"overconfidence of calibrated models, {n} rows, {lowest} to 1: covers",
+                *(covered / runs),
+                ".95",
+            )
+
+
 def ranking(
     runs: int,
     rng: np.random.Generator,
@@ -554,6 +575,7 @@ PARTS = {
     "layers": layers,
     "share": share,
     "weighted": weighted,
+    "over": over,
     "ranking": ranking,
     "median": median,
     "groups": groups,

@@ -145,6 +145,7 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     wide_chance, equal_chance = by_chance(wide), by_chance(equal)
     error = cal.ece_interval(confidence, correct, wide, boot, wide_chance)
     error_mass = cal.ece_interval(confidence, correct, equal, boot, equal_chance)
+    over = cal.overconfidence_interval(confidence, correct, boot, wide_chance)
     squared = boot.mean(cal.squared_error(confidence, correct))
     auc, area = cal.ranking_intervals(confidence, correct, boot)
     # Rows of one group may all be right together: nothing says how often chance does that.
@@ -155,7 +156,7 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     values, counts = np.unique(np.round(confidence, 6), return_counts=True)
     return {
         **spread("confidence", boot.mean(confidence), boot, 0.0, 1.0),
-        **spread("overconfidence", boot.mean(confidence - correct), boot, -1.0, 1.0),
+        **spread("overconfidence", over, boot, -1.0, 1.0),
         **spread("ece", error, boot),
         "ece_chance": wide_chance.mean,
         "ece_p": p,

@@ -29,6 +29,7 @@ from .intervals import (
     chance,
     correlation,
     ece_interval,
+    overconfidence_interval,
     ranking_intervals,
 )
 from .measures import (
@@ -77,6 +78,7 @@ __all__ = [
     "maximum_error",
     "nll",
     "one_hot",
+    "overconfidence_interval",
     "ranking_intervals",
     "risk_coverage",
     "squared_error",

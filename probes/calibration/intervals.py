@@ -18,6 +18,8 @@ BLOCK = 1 << 22
 """Random numbers that are held at a time."""
 RANKS = 128
 """Groups of confidences in resamples of rankings."""
+FREEDOM = 10.0
+"""Least degrees of freedom of AUROC's error: of fewer clusters, Newcombe's bound is the wider."""
 TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
 
 
@@ -165,6 +167,26 @@ def ece_interval(
     return Interval(value, low, high)
 
 
+def overconfidence_interval(
+    confidence: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    boot: ClusterBootstrap,
+    by_chance: Chance,
+) -> Interval:
+    """Mean confidence less accuracy, with an interval over resamples and over what a calibrated
+    model shows by chance, whichever is wider.
+
+    Where all answers are right (or all wrong), resamples vary in confidence alone, and their
+    interval would call a calibrated model of high confidences underconfident.
+    """
+    found = boot.mean(confidence - correct)
+    if boot.n_clusters == 1:
+        return found
+    least, most = np.quantile(by_chance.gaps.sum(1), TAILS)
+    low, high = found.value + float(least), found.value + float(most)
+    return Interval(found.value, min(found.low, low), max(found.high, high))
+
+
 def ranking_intervals(
     confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], boot: ClusterBootstrap
 ) -> tuple[Interval, Interval]:
@@ -199,16 +221,20 @@ def auroc_interval(
 ) -> Interval:
     r"""AUROC with Wilson's interval of a share, of as many items as give its standard error.
 
-    .. math:: s^2 = \frac{S}{S-1} \sum_c \Bigl(\sum_{i \in c,\,\text{right}} \frac{V_i - A}{n_1} +
-        \sum_{j \in c,\,\text{wrong}} \frac{V_j - A}{n_0}\Bigr)^2, \qquad
-        n = \min\Bigl(\frac{A(1-A)}{s^2},\ \frac{m_1 m_0}{1 + (m_1 + m_0 - 2)/4}\Bigr)
+    .. math:: s^2 = \frac{m_1}{m_1-1} \sum_c a_c^2 + \frac{m_0}{m_0-1} \sum_c b_c^2 +
+        \frac{2S}{S-1} \sum_c a_c b_c, \qquad a_c = \sum_{i \in c,\,\text{right}} \frac{V_i -
+        A}{n_1}, \quad b_c = \sum_{j \in c,\,\text{wrong}} \frac{V_j - A}{n_0}
+
+    .. math:: n = \min\Bigl(\frac{A(1-A)}{s^2},\ \frac{m_1 m_0}{1 + (m_1 + m_0 - 2)/4}\Bigr)
 
     with the share of the other side's rows that each row is on the right side of, V. A ranking
     without a mistake has no standard error, and one wrong row tells little of all others: what
     :math:`m_1` and :math:`m_0` clusters with right and with wrong rows can tell at most bounds the
-    number of items. NaN where all are right or all wrong.
+    number of items. Most of the error is that of the rarer side: Student's t has the degrees of
+    freedom of both (at least `FREEDOM`). NaN where all are right or all wrong.
 
-    Source: DeLong et al. 1988; Obuchowski 1997 (clusters); Newcombe 2006, method 5 (the bound).
+    Source: DeLong et al. 1988; Obuchowski 1997 (clusters); Satterthwaite 1946 (degrees of freedom);
+    Newcombe 2006, method 5 (the bound).
     """
     value = auroc(confidence, correct)
     if not math.isfinite(value) or boot.n_clusters == 1:
@@ -216,6 +242,32 @@ def auroc_interval(
     if confidence.min() == confidence.max():
         # One confidence for all ranks nothing, in every sample.
         return Interval(value, value, value)
+    influence = _influence(confidence, correct, value)
+    sides = np.column_stack([correct, ~correct]).astype(float)
+    by_cluster = boot.by_cluster(influence[:, None] * sides)
+    n = boot.n_clusters
+    counts = (boot.by_cluster(sides) > 0).sum(0)
+    # A single cluster of a side has no spread; the bound below stands in for it.
+    freedoms = np.maximum(counts - 1, 1)
+    variances = (by_cluster**2).sum(0) * counts / freedoms
+    shared = 2 * float(by_cluster.prod(1).sum()) * n / (n - 1)
+    variance = float(variances.sum()) + shared
+
+    with_right, with_wrong = (int(count) for count in counts)
+    most = with_right * with_wrong / (1 + (with_right + with_wrong - 2) / 4)
+    items = min(most, value * (1 - value) / variance) if variance > 0 else most
+    freedom = float(n - 1)
+    if variances.any():
+        of_sides = float(variances.sum() ** 2 / (variances**2 / freedoms).sum())
+        freedom = min(freedom, max(FREEDOM, of_sides))
+    quantile = float(stats.t.ppf(TAILS[1], freedom))
+    return Interval(value, *wilson(value, items, quantile))
+
+
+def _influence(
+    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], value: float
+) -> Float[np.ndarray, " n"]:
+    """How far each row alone moves the AUROC: (V - A) / the rows of its side."""
     n_right, n_wrong = int(correct.sum()), int((~correct).sum())
     ranks, of_right, of_wrong = (
         rankdata(some) for some in (confidence, confidence[correct], confidence[~correct])
@@ -224,15 +276,7 @@ def auroc_interval(
     # A row's rank among all less that among its own side counts the other side's rows below it.
     influence[correct] = ((ranks[correct] - of_right) / n_wrong - value) / n_right
     influence[~correct] = (1 - (ranks[~correct] - of_wrong) / n_right - value) / n_wrong
-    by_cluster = boot.by_cluster(influence[:, None])[:, 0]
-    n = boot.n_clusters
-    variance = float((by_cluster**2).sum()) * n / (n - 1)
-    sides = boot.by_cluster(np.column_stack([correct, ~correct]).astype(float)) > 0
-    with_right, with_wrong = (int(count) for count in sides.sum(0))
-    most = with_right * with_wrong / (1 + (with_right + with_wrong - 2) / 4)
-    items = min(most, value * (1 - value) / variance) if variance > 0 else most
-    quantile = float(stats.t.ppf(TAILS[1], n - 1))
-    return Interval(value, *wilson(value, items, quantile))
+    return influence
 
 
 def bin_intervals(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,19 +180,39 @@ def test_auroc_has_delongs_error_and_an_interval_without_a_mistake() -> None:
     confidence = np.round(rng.normal(size=60) + 0.8 * correct, 1)
     right, wrong = confidence[correct][:, None], confidence[~correct]
     won = (right > wrong) + (right == wrong) / 2
-    error = np.sqrt(won.mean(1).var(ddof=0) / 40 + won.mean(0).var(ddof=0) / 20) * np.sqrt(60 / 59)
+    of_right, of_wrong = won.mean(1), won.mean(0)
+    error = np.sqrt(of_right.var(ddof=1) / 40 + of_wrong.var(ddof=1) / 20)
     found = cal.auroc_interval(confidence, correct, ClusterBootstrap(np.arange(60), 10))
     a = found.value
-    items, z = a * (1 - a) / error**2, stats.t.ppf(0.975, 59)
+    welch: Any = stats.ttest_ind(of_right, of_wrong, equal_var=False)
+    items, z = a * (1 - a) / error**2, stats.t.ppf(0.975, welch.df)
     # Wilson's ends solve (a - p)^2 = z^2 p (1 - p) / n.
     ends = np.roots([1 + z**2 / items, -2 * a - z**2 / items, a**2])
     assert sorted([found.low, found.high]) == pytest.approx(sorted(ends))
+    # Each row twice, in one cluster, is no more than once (but for the correction of the shares).
+    twice = cal.auroc_interval(
+        np.tile(confidence, 2), np.tile(correct, 2), ClusterBootstrap(np.tile(np.arange(60), 2), 10)
+    )
+    assert (twice.low, twice.high) == pytest.approx((found.low, found.high))
     perfect = np.r_[0.1, rng.uniform(0.5, 1, 11)]
     one = cal.auroc_interval(perfect, perfect > 0.2, ClusterBootstrap(np.arange(12), 10))
     assert one.value == one.high == 1
     assert one.low < 0.5
     nothing = cal.auroc_interval(perfect, perfect > 0, ClusterBootstrap(np.arange(12), 10))
     assert np.isnan(nothing.low)
+
+
+@pytest.mark.parametrize(("claimed", "n"), [(0.9, 30), (0.85, 30), (0.97, 100), (0.95, 100)])
+def test_all_answers_right_are_underconfident_only_if_the_binomial_says_so(
+    claimed: float, n: int
+) -> None:
+    """A calibrated model has all of them right with probability claimed ** n."""
+    confidence, correct = np.full(n, claimed), np.ones(n, dtype=bool)
+    by_chance = cal.chance(confidence, cal.Bins.of(confidence, 10), 4000)
+    boot = ClusterBootstrap(np.arange(n), 500)
+    found = cal.overconfidence_interval(confidence, correct, boot, by_chance)
+    assert found.value == pytest.approx(claimed - 1)
+    assert (found.high < 0) == bool(binom.pmf(n, n, claimed) < 0.025)
 
 
 def test_intervals_of_bins_have_a_width_even_where_all_rows_are_right() -> None:
