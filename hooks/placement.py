@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .flex import uses_flex
+
 
 def adapted(model: Any) -> Any:
     """The model that PEFT put its adapters into; any other is itself."""
@@ -101,10 +103,19 @@ def cut_gradients(model: nn.Module) -> str:
 
     On a CPU with AVX512-BF16, bitsandbytes packs the weights of a 4-bit layer at its first forward
     without gradients, and the packed layer's product is no function of autograd: what stands in
-    front of it gets the gradient of the residual stream alone.
+    front of it gets the gradient of the residual stream alone. PyTorch's flex attention has no
+    gradients on a CPU at all.
     """
-    if "bitsandbytes" not in sys.modules:
-        return ""
+    if device_of(model).type == "cpu" and any(map(uses_flex, model.modules())):
+        return (
+            "flex attention has no gradients on a CPU: use a GPU, another kernel (--attn sdpa), "
+            "or what needs no gradient"
+        )
+    return _packed(model) if "bitsandbytes" in sys.modules else ""
+
+
+def _packed(model: nn.Module) -> str:
+    """The same of 4-bit layers that were packed for inference."""
     packed = 0
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)

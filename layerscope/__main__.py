@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import sys
+import threading
+from typing import Any
+
+
+def interrupt_again(unraisable: Any) -> None:
+    """Python drops an interrupt that meets a finaliser (`sys.unraisablehook`): it is sent again."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        # From another thread and later: here it would be dropped once more.
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def main() -> int:
     """Run the command line; returns its exit status."""
+    sys.unraisablehook = interrupt_again
     try:
         return importlib.import_module("layerscope.experiments.cli").main()
     except KeyboardInterrupt:  # while modules are imported, which takes a second

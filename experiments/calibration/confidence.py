@@ -387,8 +387,9 @@ def _checked(options: ConfidenceOptions) -> str:
         raise QuestionError("expected one of --validation FILE and --split SHARE")
     files = [options.validation] if source == "text" else [options.source, options.validation]
     for path in files:
-        if path is not None and not path.is_file():
-            raise QuestionError(f"{path}: expected a file, there is none")
+        if path is not None and (path.is_dir() or not path.exists()):  # it may be a pipe
+            got = "got a folder" if path.is_dir() else "there is none"
+            raise QuestionError(f"{path}: expected a file, {got}")
     return source
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -73,14 +74,14 @@ def read_splits(
 
 def _read_parts(
     corpus: Path, files: dict[Split, Path | None], seed: int, read: Reader
-) -> tuple[Corpus, list[int], dict[Split, Corpus], list[dict[str, str]]]:
+) -> tuple[Corpus, Sequence[int], dict[Split, Corpus], list[dict[str, str]]]:
     """The training file, places of its training sentences in random order,
     the other splits (read or cut from it), and notes.
     """
     whole = read(corpus)
     published = whole if isinstance(whole, dict) else {}
     train = whole["train"] if isinstance(whole, dict) else whole
-    shuffled = list(range(len(train)))
+    shuffled = array("q", range(len(train)))
     # Shuffled before it is cut: files are in the order of their documents.
     random.Random(seed).shuffle(shuffled)
     parts: dict[Split, Corpus] = {}
@@ -107,10 +108,10 @@ def _read_parts(
     return train, shuffled, parts, notes
 
 
-def _without(corpus: Corpus, places: Sequence[int], texts: set[str]) -> list[int]:
+def _without(corpus: Corpus, places: Sequence[int], texts: set[str]) -> Sequence[int]:
     """The places, in their order, whose sentences have none of these texts."""
     unwanted = {place for place, text in enumerate(corpus.texts()) if text in texts}
-    return [place for place in places if place not in unwanted]
+    return array("q", (place for place in places if place not in unwanted))
 
 
 def _drawn(

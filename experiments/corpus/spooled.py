@@ -86,7 +86,7 @@ class Sentences(Sequence[Sentence]):
 
     def select(self, indices: Iterable[int]) -> Sentences:
         """Some of them, by their index here, in the order given."""
-        return Sentences(self._spool, array("q", [self._places[i] for i in indices]))
+        return Sentences(self._spool, array("q", (self._places[i] for i in indices)))
 
     def texts(self) -> Iterator[str]:
         """Their texts; no word is read."""

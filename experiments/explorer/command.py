@@ -68,7 +68,7 @@ def bench_of(options: ExploreOptions) -> Bench:
     Raises:
         LayerscopeError: a model, a lens or a probe that cannot be read.
     """
-    if options.prompts is not None and not options.prompts.is_file():
+    if options.prompts is not None and not options.prompts.exists():
         raise InputError(f"--prompts {options.prompts}: no such file")
     subject = options.model
     if not isinstance(subject, Subject):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from ...hooks import ActivationStore, capture
 from ..corpus import Sentence
 from ..subject import Subject
 from ..subject.batches import AnyBatch
+from ..subject.packed import ByPlace, EncodedTexts, Spans
 from ..subject.word_spans import Encoded, Pooling, is_unknown, word_spans
 
 WINDOW = 4096
@@ -40,25 +42,28 @@ class Layout:
     tokenizer's unknown token and nothing else has no vector, and counts in ``n_unknown``.
     """
 
-    encoded: list[Encoded]
-    spans: list[list[slice | None]]
+    encoded: Sequence[Encoded]
+    spans: Sequence[list[slice | None]]
     words: list[list[int]] | None = None
     n_unknown: int = 0
 
     @classmethod
     def of(cls, subject: Subject, sentences: Sequence[Sentence]) -> Layout:
         """Tokenize the sentences and find every word's tokens."""
-        encoded = subject.encode([sentence.text for sentence in sentences])
-        spans, n_unknown = [], 0
-        for text, sentence in zip(encoded, sentences, strict=True):
-            of_words = subject.spans_of(text, [(word.start, word.end) for word in sentence.words])
-            known: list[slice | None] = []
-            for span in of_words:
-                is_lost = span is None or is_unknown(text, span)
-                known.append(None if is_lost else span)
-            # Words that have tokens, but only the unknown one.
-            n_unknown += known.count(None) - of_words.count(None)
-            spans.append(known)
+        encoded, spans, n_unknown = EncodedTexts(), Spans(), 0
+        for window in windows(sentences, WINDOW):
+            texts = subject.encode([sentence.text for sentence in window])
+            for text, sentence in zip(texts, window, strict=True):
+                places = [(word.start, word.end) for word in sentence.words]
+                of_words = subject.spans_of(text, places)
+                known: list[slice | None] = []
+                for span in of_words:
+                    is_lost = span is None or is_unknown(text, span)
+                    known.append(None if is_lost else span)
+                # Words that have tokens, but only the unknown one.
+                n_unknown += known.count(None) - of_words.count(None)
+                encoded.append(text)
+                spans.append(known)
         return cls(encoded, spans, n_unknown=n_unknown)
 
     @classmethod
@@ -67,7 +72,7 @@ class Layout:
         or the last that is of a word.
         """
         words = cls.of(subject, sentences)
-        spans: list[list[slice | None]] = []
+        spans = Spans()
         for line in words.spans:
             ends = [span.stop for span in line if span is not None]
             if not ends:
@@ -96,17 +101,15 @@ class Layout:
         return cls(encoded, spans, words)
 
     @cached_property
-    def starts(self) -> list[int]:
-        """The first row of each text."""
+    def starts(self) -> Sequence[int]:
+        """The first row of each text, and how many rows there are."""
         sizes = (sum(span is not None for span in line) for line in self.spans)
-        return list(accumulate(sizes, initial=0))
+        return array("q", accumulate(sizes, initial=0))
 
-    @cached_property
-    def rows(self) -> list[list[int | None]]:
-        """Row numbers in the shape of the sentences."""
-        # Rows are numbered in reading order; words without tokens have none.
-        count = iter(range(self.n_rows))
-        return [[None if span is None else next(count) for span in line] for line in self.spans]
+    @property
+    def rows(self) -> Sequence[list[int | None]]:
+        """Row numbers in the shape of the sentences, made when they are asked for."""
+        return _RowNumbers(self)
 
     @property
     def n_rows(self) -> int:
@@ -145,6 +148,25 @@ class Layout:
                     places.append((at, sentence + text, word, span.start, span.stop))
                     at += 1
         return torch.tensor(places, dtype=torch.long).view(-1, 5)
+
+
+class _RowNumbers(ByPlace[list[int | None]]):
+    """The row of each word of each text of a layout."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def __len__(self) -> int:
+        return len(self._layout.spans)
+
+    def _at(self, place: int) -> list[int | None]:
+        # Rows are numbered in reading order; words without tokens have none.
+        row = self._layout.starts[place]
+        numbers: list[int | None] = []
+        for span in self._layout.spans[place]:
+            numbers.append(None if span is None else row)
+            row += span is not None
+        return numbers
 
 
 @dataclass(frozen=True)

@@ -190,13 +190,20 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise LensError(f"{path}: expected a lens that layerscope lens wrote ({error})") from None
 
 
+def _of_another(path: Path, subject: Subject, model: Any) -> LensError:
+    """A lens whose hash is another model's, which may have the same name."""
+    return LensError(
+        f"{path}: expected a lens of {subject.name}, it is of {model} with other weights, "
+        "configuration or tokenizer"
+    )
+
+
 def _read_own(
     path: Path, tensors: dict[str, Tensor], about: dict[str, Any], subject: Subject
 ) -> Lens:
     """Our own file."""
     if about.get("model_sha256") != subject.sha256:
-        model = about.get("model")
-        raise LensError(f"{path}: expected a lens of {subject.name}, it is of {model}")
+        raise _of_another(path, subject, about.get("model"))
     n_layers, width = subject.n_layers, subject.d_model
     shapes = {"weight": (n_layers, width, width), "bias": (n_layers, width)}
     parts = {}
@@ -259,7 +266,7 @@ def _read_jacobian(
     widths = [shape[-1] for shape in shapes if len(shape) == 2]
     _require_shape(path, model, subject, max(widths, default=None), None)
     if (known := metadata.get("model_sha256")) and known != subject.sha256:
-        raise LensError(f"{path}: expected a lens of {subject.name}, it is of {model}")
+        raise _of_another(path, subject, model)
     n_layers, width = subject.n_layers, subject.d_model
     if blocks[-1] > n_layers - 1:
         raise LensError(

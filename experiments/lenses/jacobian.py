@@ -140,6 +140,7 @@ def text_jacobian(
     inputs = {
         name: _without_last(value, last) for name, value in batch.inputs(subject.device).items()
     }
+    subject.require_gradients()
     with torch.no_grad():
         # One position's logits tell whether norm and head are known: J itself needs none.
         clean = Resume(subject.model, inputs, positions=torch.tensor([last - 1]))

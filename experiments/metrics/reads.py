@@ -79,7 +79,7 @@ class Reads:
         words: which word each read belongs to, where several tokens are read as one.
     """
 
-    texts: list[Encoded]
+    texts: Sequence[Encoded]
     places: Int[Tensor, "reads 4"]
     weights: Float[Tensor, " reads"]
     words: Int[Tensor, " reads"] | None = None

@@ -31,11 +31,15 @@ class RunError(LayerscopeError, ValueError):
     """A run folder that cannot be used."""
 
 
+PARTIAL = ".partial"
+"""Behind the name of a file that is not whole yet."""
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     if not path.name:
         raise RunError(f"expected the name of a file to write, got {str(path)!r}")
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
@@ -123,7 +127,9 @@ a folder with no more may be taken by another run.
 
 def holds_work(folder: Path) -> bool:
     """Whether anything was computed in a run's folder."""
-    return any(file.name not in _BEFORE_WORK for file in folder.iterdir())
+    # A process that was killed while it wrote one of them has left a part of it.
+    names = {file.name.removesuffix(PARTIAL) for file in folder.iterdir()}
+    return bool(names - _BEFORE_WORK)
 
 
 def file_name(name: str) -> str:
@@ -155,10 +161,10 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise RunError(f"--out {path}: expected a folder, it is a file")
         known = path / "config.json"
-        held = {file.name for file in path.iterdir()} if path.exists() else set[str]()
-        if known.exists() and held - _BEFORE_WORK:
+        has_work = path.exists() and holds_work(path)
+        if known.exists() and has_work:
             self._compare(read_json(known))
-        elif held - _BEFORE_WORK:
+        elif has_work:
             raise RunError(
                 f"--out {path}: expected an empty folder or one of this run, it holds other files"
             )

@@ -416,12 +416,17 @@ class Subject:
                 f"{type(self.model).__name__} gives no logits for a text alone: expected a causal "
                 "or masked language model with its head"
             )
-        if grad and (why := cut_gradients(self.model)):
-            raise SubjectError(f"{self.name}: {why}")
+        if grad:
+            self.require_gradients()
         if not logits and batch.target is not None:
             batch = batch.sources()  # the body of an encoder-decoder is its encoder
         with torch.enable_grad() if grad else torch.inference_mode():
             return self._run(batch.inputs(), model=self.model if logits else self.body, **kwargs)
+
+    def require_gradients(self) -> None:
+        """Refuse, with a SubjectError, a model that some gradients do not pass."""
+        if why := cut_gradients(self.model):
+            raise SubjectError(f"{self.name}: {why}")
 
     def _run(
         self, inputs: Mapping[str, Tensor], *, model: nn.Module | None = None, **kwargs: Any

@@ -74,7 +74,7 @@ def is_offline() -> bool:
 
 @contextlib.contextmanager
 def quick_gguf() -> Iterator[None]:
-    """Let one GGUF load parse the header once and build its name table once.
+    """Let one GGUF load parse the header once and build its name table once, without a bar.
 
     transformers parses the whole header for the config and again for the weights, and builds the
     same table of tensor names for each of several hundred modules: minutes for a small model.
@@ -83,6 +83,7 @@ def quick_gguf() -> Iterator[None]:
     try:
         import gguf
         import numpy as np
+        from transformers import modeling_gguf_pytorch_utils as unpacking
     except ImportError as error:
         raise SubjectError(
             "reading a GGUF file needs the package gguf: pip install gguf"
@@ -98,10 +99,14 @@ def quick_gguf() -> Iterator[None]:
         def data(self, value: Any) -> None:
             self._array = np.asarray(value)
 
+    reading: Any = unpacking
+    bar = reading.tqdm  # which asks nobody whether it may be shown
     found = gguf.GGUFReader, gguf.get_tensor_name_map
     gguf.GGUFReader = functools.cache(Reader)
     gguf.get_tensor_name_map = functools.cache(found[1])
+    reading.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
         gguf.GGUFReader, gguf.get_tensor_name_map = found
+        reading.tqdm = bar

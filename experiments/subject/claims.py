@@ -90,6 +90,7 @@ def held_in(files: Sequence[Path]) -> Held | None:
         if path.suffix != ".safetensors":
             return None
         try:
+            path.open("rb").close()  # safetensors calls a file that may not be read missing
             with safe_open(str(path), framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118
                     shapes[name] = tuple(file.get_slice(name).get_shape())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .errors import SubjectError, reading
-from .word_spans import Encoded, shared, trimmed
+from .word_spans import Encoded, trimmed
 
 _SPACES = ("\u2581", "\u0120")
 """A space and nothing else, in SentencePiece's spelling and in that of bytes."""
@@ -177,11 +177,10 @@ class TextEncoder:
             dropped = (trimmed(text, *pair) for pair in offsets[front + room : stop])
             cut = next((start for start, end in dropped if end > start), None)
             stop = front + room
-        whole = (*prefix, *map(shared, ids[front:stop]), *ids[len(ids) - back :])
+        whole = (*prefix, *ids[front:stop], *ids[len(ids) - back :])
         self._require_embeddings(whole)
         nowhere = [(0, 0)]
-        in_text = (shared((start, end)) for start, end in offsets[front:stop])
-        places = (*nowhere * len(prefix), *in_text, *nowhere * back)
+        places = (*nowhere * len(prefix), *offsets[front:stop], *nowhere * back)
         is_special = (
             *[True] * len(prefix),
             *map(bool, special[front:stop]),

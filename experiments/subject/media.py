@@ -179,6 +179,8 @@ class MediaSubject(Subject):
     ) -> Any:
         """Read the batch's files, process them, and run the model."""
         require_eval(self.model)
+        if grad:
+            self.require_gradients()
         assert isinstance(batch, FileBatch)
         read = read_picture if self.kind == "images" else self._read_sound
         items = [read(path) if path else self._blank() for path in batch.paths]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,6 @@ from torch import Tensor
 from layerscope.errors import InputError
 
 Pooling = Literal["first", "last", "mean"]
-S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +45,6 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-@lru_cache(maxsize=1 << 18)
-def _once(value: Any) -> Any:
-    return value
-
-
-def shared(value: S) -> S:
-    """The value as one object wherever it occurs:
-    ids and offsets of a large corpus take a third of the memory so.
-    """
-    return _once(value)
-
-
-@lru_cache(maxsize=1 << 16)
-def span_of(first: int, stop: int) -> slice:
-    """A range of tokens, as one object wherever it occurs."""
-    return slice(first, stop)
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
@@ -117,7 +97,7 @@ def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice
             spans.append(None)
         else:
             begin = min(first[p] for p in tokens)
-            spans.append(span_of(begin, max(last[p] for p in tokens) + 1))
+            spans.append(slice(begin, max(last[p] for p in tokens) + 1))
     return spans
 
 

@@ -5,6 +5,7 @@ word types and sentences.
 from __future__ import annotations
 
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from ..corpus import SPLITS, Corpus, Sentence, Split
 from ..corpus.sentences import band
 from ..corpus.spooled import Sentences
 from ..features.layout import Layout
+from ..subject.packed import Ragged
 from .properties import Pair, Property
 
 Vectors = Float[Tensor, "_rows _d"] | OnDisk
@@ -50,7 +52,7 @@ class Part:
         words: the item's word within its sentence, -1 for a sentence.
     """
 
-    rows: list[tuple[int, ...]]
+    rows: Ragged
     labels: np.ndarray
     types: list[str]
     clusters: np.ndarray
@@ -63,7 +65,7 @@ class Part:
         """Some of the items."""
         take = np.array(items, dtype=int)
         return Part(
-            [self.rows[i] for i in items],
+            self.rows.select(items),
             self.labels[take],
             [self.types[i] for i in items],
             self.clusters[take],
@@ -116,7 +118,7 @@ class Task:
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Tasks with equal keys read the same vectors."""
-        return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)
+        return self.property.level, *(self.parts[split].rows.digest for split in SPLITS)
 
     @overload
     def vectors(
@@ -140,13 +142,11 @@ class Task:
             out[block] = self._of(features, rows[block])
         return out
 
-    def _of(self, features: Vectors, rows: Sequence[tuple[int, ...]]) -> Float[Tensor, "n width"]:
-        flat = features[torch.tensor([row for item in rows for row in item], dtype=torch.long)]
+    def _of(self, features: Vectors, rows: Ragged) -> Float[Tensor, "n width"]:
+        flat = features[torch.from_numpy(rows.flat)]
         if self.property.level in ("word", "arc", "pair"):
             return flat.reshape(len(rows), -1)
-        return torch.segment_reduce(
-            flat, "mean", lengths=torch.tensor([len(r) for r in rows]), axis=0
-        )
+        return torch.segment_reduce(flat, "mean", lengths=torch.from_numpy(rows.lengths), axis=0)
 
 
 def solved_together(tasks: Sequence[Task]) -> list[list[Task]]:
@@ -296,11 +296,10 @@ class _Items:
     def __init__(self, offset: int) -> None:
         self.offset = offset
         self.dropped = 0
-        self._rows: list[tuple[int, ...]] = []
+        self._rows = Ragged()
         self._labels: list[Any] = []
         self._types: list[str] = []
-        self._clusters: list[int] = []
-        self._words: list[int] = []
+        self._clusters, self._words = array("q"), array("q")
 
     def add(
         self, rows: Sequence[int | None], label: Any, kind: str, cluster: int, word: int
@@ -310,7 +309,7 @@ class _Items:
         if not rows or len(present) < len(rows):
             self.dropped += 1
             return
-        self._rows.append(tuple(present))
+        self._rows.append(present)
         self._labels.append(label)
         self._types.append(kind)
         self._clusters.append(cluster)
@@ -319,9 +318,9 @@ class _Items:
     def part(self, dtype: type) -> Part:
         """All of them."""
         labels = np.array(self._labels, dtype=dtype)
-        return Part(
-            self._rows, labels, self._types, np.array(self._clusters), np.array(self._words)
-        )
+        clusters = np.array(self._clusters, dtype=np.int64)
+        words = np.array(self._words, dtype=np.int64)
+        return Part(self._rows, labels, self._types, clusters, words)
 
 
 STRAY = 10

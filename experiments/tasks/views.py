@@ -12,6 +12,7 @@ from ..corpus import SPLITS, Corpus, Split
 from ..features.layout import Layout
 from ..report.schema import Note
 from ..subject import Subject
+from ..subject.packed import Joined
 from .properties import Property
 from .task import Task, build_task, rewritten
 
@@ -124,12 +125,12 @@ def build_views(
 
 def _whole(layouts: dict[Split, Layout]) -> Layout:
     """The three splits behind each other, as their features are read."""
-    encoded, spans, n_unknown = [], [], 0
-    for split in SPLITS:
-        encoded += layouts[split].encoded
-        spans += layouts[split].spans
-        n_unknown += layouts[split].n_unknown
-    return Layout(encoded, spans, n_unknown=n_unknown)
+    in_order = [layouts[split] for split in SPLITS]
+    return Layout(
+        Joined(*(layout.encoded for layout in in_order)),
+        Joined(*(layout.spans for layout in in_order)),
+        n_unknown=sum(layout.n_unknown for layout in in_order),
+    )
 
 
 def _offsets(layouts: dict[Split, Layout]) -> dict[Split, int]:

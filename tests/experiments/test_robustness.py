@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from experiments.report.schema import SCHEMA, ResultsError
 from experiments.runs.folder import RunError, RunFolder
 from experiments.subject import Subject, load
 from experiments.subject.word_spans import word_spans
+from layerscope.__main__ import interrupt_again
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED_FILE = """# sent_id = a
@@ -188,6 +190,30 @@ def test_a_folder_where_nothing_was_computed_may_be_taken_once(tmp_path):
     second.save_cell("a", 1)
     with pytest.raises(RunError, match="another configuration"):
         RunFolder(tmp_path / "run", {"model": "m", "property": "upso"})
+
+
+def test_an_interrupt_that_meets_a_finaliser_is_not_lost(monkeypatch):
+    class Closing:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def work():
+        Closing()
+        for _ in range(1000):  # Python looks for signals at the end of each turn
+            time.sleep(0.01)
+
+    monkeypatch.setattr(sys, "unraisablehook", interrupt_again)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+@pytest.mark.parametrize("name", ["config.json.partial", "run.toml.partial"])
+def test_what_a_process_left_that_died_at_its_first_write_is_no_other_run(tmp_path, name):
+    (tmp_path / name).write_text('{"mod')
+    RunFolder(tmp_path, {"model": "m"}).save_cell("a", 1)
+    (tmp_path / "other.json.partial").write_text("")
+    with pytest.raises(RunError, match="another configuration"):
+        RunFolder(tmp_path, {"model": "n"})
 
 
 @settings(max_examples=100)

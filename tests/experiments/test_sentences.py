@@ -20,6 +20,7 @@ from experiments.studies import STUDIES
 from experiments.studies.probe import study
 from experiments.studies.probe.options import ProbeOptions
 from experiments.subject import load
+from experiments.subject.packed import Ragged
 from experiments.tasks.properties import PROPERTIES, get_property
 from experiments.tasks.task import Part, TaskError, balanced, rewritten
 from experiments.tasks.views import build_views
@@ -130,7 +131,7 @@ def test_classes_are_as_frequent_within_each_band_of_lengths():
     lengths = rng.integers(5, 29, 600)
     labels = np.where(rng.random(600) < lengths / 40, "long", "short").astype(object)
     labels[0] = "stray"
-    rows = [tuple(range(n)) for n in lengths]
+    rows = Ragged(range(n) for n in lengths)
     part = Part(rows, labels, ["w"] * 600, np.arange(600), np.full(600, -1))
     kept = balanced(part, lengths.tolist())
     for low, high in ((5, 8), (9, 12), (13, 16), (17, 20), (21, 25), (26, 28)):

@@ -19,6 +19,7 @@ from transformers.integrations import flex_attention as theirs
 
 from hooks import capture, edits, intervene
 from hooks.flex import flex_calls, with_asked
+from layerscope.errors import UseError
 
 IDS = torch.arange(14).reshape(2, 7) + 3
 MASK = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7])
@@ -145,3 +146,11 @@ def test_logarithmic_sums_are_given_where_a_gpus_call_asks_for_them() -> None:
     _, aux = with_asked(out, scores, theirs.get_flex_attention_lse_kwargs(True))
     torch.testing.assert_close(aux.lse, scores.exp().sum(-1).log())
     assert with_asked(out, scores, theirs.get_flex_attention_lse_kwargs(False)) is out
+
+
+def test_gradients_that_a_cpu_does_not_give_are_one_line() -> None:
+    flex = model("llama", "flex_attention")
+    with torch.enable_grad(), pytest.raises(NotImplementedError, match="backward on CPU"):
+        flex(IDS, attention_mask=MASK)  # PyTorch's own refusal
+    with torch.enable_grad(), pytest.raises(UseError, match=r"no gradients on a CPU.*--attn sdpa"):
+        capture(flex, ("resid_post", 1), grad=True)

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     TESTS = Path(__file__).resolve().parents[1]
     sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-from robustness import cases, place
+from robustness import cases, inputs, place
 from robustness.place import Outcome
 
 Counts = Counter[tuple[str, ...]]
@@ -87,7 +87,11 @@ def _worker(work: str, numbers: range, given: argparse.Namespace) -> tuple[Count
 
     torch.set_num_threads(1)
     os.nice(5)
-    place.bound_memory()
+    inputs.LINES = tuple(line for line in inputs.LINES if given.line in line)
+    if given.kind == "ray":
+        _start_ray()
+    else:
+        place.bound_memory()  # Ray's own processes reserve more than that
 
     def each(outcome: Outcome) -> None:
         if outcome.wrong or given.verbose:
@@ -97,6 +101,13 @@ def _worker(work: str, numbers: range, given: argparse.Namespace) -> tuple[Count
         numbers_in_time = _in_time(numbers, given.seconds)
         counts, broken = battery(Path(work), numbers_in_time, given.seed, given.kind, each)
     return counts, len(broken)
+
+
+def _start_ray() -> None:
+    """Once for all cases: starting takes seconds."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 
 def _in_time(numbers: Iterable[int], seconds: float) -> Iterator[int]:
@@ -116,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=tuple(cases.KINDS), help="only cases of this kind")
+    parser.add_argument("--line", default="", help="only of lines that hold this, such as gguf")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="begin no case after so many seconds"

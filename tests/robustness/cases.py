@@ -48,7 +48,7 @@ SOUND = {
     "metric": ("loss", "kl", "log_probability", "logit_difference", "pair_difference", "class_log_odds", "rank"),
     "method": ("pca", "tsne", "ig", "leave-one-out", "lime", "lrp"), "max_ram": ("2GB", "4GiB"), "max_disk": ("1GB",),
     "edit": ("blocks.0.attn.hook_z[1]=zero", "blocks.1.mlp.hook_post[3]=2.5", "blocks.9.attn.hook_z=zero"),
-    "attn": ("eager", "sdpa"),  # flex attention is compiled first, for minutes
+    "attn": ("eager", "sdpa", "flex_attention"),
     "head": ("1.2", "0.0"), "swap": ("John:Mary",), "positions": ("last", "all", "auto", "first"), "removal": ("delete", "mask"),
 }  # fmt: skip
 """Values that an option is made for, by its name."""
@@ -78,6 +78,10 @@ LEFT_OUT = {
     "to",
 }
 """Options that reach outside of the workplace, or change what is printed."""
+ON_RAY = [name for name, study in STUDIES.items() if hasattr(study.options, "engine")]
+"""Commands that run on Ray too."""
+OF_ENGINES = {"workers": ("1", "2"), "num_cpus": ("1",), "num_gpus": ("0",)}
+"""Options of Ray's workers, and values that they are made for."""
 
 
 def option_of(field: dataclasses.Field[Any], rng: Rng) -> list[str]:
@@ -195,6 +199,21 @@ def reading(rng: Rng) -> Case:
     readers.compare(Path(name))
 
 
+def ray(rng: Rng) -> Case:
+    """A line on Ray, with a file edited or an option added."""
+    words = words_of(rng.choice([line for line in runnable() if line.split()[0] in ON_RAY]))
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        if rng.random() < 0.6:
+            edit_one(words, rng)
+        else:
+            words += option_of(rng.choice(fields_of(STUDIES[words[0]].options)), rng)
+    for name, values in OF_ENGINES.items():
+        if rng.random() < 0.5:
+            value = rng.choice(values if rng.random() < 0.8 else STRANGE)
+            words.append(f"--{name.replace('_', '-')}={value}")
+    yield [*words, "--engine", "ray", "--out", OUT]
+
+
 def faces(rng: Rng) -> Case:
     """``report``, ``explore``, ``make``, ``completion``, no command at all,
     and folders that are no run's.
@@ -295,6 +314,7 @@ KINDS: dict[str, tuple[float, Callable[[Rng], Case]]] = {
     "files": (0.15, files),
     "faces": (0.06, faces),
     "again": (0.02, again),
+    "ray": (0.0, ray),  # seconds each: by ``--kind ray`` alone
 }
 """Kind of a case -> its share, and its command lines."""
 

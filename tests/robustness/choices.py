@@ -27,6 +27,8 @@ from robustness.place import STUDIES, Outcome
 
 ELSEWHERE = {"8bit", "4bit", "flash_attention_2", "flash_attention_3", "ray"}
 """Values that need a GPU, or another package."""
+NOT_GIVEN = ""
+"""In the place of a value, of an option that is left out."""
 OK = (0, 1)
 """Status of what succeeded; 1 is a doctor's that finds something."""
 
@@ -57,7 +59,10 @@ def in_pairs(options: type, rng: random.Random) -> list[Row]:
     Each row is the one, of thirty drawn around a pair that is missing, with most of the missing
     pairs.
     """
-    columns = choices_of(options)
+    columns: dict[str, tuple[str, ...]] = {}
+    for name, values in choices_of(options).items():
+        here = tuple(value for value in values if value not in ELSEWHERE)
+        columns[name] = (NOT_GIVEN, *here)  # some values go together with nothing
     missing = set[frozenset[Value]]()
     for a, b in itertools.combinations(columns, 2):
         missing |= {frozenset(((a, x), (b, y))) for x in columns[a] for y in columns[b]}
@@ -70,7 +75,7 @@ def in_pairs(options: type, rng: random.Random) -> list[Row]:
             drawn.append(tuple({**row, **wanted}.items()))
         best = max(drawn, key=lambda row: len(pairs_of(row) & missing))
         missing -= pairs_of(best)
-        rows.append(best)
+        rows.append(tuple(one for one in best if one[1] != NOT_GIVEN))
     return rows
 
 
@@ -112,7 +117,7 @@ def checked(
         broken = [outcome for outcome in outcomes if outcome.wrong]
         is_here = ELSEWHERE.isdisjoint(value for _, value in row)
         if len(row) == 1 and is_here and outcomes[-1].status not in OK and not broken:
-            broken = [dataclasses.replace(outcomes[-1], wrong="refused on every line")]
+            broken = [dataclasses.replace(one, wrong="refused on every line") for one in outcomes]
         wrong += broken
     return every, wrong
 

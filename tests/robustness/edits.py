@@ -11,7 +11,9 @@ import copy
 import io
 import json
 import random
+import re
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -310,6 +312,32 @@ def _picture(data: bytes, rng: Rng) -> bytes:
     return damaged(data, rng)
 
 
+def _gguf(data: bytes, rng: Rng) -> bytes:
+    """A number, a letter of a name, or a byte of the header; or the numbers of the tensors."""
+    changed = bytearray(data)
+    header = data.rindex(b".weight") + 48  # the last tensor's name, shape, type and place
+    way = rng.random()
+    if way < 0.4:
+        at = rng.randrange(4, header - 8)
+        code, number = rng.choice((("<I", 2**32 - 1), ("<Q", 2**64 - 1), ("<I", 0), ("<I", 99)))
+        number = rng.choice((number, 1, 10**9))
+        changed[at : at + struct.calcsize(code)] = struct.pack(code, number)
+    elif way < 0.6:
+        names = list(re.finditer(rb"[a-z_]{3,}(\.[a-z_0-9]+)+", data[:header]))
+        changed[rng.randrange(*rng.choice(names).span())] ^= 1
+    elif way < 0.7:
+        changed[rng.randrange(header)] = rng.randrange(256)
+    elif way < 0.85:
+        start = -(len(data) - header) // 4 * 4 or None
+        factor = np.float32(rng.choice((0.0, 1e30, -1.0, np.nan, np.inf)))
+        with np.errstate(all="ignore"):
+            numbers = np.frombuffer(data[start:], np.float32) * factor
+        changed[start:] = numbers.astype(np.float32).tobytes()
+    else:
+        return damaged(data, rng)
+    return bytes(changed)
+
+
 BY_SUFFIX: dict[str, Callable[[bytes, Rng], bytes]] = {
     ".json": _json,
     ".jsonl": _rows,
@@ -320,6 +348,7 @@ BY_SUFFIX: dict[str, Callable[[bytes, Rng], bytes]] = {
     ".toml": _separated(" "),
     ".jinja": _template,
     ".safetensors": _safetensors,
+    ".gguf": _gguf,
     ".npz": _archive,
     ".png": _picture,
 }

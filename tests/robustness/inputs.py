@@ -84,10 +84,7 @@ LINES = (
         f"usage --model small {WORDS} --property upos --prompts prompts.jsonl --null-draws 0 "
         "--l2 1 --store captured"
     ),
-    (
-        f"usage --model small {WORDS} --property upos --prompts prompts.jsonl --null-draws 0 "
-        f"--probe {PROBE}"
-    ),
+    f"usage --model small {WORDS} --property upos --null-draws 0 --l2 1 --probe {PROBE}",
     (
         f"neurons --model small {WORDS} --layer 1 --property upos --prompts prompts.jsonl "
         "--null-draws 2 --k 1 --show 1 --limit 3"
@@ -100,9 +97,9 @@ LINES = (
     "calibrate --model small --prompts prompts.jsonl --bins 3",
     "calibrate --model small --questions questions.jsonl --validation more.jsonl --bins 3",
     "calibrate --model classifier --labelled labelled.jsonl --group-by who --bins 3",
-    "ask --model small --prompts prompts.jsonl --null-draws 2 --templates wording",
-    "ask --model small --pairs pairs.tsv --confidence p_true --templates wording --bins 3",
-    "ask --model chatty --prompts prompts.jsonl --chat --null-draws 1",
+    f"ask {make.MODEL} --prompts prompts.jsonl --null-draws 2 --templates wording",
+    f"ask {make.MODEL} --pairs pairs.tsv --confidence p_true --bins 3",
+    "ask --model chatty --prompts prompts.jsonl --chat --null-draws 1 --templates wording",
     "attend --model vision --prompts pictures.jsonl --show 1 --bos never",
     "ablate --model translator --prompts prompts.jsonl --component layers --limit 3",
     "doctor --model small",
@@ -114,6 +111,13 @@ LINES = (
     "lens --model small --prompts prompts.jsonl --kind logit --circuits --head 1.2",
     f"lens --model small {TEXT} --lens lens.safetensors",
     "capture --config capture.toml",
+    "capture --model packed.gguf --site hook_resid_post --lines lines.txt",
+    "ablate --model packed.gguf --prompts texts.jsonl --component heads --metric loss --value zero",
+    "attend --model packed.gguf --corpus test.conllu --show 1 --attn flex_attention",
+    "doctor --model packed.gguf",
+    "patch --model small --clean prompts.jsonl --by layer --attn flex_attention",
+    "capture --model seeing --site hook_resid_post --images pictures.csv --level item",
+    "lens --model small --corpus lines.txt --kind jacobian",
 )
 """Command lines that work on the inputs; a run takes about a second."""
 
@@ -130,6 +134,7 @@ def write_inputs() -> None:
         Path(f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _write_other_formats()
     _write_models()
+    _write_gguf(Path("packed.gguf"))
     _write_media()
 
 
@@ -151,7 +156,7 @@ def _write_other_formats() -> None:
     make.write_lines("corrupted.jsonl", corrupted)
     shutil.copy("questions.jsonl", "more.jsonl")
     Path("words.csv").write_text("a,b\nJohn,Mary\nPaul,Susan\n", encoding="utf-8")
-    lines = [f"{row['prompt']} and the old house ." for row in prompts]
+    lines = [f"{row['prompt']} and the old house . " * 2 for row in prompts]
     Path("lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     Path("capture.toml").write_text(
         'command = "capture"\nmodel = "small"\nsite = ["hook_resid_post"]\ncorpus = '
@@ -173,7 +178,9 @@ def _write_table(name: str, rows: Sequence[dict[str, Any]], separator: str) -> N
 
 
 def _write_models() -> None:
-    """A GPT-2, an adapter of the small model, and the small model with a chat template."""
+    """A GPT-2, an adapter of the small model, and the demo's model, which names words when it is
+    asked, with a chat template.
+    """
     import peft
 
     tokenizer = hf.AutoTokenizer.from_pretrained("small")
@@ -188,9 +195,52 @@ def _write_models() -> None:
         model = hf.AutoModelForCausalLM.from_pretrained("small")
         peft.get_peft_model(model, lora).save_pretrained("adapter")
     tokenizer.save_pretrained("gpt")
-    shutil.copytree("small", "chatty")
-    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    shutil.copytree(make.DEMO.model, "chatty")
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     Path("chatty/chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _write_gguf(path: Path) -> None:
+    """A Llama of two layers with a tokenizer of bytes; the format is written by its own package."""
+    import gguf
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokens = ["<|endoftext|>", *sorted(ByteLevel.alphabet()), "th"]
+    width, inner, heads = 16, 24, 2
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("packed")
+    writer.add_vocab_size(len(tokens))
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(["t h"])
+    writer.add_token_types([3] + [1] * (len(tokens) - 1))
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    shapes = {"token_embd": (len(tokens), width), "output": (len(tokens), width)}
+    shapes["output_norm"] = (width,)
+    for layer in range(2):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            shapes[f"blk.{layer}.{name}"] = (width, width)
+        shapes |= {f"blk.{layer}.{name}": (inner, width) for name in ("ffn_gate", "ffn_up")}
+        shapes[f"blk.{layer}.ffn_down"] = (width, inner)
+        shapes |= {f"blk.{layer}.{name}": (width,) for name in ("attn_norm", "ffn_norm")}
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        values = 0.3 * rng.normal(size=shape) + (len(shape) == 1)  # norms around 1
+        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _write_media() -> None:

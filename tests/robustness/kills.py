@@ -2,7 +2,7 @@
 left alone, but for ``provenance.resources``.
 
     # by hand; only lines that hold one of the words
-    python tests/robustness/kills.py [--kills 8] [WORD ...]
+    python tests/robustness/kills.py [--kills 8] [WORD ...]  # --kills 2 for a sample
 
 A kill is aimed at a write (a cell, a shard, the results, the table, the page): before the file has
 its name, behind it, or with half of its text on the disk. Others come at a random moment (SIGINT,
@@ -281,8 +281,9 @@ def main(arguments: list[str] | None = None) -> int:
             counts, wrong = check(inputs.words_of(line), work / f"alone-{number}", given.kills, rng)
             total += counts
             n_wrong += len(wrong)
+            print(f"{line}: {counts['identical']} identical, {len(wrong)} wrong", flush=True)
             for problem in wrong:
-                print(f"{line}\n    {problem}", flush=True)
+                print(f"    {problem}", flush=True)
     for name, count in sorted(total.items()):
         print(f"{name:24} {count}")
     print(f"{n_wrong} wrong")

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from layerscope.experiments.runs import execute
 from layerscope.experiments.studies import STUDIES
 from robustness.inputs import PREPARED, is_of_the_workplace, words_of, write_inputs
@@ -112,7 +113,12 @@ def call(words: Sequence[str]) -> Outcome:
     before = signal.signal(signal.SIGPROF, _hangs)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(shown):
+        with (
+            # Compiling flex attention takes minutes, and is PyTorch's own.
+            torch.compiler.set_stance("force_eager"),
+            contextlib.redirect_stderr(printed),
+            contextlib.redirect_stdout(shown),
+        ):
             status = main(list(words))
     except SystemExit as stopped:
         status = int(stopped.code or 0)

@@ -334,7 +334,7 @@ def _layer(
     known = labels["train"].astype(str)
     if isinstance(train, OnDisk):  # by statistics of the shards
         of_rows = np.full(features.n_rows, None, dtype=object)
-        of_rows[[row for (row,) in task.parts["train"].rows]] = known
+        of_rows[task.parts["train"].rows.flat] = known
         eraser = Leace().fit_moments(features.moments(name, of_rows, run.engine))
     else:
         eraser = ERASERS[options.eraser]().fit(train.numpy(), known)
