@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -206,8 +206,10 @@ class RunFolder:
         try:
             yield
         finally:
+            # While it is held: behind the release it may be the file of another process's lock.
+            with suppress(OSError):  # Windows keeps what is open
+                (self.path / LOCK).unlink()
             lock.release()
-            (self.path / LOCK).unlink(missing_ok=True)
 
     @property
     def results(self) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import tiny
 from browser import CHROMIUM, Browser
+from filelock import UnixFileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -190,6 +191,20 @@ def test_a_folder_where_nothing_was_computed_may_be_taken_once(tmp_path):
     second.save_cell("a", 1)
     with pytest.raises(RunError, match="another configuration"):
         RunFolder(tmp_path / "run", {"model": "m", "property": "upso"})
+
+
+def test_a_lock_is_not_taken_from_the_process_that_has_it_next(tmp_path, monkeypatch):
+    released = UnixFileLock._release
+    is_there: list[bool] = []
+
+    def release(lock):
+        is_there.append(Path(lock.lock_file).exists())  # its name may be another's from here on
+        released(lock)
+
+    monkeypatch.setattr(UnixFileLock, "_release", release)
+    with RunFolder(tmp_path, {}).locked():
+        assert (tmp_path / ".lock").exists()
+    assert is_there == [False]
 
 
 def test_an_interrupt_that_meets_a_finaliser_is_not_lost(monkeypatch):

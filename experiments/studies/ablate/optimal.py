@@ -49,6 +49,7 @@ def optimal_constants(
         reference: gives the mean and the scale of each part.
         first: the first position that is edited.
     """
+    subject.require_gradients()
     names = list(dict.fromkeys(part.site.name for part in parts))
     clean = [
         Resume(subject.model, chunk.batch.inputs(subject.device), chunk.reads.places[:, :2])
