@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ...probes import calibration as cal
 from ...probes.evaluation import Interval, holm
@@ -47,6 +47,7 @@ class _Measure:
         counted: the number of rows in the mean.
         label: the class that it is of; empty for all.
         share: whether the values are 0 and 1.
+        confidence: of each row, where the values are confidences less right answers.
     """
 
     name: str
@@ -54,6 +55,7 @@ class _Measure:
     counted: Bool[np.ndarray, " n"]
     label: str = ""
     share: bool = True
+    confidence: Float[np.ndarray, " n"] | None = None
 
 
 def positive_class(predictions: Predictions, positive: str | None) -> str | None:
@@ -109,7 +111,9 @@ def _measures(predictions: Predictions, positive: str | None) -> Iterator[_Measu
     answered = predictions.probabilities.argmax(1)
     every = np.ones(len(predictions), bool)
     yield _Measure("accuracy", correct.astype(float), every)
-    yield _Measure("overconfidence", confidence - correct, every, share=False)
+    confidence = np.minimum(confidence, 1.0)
+    gaps = confidence - correct
+    yield _Measure("overconfidence", gaps, every, share=False, confidence=confidence)
     for k, name in enumerate(predictions.classes):
         if positive is not None and name != positive:
             continue
@@ -131,10 +135,27 @@ def _record(
     some = rows & measure.counted
     if not some.any():
         return None
-    mean = group_mean(
-        measure.values[some], predictions.clusters[some], share=measure.share, seed=seed
-    )
+    clusters, values = predictions.clusters[some], measure.values[some]
+    if measure.confidence is None:
+        mean = group_mean(values, clusters, share=measure.share, seed=seed)
+    else:
+        mean = _overconfidence(measure.confidence[some], values, clusters, seed)
     return _as_record(column, group, measure.name, measure.label, mean, some)
+
+
+def _overconfidence(
+    confidence: Float[np.ndarray, " n"],
+    gaps: Float[np.ndarray, " n"],
+    clusters: Int[np.ndarray, " n"],
+    seed: int,
+) -> Interval:
+    """The mean of confidences less right answers (gaps), as of all rows."""
+    correct = confidence - gaps > 0.5
+    # The sum over bins is the same in one bin.
+    one_bin = cal.Bins.of(confidence, 1)
+    by_chance = cal.chance(confidence, one_bin, seed=seed, correct=correct, clusters=clusters)
+    boot = bootstrap(np.unique(clusters, return_inverse=True)[1], seed)
+    return cal.overconfidence_interval(confidence, correct, boot, by_chance)
 
 
 def _ece(

@@ -106,6 +106,16 @@ def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not(tmp_path
     assert alike["low"] < 0 < alike["high"]
 
 
+def test_a_group_of_right_answers_is_as_uncertain_as_the_binomial_says(tmp_path: Path) -> None:
+    """30 answers of confidence .9 are all right in .9^30 = 4.2% of calibrated samples."""
+    path = predictions(tmp_path / "rows.jsonl", {"a": 1.0, "b": 0.5}, 30)
+    found = experiments.calibrate(predictions=path, by="who", bins=5, out=tmp_path / "run")
+    values = {(r["group"], r["measure"]): r for r in found.raw["groups"]}
+    of_right = values["a", "overconfidence"]
+    assert of_right["value"] == pytest.approx(-0.1)
+    assert of_right["value_interval"]["low"] < -0.1 <= 0 <= of_right["value_interval"]["high"]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
