@@ -120,6 +120,35 @@ def flex_scores(
     return scores
 
 
+def is_block_mask(value: Any) -> bool:
+    """Whether it is a mask of flex attention, whose module takes a second to import."""
+    return type(value).__name__ == "BlockMask"
+
+
+def of_copies(mask: Any, batch: int, copies: int) -> Any:
+    """A mask of so many texts for copies of them: rows k * batch to (k + 1) * batch are the k-th.
+
+    Its function looks up each text's own padding by the row's number.
+    """
+
+    def of_copy(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return mask.mask_mod(row % batch, head, query, key)
+
+    def blocks(value: Tensor | None) -> Tensor | None:
+        is_of_each = value is not None and len(value) == batch
+        return value.repeat(copies, *[1] * (value.ndim - 1)) if is_of_each else value
+
+    return mask.from_kv_blocks(
+        blocks(mask.kv_num_blocks),
+        blocks(mask.kv_indices),
+        blocks(mask.full_kv_num_blocks),
+        blocks(mask.full_kv_indices),
+        BLOCK_SIZE=mask.BLOCK_SIZE,
+        mask_mod=of_copy,
+        seq_lengths=mask.seq_lengths,
+    )
+
+
 def with_heads(whole: Any, own: Any, heads: Sequence[int]) -> Any:
     """What a call gives, with some heads' part of it exchanged."""
     if isinstance(whole, Tensor):

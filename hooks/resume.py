@@ -28,6 +28,7 @@ from .anatomy import anatomy
 from .block import as_layer
 from .caches import CACHES, cached_columns
 from .configuration import setting
+from .flex import is_block_mask, of_copies
 from .forwards import ODD_MASK, Forward, Forwards, belonging_to, working_hooks
 from .output_heads import Head, class_heads, language_heads
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
@@ -576,6 +577,8 @@ class Resume:
         """What belongs to each text, once for every copy; what is shared by all stays."""
         if copies == 1:
             return value
+        if is_block_mask(value):
+            return of_copies(value, self.batch, copies)
         each = isinstance(value, Tensor) and value.ndim > 1 and len(value) == self.batch
         if each or (
             isinstance(value, Tensor) and value.ndim > 2 and len(value) % self.batch == 0

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaModel
 from transformers.integrations import flex_attention as theirs
 
-from hooks import capture, edits, intervene
+from hooks import Resume, capture, edits, intervene
 from hooks.flex import flex_calls, with_asked
 from layerscope.errors import UseError
 
@@ -146,6 +146,17 @@ def test_logarithmic_sums_are_given_where_a_gpus_call_asks_for_them() -> None:
     _, aux = with_asked(out, scores, theirs.get_flex_attention_lse_kwargs(True))
     torch.testing.assert_close(aux.lse, scores.exp().sum(-1).log())
     assert with_asked(out, scores, theirs.get_flex_attention_lse_kwargs(False)) is out
+
+
+def test_copies_of_padded_texts_keep_each_its_own_mask() -> None:
+    noise = torch.randn(6, 7, 32, generator=torch.Generator().manual_seed(0))
+    found = []
+    for implementation in ("eager", "flex_attention"):
+        resume = Resume(model("llama", implementation), {"input_ids": IDS, "attention_mask": MASK})
+        stream = resume.residual(1).repeat(3, 1, 1)
+        found.append(resume.block(1, stream + noise[..., : stream.shape[-1]]))
+    kept = MASK.repeat(3, 1).bool()
+    torch.testing.assert_close(found[1][kept], found[0][kept], atol=1e-6, rtol=1e-5)
 
 
 def test_gradients_that_a_cpu_does_not_give_are_one_line() -> None:
