@@ -437,9 +437,12 @@ def _study(study: Study, options: Any, call: CallOptions) -> int:
     from .pages import complete
     from .runs import console
     from .runs.execute import execute, planned
+    from .runs.ranks import rank
 
     console.talk.level = 0 if call.quiet else 2 if call.verbose else 1
     results = planned(study, options) if call.dry_run else execute(study, options)
+    if rank() > 0:  # the first process of a group shows what all have computed
+        return WRONG if results.get("status") == "WRONG" else 0
     failure = None if "plan" in results else complete(results, options.out)
     if isinstance(failure, (LayerscopeError, OSError)):
         raise failure

@@ -297,7 +297,14 @@ def sites(model: nn.Module, *patterns: SiteLike) -> list[str]:
     """
     names = list(anatomy(model).places)
     _refuse_compiled(model)
-    return [str(site) for site in expand(patterns, names)] if patterns else names
+    if not patterns:
+        return names
+    try:
+        return [str(site) for site in expand(patterns, names)]
+    except UnknownSite:
+        for pattern in patterns:  # the one that is unknown, with the reason why it is
+            _expanded(model, Site.parse(pattern), anatomy(model).places)
+        raise
 
 
 def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
@@ -347,8 +354,11 @@ def _expanded(model: nn.Module, site: Site, places: Mapping[str, Place]) -> list
     try:
         return expand([site], places)
     except UnknownSite:
-        why = anatomy(model).missing.get(site.part)
-        if why is None or any(Site(name).part == site.part for name in places):
+        # of a pattern, ``blocks.*.attn.hook_z``, what stands behind the layers
+        stack, _, rest = site.name.partition(".")
+        part = rest.partition(".")[2] if stack == "blocks" else site.part
+        why = anatomy(model).missing.get(part)
+        if why is None or any(Site(name).part == part for name in places):
             raise
         raise UnknownSite(f"no site {str(site)!r} in {type(model).__name__}: {why}") from None
 

@@ -47,6 +47,7 @@ from .folder import (
     write_text,
 )
 from .options import as_call, as_command, as_toml, as_values
+from .ranks import own_folder
 from .shared_options import EngineOptions, RunOptions
 from .study import Study
 
@@ -225,6 +226,10 @@ def _execute(study: Study, options: Any, engine: Engine, load_model: Load) -> di
             f"model: {subject.name}: {type(subject.model).__name__}, {size_of}; "
             f"{subject.bos_reason}"
         )
+    out = own_folder(options.out)
+    if out != options.out:
+        options = dataclasses.replace(options, out=out)
+        inputs = dataclasses.replace(inputs, options=dataclasses.replace(inputs.options, out=out))
     # The identity is known only when the data and the model are read: a folder is refused or
     # continued by it.
     identity = identity_of(inputs)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ....hooks import Reference, edits, sites
+from ....hooks import Reference, Site, edits, sites
 from ....hooks.edits import Edit
 from ....hooks.reference import partners
 from ...attention.repetition import repetition_scores
@@ -347,8 +347,8 @@ def measure(inputs: AblateInputs, run: Run) -> Results:
 
 def _roles(inputs: AblateInputs) -> dict[str, np.ndarray]:
     """Where each head looks on repeated random tokens."""
-    model = inputs.subject.model
-    has_patterns = bool(sites(model, "blocks.*.attn.hook_pattern"))
+    names = sites(inputs.subject.model)
+    has_patterns = any(Site(name).part == "attn.hook_pattern" for name in names)
     if inputs.options.component != "heads" or not has_patterns or not inputs.subject.reads_text:
         return {}
     scores = repetition_scores(inputs.subject, seed=inputs.options.seed)
