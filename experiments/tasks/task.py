@@ -139,7 +139,7 @@ class Task:
             return self._of(features, rows)
         out = features.like(len(rows), features.shape[1] * self.beside)
         for block in out.blocks():
-            out[block] = self._of(features, rows[block])
+            out[block] = self._of(features, rows.select(range(block.start, block.stop)))
         return out
 
     def _of(self, features: Vectors, rows: Ragged) -> Float[Tensor, "n width"]:
