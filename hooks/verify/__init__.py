@@ -127,7 +127,8 @@ def verify(
             ``verdict.require()`` raises if one is WRONG.
 
     Raises:
-        ValueError: no ``inputs`` for a model whose inputs are unknown; an unknown check.
+        ValueError: no ``inputs`` for a model whose inputs are unknown, or that cannot be run on
+            those made for it; an unknown check.
         UnknownSite: the model has no such site.
     """
     start = time.perf_counter()
@@ -138,8 +139,25 @@ def verify(
     # reading an architecture's description may draw random numbers
     with torch.random.fork_rng(devices=[]):
         exam = Exam(model, inputs, sites, padding)
+        if inputs is None:
+            _require_fitting(exam)
         findings = [found for check in chosen for found in _run(check, exam)]
     return Verdict(tuple(findings), time.perf_counter() - start)
+
+
+def _require_fitting(exam: Exam) -> None:
+    """Refuse inputs made from a configuration that the model, without any hook, does not take:
+    that is no fault of its sites.
+    """
+    try:
+        _ = exam.plain
+    except Exception as error:  # whatever a model may raise
+        line = next(iter(str(error).splitlines()), "")
+        raise InputError(
+            f"{type(exam.model).__name__} cannot be run on random {', '.join(exam.inputs)} made "
+            f"from its configuration ({type(error).__name__}: {line[:200]}): "
+            "give verify(model, inputs={...})"
+        ) from error
 
 
 def _run(check: Check, exam: Exam) -> Iterator[Finding]:

@@ -656,6 +656,12 @@ def test_multi_query_heads_reach_every_query_head():
     assert anatomy(tiny.model("falcon")).query_heads("blocks.0.attn.hook_k[0]") == [0, 1, 2, 3]
 
 
+def test_inputs_that_a_model_does_not_take_are_no_fault_of_its_sites():
+    model = zoo.build("IdeficsForVisionText2Text")  # it wants a picture beside every text
+    with pytest.raises(ValueError, match="cannot be run on random input_ids made from its conf"):
+        verify(model, quick=True)
+
+
 def test_blocks_that_text_alone_does_not_run_are_no_fault():
     """Mllama's cross-attention blocks run only with a picture."""
     assert verify(zoo.build("MllamaForConditionalGeneration"), quick=True).status == "OK"
