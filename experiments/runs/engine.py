@@ -363,7 +363,15 @@ def _told(ray: Any) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, Exception) else error) from None
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if not isinstance(cause, ray.exceptions.RaySystemError):
+            raise cause from None
+        # Such as a worker with another version of a package.
+        reason = str(cause).splitlines()[0]
+        raise RunError(
+            f"--engine ray: a worker cannot read its task ({reason}): expected the same packages "
+            "on all machines"
+        ) from error
     except ray.exceptions.RayError as error:
         text = str(error).splitlines()[0]
         raise RunError(

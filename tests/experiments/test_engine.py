@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,7 +17,7 @@ import pytest
 
 from experiments import cli
 from experiments.demo import demo_paths
-from experiments.runs.engine import Local, OnRay, engine_of, tree
+from experiments.runs.engine import Local, OnRay, _told, engine_of, tree
 from experiments.runs.folder import RunError
 from experiments.studies.capture.options import CaptureOptions
 from hooks import ActivationStore
@@ -74,6 +75,14 @@ def test_options_of_ray_want_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"layerscope\[ray\]"):
         engine_of(CaptureOptions(**base, engine="ray"))
+
+
+def test_a_worker_of_another_version_is_one_line() -> None:
+    errors = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
+    unreadable = errors.RaySystemError("No module named 'layerscope.other'", "a traceback")
+    with pytest.raises(RunError, match=r"No module named 'layerscope.other'.*the same packages"):
+        with _told(SimpleNamespace(exceptions=errors)):
+            raise errors.RayTaskError("work", "a traceback", unreadable)
 
 
 def test_the_same_cells_whoever_computes_them(cluster: OnRay, tmp_path: Path) -> None:
