@@ -59,17 +59,20 @@ def rows(shape: Shape) -> list[tuple[str, str]]:
     logits = FLOAT32 * prompts * length * shape.vocabulary
     return [
         ("weights, bfloat16", f"{weights / GB:.0f} GB"),
-        ("of each GPU's memory", f"{weights / shape.gpus / MEMORY_OF_GPU:.0%}"),
-        ("loading, straight to the GPUs", f"{weights / LOAD:.0f} s"),
-        ("model and random twin at once", f"{2 * weights / GB:.0f} GB"),
-        ("a twin drawn on the CPU in float32 (before)", f"{2 * weights / GB:.0f} GB of RAM"),
-        ("forward of 250,000 tokens", f"{forward:.0f} s"),
-        ("their features, all layers, float32", f"{features / GB:.0f} GB on disk"),
-        ("one layer's features, in a probe", f"{features / sites / GB:.1f} GB"),
-        (f"all {heads:,} heads, {prompts} prompts of {length} tokens", f"{sweep:.0f} s"),
-        ("copies a pack, all logits (before)", f"{full:,}"),
-        ("copies a pack, target logits only", f"{targets:,}"),
-        ("logits of the clean forward, all positions", f"{logits / GB:.2f} GB"),
+        ("share of each GPU's memory", f"{weights / shape.gpus / MEMORY_OF_GPU:.0%}"),
+        ("loading directly to the GPUs", f"{weights / LOAD:.0f} s"),
+        ("model and random-weight model at once", f"{2 * weights / GB:.0f} GB"),
+        (
+            "random-weight model drawn on the CPU in float32 (earlier versions)",
+            f"{FLOAT32 * shape.parameters / GB:.0f} GB of RAM",
+        ),
+        ("forward pass over 250,000 tokens", f"{forward:.0f} s"),
+        ("features of these tokens, all layers, float32", f"{features / GB:.0f} GB on disk"),
+        ("features of one layer, for a probe", f"{features / sites / GB:.1f} GB"),
+        (f"ablating all heads, {prompts} prompts of {length} tokens", f"{sweep:.0f} s"),
+        ("edited copies per batch, all logits (earlier versions)", f"{full:,}"),
+        ("edited copies per batch, target logits only", f"{targets:,}"),
+        ("logits of the clean forward pass, all positions", f"{logits / GB:.2f} GB"),
     ]
 
 
@@ -78,8 +81,7 @@ def main() -> None:
     print(f"| | {' | '.join(shape.name for shape in SHAPES)} |")
     print(f"|---|{'---|' * len(SHAPES)}")
     for cells in zip(*columns, strict=True):
-        label = cells[0][0].replace(f"{SHAPES[0].layers * SHAPES[0].heads:,} ", "")
-        print(f"| {label} | {' | '.join(value for _, value in cells)} |")
+        print(f"| {cells[0][0]} | {' | '.join(value for _, value in cells)} |")
 
 
 if __name__ == "__main__":

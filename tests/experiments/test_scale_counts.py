@@ -5,20 +5,29 @@ Counted, not timed.
 
 from __future__ import annotations
 
+import gc
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
 
+from experiments import cli
 from experiments.corpus.prompts import Prompt
 from experiments.features.layout import Layout, vectors
 from experiments.metrics.metrics import METRICS
+from experiments.runs.execute import with_device
+from experiments.studies.probe.options import ProbeOptions
 from experiments.subject import Subject
+from experiments.subject.modes import Modes
 from experiments.subject.word_spans import Pooler
 from experiments.sweep.components import components
 from experiments.sweep.sweep import READ_BYTES, Sweep, chunks
 from hooks import edits, sites
+from tools import command_grid, scale_costs
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +78,35 @@ def test_packs_are_capped_by_the_logits_that_are_made(subject: Subject):
         parts = [(part, edits.zero()) for part in components(subject.model, "heads", chunk.batch)]
         assert sweep.effects(parts).shape == (len(parts), 2)
     assert at_once["logit_difference"] > 3 * at_once["log_probability"]
+
+
+def test_weights_are_read_to_their_device_and_probes_run_there():
+    assert Modes(device="cuda:1").to_read()["device_map"] == {"": "cuda:1"}
+    model: Any = SimpleNamespace(device=torch.device("cuda:1"))
+    assert with_device(ProbeOptions(model="m"), model).device == "cuda:1"
+    assert with_device(ProbeOptions(model="m", device="cpu"), model).device == "cpu"
+
+
+def test_one_random_model_at_a_time_is_in_memory(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    draw = Subject.random_twin
+
+    def counted(self: Subject, seed: int) -> Subject:
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in drawn))
+        twin = draw(self, seed)
+        drawn.append(weakref.ref(twin.model))
+        return twin
+
+    monkeypatch.setattr(Subject, "random_twin", counted)
+    line = "probe --model model --corpus corpus.conllu --property upos --l2 10 --control-seeds 0"
+    with command_grid.workplace("LlamaForCausalLM"):
+        assert cli.main(f"{line} --random-models 3 --device cpu --out out --quiet".split()) == 0
+    assert alive == [0, 0, 0]
+
+
+def test_the_page_says_what_the_script_prints(capsys: pytest.CaptureFixture[str]):
+    scale_costs.main()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out in page
