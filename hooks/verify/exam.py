@@ -106,6 +106,11 @@ class Exam:
         return getattr(self.model, "config", None)
 
     @functools.cached_property
+    def fused(self) -> bool:
+        """Whether PyTorch has a kernel for whole layers; hooked ones run part by part."""
+        return any(isinstance(part, nn.TransformerEncoderLayer) for part in self.model.modules())
+
+    @functools.cached_property
     def text_sites(self) -> frozenset[str]:
         """Sites that fire where the texts are read without pictures beside them: Mllama's
         cross-attention then does not run.

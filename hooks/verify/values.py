@@ -53,8 +53,7 @@ def same_outputs(exam: Exam) -> Iterator[Finding]:
     PyTorch's fused transformer layers run part by part where they are hooked: to rounding.
     """
     why = "the output changes when the model is hooked"
-    fused = any(isinstance(module, nn.TransformerEncoderLayer) for module in exam.model.modules())
-    bound = exam.local if fused else 0.0
+    bound = exam.local if exam.fused else 0.0
     yield exam.within("", _difference(exam.watched, exam.plain), bound, why)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from hooks import UnknownArchitecture, anatomy, capture, edits, intervene, observe, sites
+from hooks import UnknownArchitecture, anatomy, capture, edits, intervene, observe, sites, verify
 from layerscope.errors import UseError
 
 IDS = torch.randint(0, 20, (3, 6), generator=torch.Generator().manual_seed(0))
@@ -286,3 +286,12 @@ def test_a_head_and_a_state_of_one_model_have_names_of_their_own() -> None:
         torch.testing.assert_close(model(x), twin(x))
     with pytest.raises(UnknownArchitecture, match="none of PyTorch's transformer or recurrent"):
         sites(nn.Linear(2, 2))
+
+
+def test_a_fused_encoder_under_autocast_is_no_fault():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    verdict = verify(model, {"src": torch.randn(3, 5, 8)}, only=["same outputs", "autocast"])
+    assert verdict.status == "OK", verdict.wrong
+    assert {f.check for f in verdict if f.status == "OK"} == {"same outputs", "autocast"}
