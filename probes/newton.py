@@ -296,8 +296,7 @@ def decrement(
     size = min(2 * sample_size(design), design.sample_limit(W[0].numel()))
     sample = _sample(_quick(design), point, size, generator)
     blend = torch.zeros_like(l2)
-    variances = design.eigenvalues[:-1] / design.n
-    curvature = Curvature(*sample, point.present, l2, variances, blend, design.block)
+    curvature = Curvature(*sample, point.present, l2, design.eigenvalues, blend, design.block)
     g = gradient.to(W.dtype)
     residual = torch.full_like(l2, DECREMENT_RESIDUAL)
     return dot(g, curvature.solve(g, residual, DECREMENT_STEPS)) / 2
@@ -372,7 +371,6 @@ def _iterate(
     """
     Z, block, n = design.rotated, design.block, design.n
     is_exact = sampling.size == n <= SMALL_SAMPLE
-    variances = None if is_exact else design.eigenvalues[:-1] / n
     point = Point(rows, Y, start, l2, block)
     state = _State(start, Y.shape[1], near)
     memory = _Memory()
@@ -394,7 +392,7 @@ def _iterate(
         blend = torch.where(state.relative > FAR, BLEND, 0.0)
         # A fresh sample each iteration, so that no error of one is repeated.
         sample = _sample(quick, point, size, sampling.generator)
-        curvature = Curvature(*sample, point.present, point.l2, variances, blend, block)
+        curvature = Curvature(*sample, point.present, point.l2, design.eigenvalues, blend, block)
         solve = _inner_solve(curvature, state.relative, is_exact, size < n)
         gradient, loss, W = point.gradient.clone(), point.loss.clone(), point.W.clone()
         step = memory.direction(gradient, solve)

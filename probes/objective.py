@@ -199,13 +199,8 @@ class Curvature:
     it is about to move, counts fully: Newton steps stay short while the fit is far away. b = 0 is
     Newton.
 
-    The preconditioner is  (A_t x G + l2_t)^-1  with A_t the class covariance, summed over the rows,
-    and G the variances of the features, which the design's basis makes uncorrelated. With
-    ``variances`` None, G's rows weigh by trace(diag p_s - p_s p_s'), the mean over targets: near
-    the end a probe is sure of most rows, and the curvature is that of the few others, whose
-    features vary less. One G serves all targets, for their uncertain rows are much the same. The
-    bias, which is not penalised, is that of features centred by the same weights. This saves a
-    third of the products where solves are long; short ones on samples gain nothing.
+    The preconditioner is  (A_t x G + l2_t)^-1  with A_t the mean class covariance and G the Gram
+    matrix, which is diagonal in the design's basis.
 
     Rows in bfloat16 round z_s and the logits' change by 2^-9 or less, which leaves H symmetric and
     positive to that accuracy: enough for a direction, whose length and end are judged by objectives
@@ -220,7 +215,7 @@ class Curvature:
         logits: Float[Tensor, "m k c"],
         present: Tensor,
         l2: Float[Tensor, " k"],
-        variances: Float[Tensor, " d"] | None,
+        eigenvalues: Float[Tensor, " r"],
         blend: Float[Tensor, " k"],
         block: int,
     ) -> None:
@@ -244,13 +239,9 @@ class Curvature:
         self.P, self.weighted = P, weighted
 
         # In the eigenvectors of A_t the preconditioner is diagonal, for G is already.
+        n = float(eigenvalues[-1])
         values, vectors = torch.linalg.eigh((covariance + covariance.mT) / 2)
-        self.mean = None
-        if variances is None:
-            mean, variances = self._moments()
-            self.mean = mean.view(-1, 1, 1)
-        of_rows = torch.cat([variances, variances.new_ones(1)])
-        scaled = of_rows.view(-1, 1, 1) * values.clamp(min=0)
+        scaled = eigenvalues.view(-1, 1, 1) * (values.clamp(min=0) / n)
         scaled[:-1] += l2.view(1, -1, 1)
         # No penalty keeps the bias's curvature from 0.
         least = LEAST_CURVATURE * float(scaled[-1].max()) + torch.finfo(P.dtype).tiny
@@ -258,29 +249,12 @@ class Curvature:
         self.present = present.to(P.dtype) / present.sum(-1, keepdim=True)
         self.inverse, self.vectors = (1 / scaled).to(P.dtype), vectors.to(P.dtype)
 
-    def _moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
-        """The features' mean and variances (float64), the rows weighted by their uncertainty."""
-        dtype = self.P.dtype
-        tiny = torch.finfo(dtype).tiny
-        uncertainty = (self.weighted * (1 - self.P)).sum(-1)
-        # Every target counts alike, however sure it is.
-        shares = (uncertainty / uncertainty.sum(0).clamp(min=tiny)).mean(1)
-        mean = shares.new_zeros(self.Z.shape[1] - 1)
-        square = torch.zeros_like(mean, dtype=torch.float64)
-        for start in range(0, len(self.Z), self.block):
-            rows = slice(start, start + self.block)
-            part = self.Z[rows, :-1].to(dtype)
-            weighted = part * shares[rows, None]
-            mean += weighted.sum(0)
-            square += (weighted * part).sum(0)
-        return mean, (square - mean.double() ** 2).clamp_(min=0)
-
     def select(self, keep: Tensor) -> Curvature:
         """The curvature of some of the targets."""
         out = object.__new__(Curvature)
         out.Z, out.block, out.l2 = self.Z, self.block, self.l2[keep]
         out.P, out.weighted = self.P[:, keep], self.weighted[:, keep]
-        out.present, out.mean = self.present[keep], self.mean
+        out.present = self.present[keep]
         out.inverse, out.vectors = self.inverse[:, keep], self.vectors[keep]
         return out
 
@@ -296,14 +270,9 @@ class Curvature:
 
     def precondition(self, R: Float[Tensor, "r k c"]) -> Float[Tensor, "r k c"]:
         """Solve with the Kronecker-factored curvature."""
-        inner = self._without_gauge(R.clone())
-        if self.mean is not None:  # the gradient by weights of centred features
-            inner[:-1] -= self.mean * inner[-1]
-        inner = torch.einsum("rkc,kca->rka", inner, self.vectors)
-        inner *= self.inverse
-        solved = torch.einsum("rka,kca->rkc", inner, self.vectors)
-        if self.mean is not None:  # the bias of features that are not centred
-            solved[-1] -= (self.mean * solved[:-1]).sum(0)
+        in_eigenvectors = torch.einsum("rkc,kca->rka", self._without_gauge(R.clone()), self.vectors)
+        in_eigenvectors *= self.inverse
+        solved = torch.einsum("rka,kca->rkc", in_eigenvectors, self.vectors)
         return self._without_gauge(solved)
 
     def times(self, V: Float[Tensor, "r k c"]) -> Float[Tensor, "r k c"]:

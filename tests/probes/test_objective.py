@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from probes.objective import ABSENT, Curvature, Point
+from probes.objective import ABSENT, Point
 
 N, R, C = 300, 7, 5
 CLASSES = (5, 3)
@@ -74,29 +74,3 @@ def test_rough_products_err_in_proportion_to_the_step() -> None:
         errors.append(float((point.logits - (Z @ point.W.view(R, -1)).view(N, 2, C)).abs().max()))
     assert 1e-3 < errors[0] < 0.1
     assert errors[1] == pytest.approx(0.01 * errors[0], rel=0.5)
-
-
-def test_preconditioner_inverts_the_hessian_where_all_rows_predict_alike() -> None:
-    # Uncorrelated features about a mean that is not 0, and coefficients of the bias alone: then the
-    # Hessian is a Kronecker product, and the preconditioner its inverse. Autograd has the Hessian.
-    generator = torch.Generator().manual_seed(2)
-    features = torch.linalg.qr(torch.randn(N, 4, generator=generator, dtype=torch.float64))[0]
-    Z = torch.linalg.qr(torch.cat([torch.ones(N, 1), features], 1).double())[0][:, 1:]
-    Z = torch.cat([Z * torch.tensor([20.0, 5.0, 3.0, 9.0]) + 2, torch.ones(N, 1)], 1)
-    Y = torch.randint(3, (N, 1), generator=generator)
-    W, l2 = torch.zeros(5, 1, 3, dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64)
-    W[-1, 0] = torch.tensor([0.5, -1.0, 0.2])
-
-    logits, ones = (Z @ W[:, 0])[:, None], torch.ones(N, dtype=torch.float64)
-    present, blend = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, dtype=torch.float64)
-    curvature = Curvature(Z, Y, ones, logits, present, l2, None, blend, block=64)
-    R = torch.randn(5, 1, 3, generator=generator, dtype=torch.float64)
-    R[-1] -= R[-1].mean()  # a bias of all classes changes nothing
-    solved = curvature.precondition(R)
-
-    def objective(weights: Tensor) -> Tensor:
-        cross = torch.nn.functional.cross_entropy(Z @ weights[:, 0], Y[:, 0], reduction="sum")
-        return cross + l2[0] / 2 * (weights[:-1] ** 2).sum()
-
-    product = torch.autograd.functional.hvp(objective, W, solved)[1]
-    torch.testing.assert_close(product, R, rtol=1e-9, atol=1e-9)
