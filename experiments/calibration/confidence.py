@@ -20,7 +20,7 @@ from jaxtyping import Bool
 
 from ..corpus.prompts import Prompt, Unusable, read_pairs, read_prompts
 from ..metrics.metrics import get_metric
-from ..metrics.usable import check_share, unusable_notes, usable
+from ..metrics.usable import check_share, joined_notes, unusable_notes, usable
 from ..report.schema import Finding, Note
 from ..runs.execute import Cost, DataFile, Inputs, Load, Run
 from ..subject import Subject
@@ -177,6 +177,9 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     for rows, left_out in zip(predictions or labelled or questions, unusable, strict=True):
         check_share(left_out, len(rows) + len(left_out), options.skip)
         notes += unusable_notes(left_out, len(rows))
+    if subject is not None:
+        for rows in questions:
+            notes += joined_notes(rows, subject.has_decoder)
     inputs = ConfidenceInputs(
         options=options,
         subject=subject,

@@ -177,6 +177,34 @@ def unusable_notes(unusable: Sequence[Unusable], kept: int, what: str = "items")
     return [Note(kind="dropped", text=text)]
 
 
+def joined_notes(items: Sequence[Any], has_decoder: bool) -> list[Note]:
+    """Whether a space is missing: a prompt that ends in a letter, and an answer that begins with
+    one, are measured as one word ("that" + "she").
+
+    Only letters with capitals count: other scripts may have no spaces between words.
+
+    Args:
+        items: prompts, or questions that are made of prompts.
+        has_decoder: an encoder-decoder's answer does not continue its prompt.
+    """
+    joined: list[str] = []
+    for item in items:
+        prompt, answer = getattr(item, "prompt", None), getattr(item, "answer", None)
+        if isinstance(answer, int):
+            answer = item.choices[answer]
+        if not prompt or not answer or getattr(item, "audio", None) is not None:
+            continue
+        if all(letter.lower() != letter.upper() for letter in (prompt[-1], answer[0])):
+            joined.append(f"{prompt.split()[-1]!r} + {answer!r}")
+    if has_decoder or not joined:
+        return []
+    text = (
+        f"{len(joined)} of {len(items)} answers continue the last word of their prompt, such as "
+        f"{joined[0]}: does the answer need a space in front?"
+    )
+    return [Note(kind="warning", text=text)]
+
+
 def _named(unusable: Sequence[Unusable]) -> str:
     """The reasons, each with its lines."""
     lines_of: dict[str, list[int | None]] = {}

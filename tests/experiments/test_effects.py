@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from experiments.corpus.prompts import Pair, Prompt, Unusable, read_pairs, read_prompts
 from experiments.metrics.metrics import METRICS, get_metric
 from experiments.metrics.reads import MetricError
-from experiments.metrics.usable import NAMED, unusable_notes, usable
+from experiments.metrics.usable import NAMED, joined_notes, unusable_notes, usable
 from experiments.runs import execute as execution
 from experiments.runs.execute import execute
 from experiments.studies import STUDIES
@@ -374,6 +374,18 @@ def test_too_long_and_of_two_tokens(tmp_path: Path) -> None:
         unusable_notes(many, 91)[0].text
         == f"9 of 100 items left out: lines 0, 1, 2, and {9 - NAMED} more: bad"
     )
+
+
+def test_a_space_that_may_be_missing_is_asked_about_once() -> None:
+    joined = [Prompt("He said that", "she", "he"), Prompt("She said that", " he", " she")]
+    (note,) = joined_notes(joined, has_decoder=False)
+    assert note.text == (
+        "1 of 2 answers continue the last word of their prompt, such as 'that' + 'she': "
+        "does the answer need a space in front?"
+    )
+    apart = [Prompt("2 + 2 =", "four"), Prompt("in 19", "th"), Prompt("河很", "高")]
+    assert joined_notes([*apart, *joined[1:], Pair("a", "b")], has_decoder=False) == []
+    assert joined_notes(joined, has_decoder=True) == []
 
 
 # -- every component with every value, metric and estimate
