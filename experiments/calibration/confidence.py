@@ -179,7 +179,7 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
         notes += unusable_notes(left_out, len(rows))
     if subject is not None:
         for rows in questions:
-            notes += joined_notes(rows, subject.has_decoder)
+            notes += joined_notes(rows, subject)
     inputs = ConfidenceInputs(
         options=options,
         subject=subject,

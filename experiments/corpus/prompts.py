@@ -2,9 +2,9 @@
 
 A record of a prompt file (`.records`: JSON lines, a JSON array, CSV or TSV) has ``prompt`` (or
 ``sentence``, or ``text``) and ``answer`` and, where a metric needs them, ``wrong`` (what should be
-less likely), ``corrupted`` (the prompt that patching takes from), ``target_prefix`` (of an encoder-
-decoder: what its decoder has written before the answer) and ``group`` (prompts made from one
-template, resampled together); BLiMP's lines for the one-prefix method are prompts too, and
+less likely), ``corrupted`` (the prompt that patching takes from), ``target_prefix`` (of an
+encoder-decoder: what its decoder has written before the answer) and ``group`` (prompts made from
+one template, resampled together); BLiMP's lines for the one-prefix method are prompts too, and
 CounterFact's facts. A record of a pair file has two sentences, by BLiMP's names (``sentence_good``,
 ``sentence_bad``), JBLiMP's (``good_sentence``), CrowS-Pairs' (``sent_more``, ``sent_less``) or as
 ``sentences: [good, bad]``, and perhaps a ``group``. In a file of CLAMS a line is ``True`` or

@@ -12,6 +12,7 @@ from layerscope.errors import LayerscopeError
 from ..corpus.items import Check
 from ..corpus.prompts import Item, Prompt, Unusable, read_prompts
 from ..report.schema import Note
+from ..subject import Subject
 from .metrics import images_of, sounds_of
 from .reads import ItemError, MetricError
 
@@ -177,7 +178,7 @@ def unusable_notes(unusable: Sequence[Unusable], kept: int, what: str = "items")
     return [Note(kind="dropped", text=text)]
 
 
-def joined_notes(items: Sequence[Any], has_decoder: bool) -> list[Note]:
+def joined_notes(items: Sequence[Any], subject: Subject) -> list[Note]:
     """Whether a space is missing: a prompt that ends in a letter, and an answer that begins with
     one, are measured as one word ("that" + "she").
 
@@ -185,8 +186,10 @@ def joined_notes(items: Sequence[Any], has_decoder: bool) -> list[Note]:
 
     Args:
         items: prompts, or questions that are made of prompts.
-        has_decoder: an encoder-decoder's answer does not continue its prompt.
+        subject: a masked model's answer, a class and an encoder-decoder's target continue nothing.
     """
+    if not subject.continues or subject.has_decoder or subject.classes:
+        return []
     joined: list[str] = []
     for item in items:
         prompt, answer = getattr(item, "prompt", None), getattr(item, "answer", None)
@@ -196,7 +199,7 @@ def joined_notes(items: Sequence[Any], has_decoder: bool) -> list[Note]:
             continue
         if all(letter.lower() != letter.upper() for letter in (prompt[-1], answer[0])):
             joined.append(f"{prompt.split()[-1]!r} + {answer!r}")
-    if has_decoder or not joined:
+    if not joined:
         return []
     text = (
         f"{len(joined)} of {len(items)} answers continue the last word of their prompt, such as "

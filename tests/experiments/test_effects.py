@@ -378,14 +378,15 @@ def test_too_long_and_of_two_tokens(tmp_path: Path) -> None:
 
 def test_a_space_that_may_be_missing_is_asked_about_once() -> None:
     joined = [Prompt("He said that", "she", "he"), Prompt("She said that", " he", " she")]
-    (note,) = joined_notes(joined, has_decoder=False)
+    (note,) = joined_notes(joined, subject("gpt2"))
     assert note.text == (
         "1 of 2 answers continue the last word of their prompt, such as 'that' + 'she': "
         "does the answer need a space in front?"
     )
     apart = [Prompt("2 + 2 =", "four"), Prompt("in 19", "th"), Prompt("河很", "高")]
-    assert joined_notes([*apart, *joined[1:], Pair("a", "b")], has_decoder=False) == []
-    assert joined_notes(joined, has_decoder=True) == []
+    assert joined_notes([*apart, *joined[1:], Pair("a", "b")], subject("gpt2")) == []
+    # a masked model's answer stands in the mask's place
+    assert joined_notes(joined, subject("bert")) == []
 
 
 # -- every component with every value, metric and estimate

@@ -136,7 +136,7 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
         )
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     notes += unusable_notes(unusable, len(items))
-    notes += joined_notes(items, subject.has_decoder)
+    notes += joined_notes(items, subject)
     references = reads.texts
     if options.reference is not None:
         references, left_out = _reference(options.reference, options.skip, subject)

@@ -29,7 +29,7 @@ from ...attribution.predictions import predictions
 from ...attribution.question import Question
 from ...corpus.prompts import Prompt, Unusable
 from ...metrics.metrics import show_pictures
-from ...metrics.usable import unusable_notes, usable_each, usable_texts
+from ...metrics.usable import joined_notes, unusable_notes, usable_each, usable_texts
 from ...report.schema import Interval, Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -121,6 +121,8 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
         prompts, lambda prompt: _questions(subject, options, prompt), unusable, options.skip
     )
     notes = [*unusable_notes(unusable, len(asked)), *notes]
+    answered = [replace(one, answer=one.answer or options.target or "") for one, _ in asked]
+    notes += joined_notes(answered, subject)
     data = data_of(options, len(asked), len(known), len(references), proposer)
     data += [DataFile.of("image", path, 1) for path in images]
     data += [DataFile.of("audio", path, 1) for path in sounds]

@@ -13,7 +13,7 @@ from ...corpus.prompts import Prompt, Unusable, numbered_lines, read_prompts
 from ...lenses.files import lens_files, load_lenses
 from ...lenses.lens import KINDS, Lens
 from ...lenses.streams import LensError, require_lens
-from ...metrics.usable import unusable_notes, usable_each, usable_texts
+from ...metrics.usable import joined_notes, unusable_notes, usable_each, usable_texts
 from ...report.schema import Note
 from ...runs.execute import DataFile, Inputs, Load
 from ...subject import Subject
@@ -94,6 +94,7 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     fitting = usable_each(prompts, lambda one: _check_length(subject, one), unusable, options.skip)
     prompts = [prompt for prompt, _ in fitting]
     left_out = unusable_notes(unusable, sum(prompt.line is not None for prompt in prompts))
+    joined = joined_notes(prompts, subject)
     train, test, notes = _halves(subject, texts, options)
     return LensInputs(
         options=options,
@@ -105,7 +106,7 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
         test=test,
         saved=saved,
         heads=heads,
-        notes=[*left_out, *of_corpus, *notes],
+        notes=[*left_out, *joined, *of_corpus, *notes],
     )
 
 

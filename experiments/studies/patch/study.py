@@ -119,7 +119,7 @@ def prepare(options: PatchOptions, load: Load) -> PatchInputs:
         parts=_parts(options, subject, sides["clean"]),
         notes=[
             *unusable_notes(unusable, len(items)),
-            *joined_notes(items, subject.has_decoder),
+            *joined_notes(items, subject),
         ],
     )
 

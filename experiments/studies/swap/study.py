@@ -24,7 +24,7 @@ from ....probes.groups import group_mean
 from ...corpus.prompts import Prompt, Unusable
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError
-from ...metrics.usable import check_share, unusable_notes, usable
+from ...metrics.usable import check_share, joined_notes, unusable_notes, usable
 from ...report.schema import Finding, Interval, Note, estimated
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -98,7 +98,9 @@ def prepare(options: SwapOptions, load: Load) -> SwapInputs:
         # one class for all texts: a bias moves them in one direction, whatever their labels
         items = [replace(item, label=positive) for item in items]
     items, _ = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
-    variants, notes = [], [*unusable_notes(unusable, len(items)), *of_lists]
+    notes = [*unusable_notes(unusable, len(items)), *of_lists]
+    notes += joined_notes(items, subject)
+    variants = []
     for words in lists:
         made, mixed = _variants(words, items, options)
         if mixed:

@@ -164,7 +164,7 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     read = [Note(**note) for note in read_notes]
     notes = [*read, *notes, *unusable_notes(unusable, len(items))]
-    notes += joined_notes(items, subject.has_decoder)
+    notes += joined_notes(items, subject)
     names = sites(subject.model, "blocks.*.hook_resid_post")
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in names]
     # what comes after the probed layer changes nothing that the probe reads
