@@ -55,8 +55,6 @@ TEXT = ("prompt", "sentence", "text", "premise", "sentence1")
 """Names of a prompt: ours, CoLA's and SST's, that of plain data sets, MNLI's, SNLI's."""
 SECOND = ("text_pair", "hypothesis", "sentence2")
 LABEL = ("label", "gold_label")
-ANSWER, WRONG = ("answer", "target_true"), ("wrong", "target_false")
-"""Names of an answer: ours, those of CounterFact in one row a fact."""
 NAMED = 3
 """Names of a field that an error lists."""
 COLA = Headerless(("source", "label", "mark", "sentence"), "label", frozenset("01"))
@@ -184,13 +182,15 @@ def _prompt(record: Mapping[str, Any], answers: bool, audio: bool = False) -> Pr
         record = {**record, "prompt": record["one_prefix_prefix"], **words}
     if "requested_rewrite" in record:
         record = {**record, **_fact(record["requested_rewrite"])}
+    if "target_true" in record:  # CounterFact's facts, one in a row
+        record = {"answer": record["target_true"], "wrong": record.get("target_false"), **record}
     sound = _text(record, "audio", False)
     if sound is not None and not audio:
         raise InputError(f"audio {sound}: sounds are read by {COMMANDS_OF_SOUNDS}")
-    prompt, answer = _text(record, TEXT, sound is None), _text(record, ANSWER, answers) or ""
+    prompt, answer = _text(record, TEXT, sound is None), _text(record, "answer", answers) or ""
     if sound is not None and prompt is not None:
         raise InputError(f"expected a prompt or audio, got both ({shown(prompt)}, {shown(sound)})")
-    wrong, corrupted = _text(record, WRONG, False), _text(record, "corrupted", False)
+    wrong, corrupted = _text(record, "wrong", False), _text(record, "corrupted", False)
     label = first_of(record, LABEL)
     if not isinstance(label, str | int | float | None):
         raise InputError(f"expected 'label' to be a text or a number, got {shown(label)}")
@@ -235,7 +235,8 @@ def labelled_text(record: Mapping[str, Any]) -> Prompt:
     Raises:
         InputError: a field that is missing or of another kind.
     """
-    unanswered = {name: value for name, value in record.items() if name not in ANSWER + WRONG}
+    answers = ("answer", "wrong", "target_true", "target_false")
+    unanswered = {name: value for name, value in record.items() if name not in answers}
     prompt = _prompt(unanswered, answers=False)
     if prompt.label is None:
         fields = ", ".join(sorted(record))[:200]

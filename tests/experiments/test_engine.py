@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from experiments.studies.capture.options import CaptureOptions
 from hooks import ActivationStore
 
 MODEL = demo_paths().model
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +115,33 @@ def command(name: str, out: Path, *more: object, engine: str) -> list[str]:
     return [str(word) for word in given]
 
 
-def kill_a_worker(folder: Path, shards: int, killed: list[str]) -> None:
-    """Kill one of the capture's workers once some shards are there."""
+def kill_a_worker(driver: subprocess.Popen[bytes], folder: Path, shards: int) -> bool:
+    """Kill one of a capture's workers once some shards are there; whether there was one."""
     while len(list(folder.glob("*.safetensors"))) < shards:
+        assert driver.poll() is None, "the capture ended early"
         time.sleep(0.005)
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(driver.pid).children(recursive=True):
         if (process.cmdline() or [""])[0].startswith("ray::MapWorker"):
-            killed.append(process.cmdline()[0])
             process.kill()
-            return
+            return True
+    return False
+
+
+def run_again_while_ray_aborts(
+    words: list[str], started: Callable[[subprocess.Popen[bytes]], object]
+) -> int:
+    """Exit status of a command in a process of its own.
+
+    Rarely Ray itself aborts the process whose worker was killed ("an unexpected system state", in
+    task_manager.cc): the command is then called again, as one would.
+    """
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-m", "layerscope", *words], cwd=ROOT)
+        started(process)
+        status = process.wait(timeout=240)
+        if status != -signal.SIGABRT:
+            break
+    return status
 
 
 def test_capture_writes_the_same_bytes_with_a_worker_killed(
@@ -138,14 +158,15 @@ def test_capture_writes_the_same_bytes_with_a_worker_killed(
         "float16",
     )
     assert cli.main(command("capture", tmp_path / "local", *more, engine="local")) == 0
-    killed: list[str] = []
-    killer = threading.Thread(
-        target=kill_a_worker, args=(tmp_path / "ray" / "store", 3, killed), daemon=True
-    )
-    killer.start()
-    assert cli.main(command("capture", tmp_path / "ray", *more, engine="ray")) == 0
-    killer.join(1)
-    assert len(killed) == 1
+    killed: list[bool] = []
+
+    def kill(driver: subprocess.Popen[bytes]) -> None:
+        if not killed:
+            killed.append(kill_a_worker(driver, tmp_path / "ray" / "store", 3))
+
+    words = command("capture", tmp_path / "ray", *more, engine="ray")
+    assert run_again_while_ray_aborts(words, kill) == 0
+    assert killed == [True]
     from made import contents  # here: workers of Ray, which import this module, do not find it
 
     local, ray = contents(tmp_path / "local" / "store"), contents(tmp_path / "ray" / "store")
