@@ -135,8 +135,9 @@ def of_copies(mask: Any, batch: int, copies: int) -> Any:
         return mask.mask_mod(row % batch, head, query, key)
 
     def blocks(value: Tensor | None) -> Tensor | None:
-        is_of_each = value is not None and len(value) == batch
-        return value.repeat(copies, *[1] * (value.ndim - 1)) if is_of_each else value
+        if value is None or len(value) != batch:  # one for all texts
+            return value
+        return value.repeat(copies, *[1] * (value.ndim - 1))
 
     return mask.from_kv_blocks(
         blocks(mask.kv_num_blocks),
