@@ -37,15 +37,33 @@ def block(value, low, high):
 def test_worse_is_beyond_both_spreads_and_by_direction(benchmarks, now, gain, cost):
     before = block(2.0, 1.9, 2.1)
     assert list(benchmarks.ratios(before)) == ["ten sides, #x#"]
-    assert bool(benchmarks.worse(before, block(*now), costs="")) == gain
-    assert bool(benchmarks.worse(before, block(*now), costs="sides")) == cost
+    assert bool(benchmarks.worse(before, block(*now), "")) == gain
+    assert bool(benchmarks.worse(before, block(*now), "sides")) == cost
 
 
 def test_a_ratio_without_a_spread_has_an_assumed_one(benchmarks):
     before, now = "```\nsolve: 13.6x\n```", "```\nsolve: 11.0x\n```"
     assert benchmarks.worse(before, now, "") == ["solve: 11x, was 13.6x (11.6 to 15.6)"]
     assert not benchmarks.worse(before, "```\nsolve: 11.8x\n```", "")
-    assert not benchmarks.worse(before, "```\nanother: 1.0x\n```", "")
+    gone = benchmarks.worse(before, "```\nanother: 1.0x\n```", "")
+    assert gone == ["solve: not measured, was 13.6x (11.6 to 15.6)"]
+
+
+def test_costs_are_compared_where_there_is_no_ratio_and_times_by_the_machines_speed(benchmarks):
+    def block(seconds, megabytes, product):
+        return (
+            f"```\ndemo: median {seconds} s ({seconds - 1} to {seconds + 1}, 3 runs), "
+            f"{megabytes} MB\npython: 0.02 s\n```\n\nthe product took {product}, {product} s "
+            f"before and {product} s after."
+        )
+
+    before = block(10.0, 3.0, 0.01)
+    assert not benchmarks.worse(before, block(20.0, 3.0, 0.02), "demo|#")  # a slower machine
+    (slower,) = benchmarks.worse(before, block(20.0, 3.0, 0.01), "demo")
+    assert slower.startswith("demo: median: 2e+03s, was 1e+03s (900 to 1.1e+03)")
+    (larger,) = benchmarks.worse(before, block(10.0, 4.0, 0.01), "runs")
+    assert larger == "# runs): 4MB, was 3MB (2.55 to 3.45)"
+    assert not benchmarks.worse(before, block(10.0, 3.0, 0.01).replace("0.02", "0.09"), "demo")
 
 
 def test_every_row_of_readme_is_in_the_results(benchmarks):
