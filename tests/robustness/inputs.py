@@ -100,7 +100,7 @@ LINES = (
     f"ask {make.MODEL} --prompts prompts.jsonl --null-draws 2 --templates wording --bins 3",
     f"ask {make.MODEL} --pairs pairs.tsv --confidence p_true --bins 3",
     "ask --model chatty --prompts prompts.jsonl --chat --null-draws 1 --templates wording --bins 3",
-    "ask --model chatty --questions questions.jsonl --null-draws 1 --bins 2",
+    "ask --model chatty --questions questions.jsonl --confidence sampled --bins 2",
     "attend --model vision --prompts pictures.jsonl --show 1 --bos never",
     "ablate --model translator --prompts prompts.jsonl --component layers --limit 3",
     "doctor --model small",
