@@ -157,7 +157,8 @@ class Command:
 
 
 def _printed(log: Path) -> str:
-    return Path(f"{log}.err").read_text()[-400:]
+    """The end of what a run said, longer than any line of ours."""
+    return Path(f"{log}.err").read_text()[-4000:]
 
 
 def stop(command: Command, out: Path, rng: random.Random) -> str:
