@@ -75,6 +75,11 @@ class Forward:
         """
         return None if self.mask is None else self.mask.bool().cpu()
 
+    @functools.cached_property
+    def tokens_on_host(self) -> Tensor | None:
+        """The tokens in main memory; copied once a forward too."""
+        return None if self.tokens is None else self.tokens.cpu()
+
 
 class _Announced(threading.local):
     """The forward that blocks belong to which somebody calls by themselves."""

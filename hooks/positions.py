@@ -225,12 +225,17 @@ class Where:
         if tokens is None or tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) != batch:
             return None
         is_token = torch.ones(tokens.shape, dtype=torch.bool)
-        if self.mask is not None and self.mask.ndim == 2:
-            columns = self.mask[:, self.virtual : self.virtual + tokens.shape[1]]
+        forward = self.forward or Forward()
+        mask = self.mask
+        if mask is not None and mask is forward.mask:
+            mask = forward.mask_on_host  # copied once for all sites
+        if mask is not None and mask.ndim == 2:
+            columns = mask[:, self.virtual : self.virtual + tokens.shape[1]]
             if columns.shape != tokens.shape:
                 return None
-            is_token = columns.cpu() != 0
-        return tokens.cpu(), is_token
+            is_token = columns.cpu() != 0 if mask is self.mask else columns
+        own = forward.tokens_on_host if tokens is forward.tokens else None
+        return tokens.cpu() if own is None else own, is_token
 
     @property
     def first(self) -> int:

@@ -51,6 +51,7 @@ class Reference:
                 f"expected {len(mask)} template labels, one a text, got {len(templates)}"
             )
         self._values, self._mask = dict(values), mask
+        self._lengths = mask.sum(1).cpu()
         self._templates = list(templates) if templates is not None else None
         self._means: dict[tuple[str, str], Tensor] = {}
         self._skip, self._ids = skip, ids
@@ -207,7 +208,7 @@ class Reference:
         """
         whole = select_part(self._whole(where.site), where.site, lead=2)
         at, used = where.used(value)
-        lengths = self._mask.sum(1)
+        lengths = self._lengths
         needed = torch.where(used, at, 0).amax(1)
         last, shortest = int(needed.max()), int(lengths[lengths > 0].min())
         if where.start > where.virtual and shortest <= last:
@@ -253,7 +254,7 @@ class Reference:
         """
         itself = torch.zeros(len(value), self.n_texts, dtype=torch.bool)
         begins = torch.zeros_like(itself)
-        lengths = self._mask.sum(1).cpu()
+        lengths = self._lengths
         text = where.text(len(value))
         if self._ids is not None and text is not None:
             for row, (ids, is_token) in enumerate(zip(*text, strict=True)):

@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch.overrides import TorchFunctionMode
 
-from hooks import Resume, capture, edits, intervene
+from hooks import Reference, Resume, capture, edits, intervene
 
 IDS = torch.randint(3, tiny.VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones_like(IDS)
@@ -53,6 +53,20 @@ def test_edits_at_positions_bring_the_mask_over_once_a_forward():
                 model(IDS, attention_mask=MASK)
             copies.add(len(mode.calls))
         assert copies == {1}, positions
+
+
+def test_a_resampled_forward_brings_its_text_over_once():
+    """All sites of a forward draw the same texts: what decides the draw is asked for once."""
+    model = tiny.model("llama")
+    others = {"input_ids": IDS + 1, "attention_mask": MASK}
+    reference = Reference.of(model, "blocks.*.hook_resid_post", batches=[others])
+    asked = {}
+    for places in (("blocks.0",), ("blocks.0", "blocks.1")):
+        chosen = {f"{place}.hook_resid_post": edits.resample(reference) for place in places}
+        with torch.no_grad(), intervene(model, chosen), Asked({"cpu"}) as mode:
+            model(IDS, attention_mask=MASK)
+        asked[len(places)] = len(mode.calls)
+    assert asked[1] == asked[2]
 
 
 def test_only_what_is_read_is_projected_to_the_vocabulary():
