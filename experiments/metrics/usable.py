@@ -178,6 +178,11 @@ def unusable_notes(unusable: Sequence[Unusable], kept: int, what: str = "items")
     return [Note(kind="dropped", text=text)]
 
 
+def item_notes(unusable: Sequence[Unusable], items: Sequence[Any], subject: Subject) -> list[Note]:
+    """What was left out of the items, and what may be wrong with those that are measured."""
+    return [*unusable_notes(unusable, len(items)), *joined_notes(items, subject)]
+
+
 def joined_notes(items: Sequence[Any], subject: Subject) -> list[Note]:
     """Whether a space is missing: a prompt that ends in a letter, and an answer that begins with
     one, are measured as one word ("that" + "she").

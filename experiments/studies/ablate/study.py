@@ -39,7 +39,7 @@ from ...metrics.metrics import (
 from ...metrics.probe_metric import probed_words
 from ...metrics.reads import Reads, text_of
 from ...metrics.usable import (
-    joined_notes,
+    item_notes,
     unusable_notes,
     usable,
     usable_each,
@@ -135,8 +135,7 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
             "mean, mean-position or resample"
         )
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
-    notes += unusable_notes(unusable, len(items))
-    notes += joined_notes(items, subject)
+    notes += item_notes(unusable, items, subject)
     references = reads.texts
     if options.reference is not None:
         references, left_out = _reference(options.reference, options.skip, subject)

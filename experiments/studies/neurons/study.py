@@ -33,7 +33,7 @@ from ...features.sites import vector_sites
 from ...features.stored import Features, read_or_run, store_data
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError, Reads
-from ...metrics.usable import joined_notes, unusable_notes, usable
+from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Interval, Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -126,8 +126,7 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
     data += store_data(options.store)
     subject = load_for(metric, load)
     items, _ = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
-    left_out = unusable_notes(unusable, len(items))
-    joined = joined_notes(items, subject)
+    of_items = item_notes(unusable, items, subject)
     ranked_on: Sequence[Item] = []
     if options.gradient:
         # Neurons that are ranked and measured on the same texts would look better than they are.
@@ -146,7 +145,7 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
         items=items,
         ranked_on=ranked_on,
         reads=metric.reads(subject, items),
-        notes=[*view.notes, *(Note(**note) for note in notes), *left_out, *joined],
+        notes=[*view.notes, *(Note(**note) for note in notes), *of_items],
     )
 
 

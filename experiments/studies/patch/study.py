@@ -27,7 +27,7 @@ from ...attention.text_patterns import spelled
 from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...metrics.metrics import Metric, get_metric
 from ...metrics.reads import ItemError, MetricError, Reads, naming
-from ...metrics.usable import joined_notes, unusable_notes, usable
+from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Note
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -117,10 +117,7 @@ def prepare(options: PatchOptions, load: Load) -> PatchInputs:
         clean=clean,
         sides=sides,
         parts=_parts(options, subject, sides["clean"]),
-        notes=[
-            *unusable_notes(unusable, len(items)),
-            *joined_notes(items, subject),
-        ],
+        notes=item_notes(unusable, items, subject),
     )
 
 

@@ -31,7 +31,7 @@ from ....hooks.sites import SiteLike
 from ...corpus.prompts import Item, Unusable
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError
-from ...metrics.usable import joined_notes, unusable_notes, usable
+from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Interval, Note
 from ...report.words import size
 from ...runs import console
@@ -123,10 +123,7 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
         heads=heads,
         groups=list(chunks(subject, reads, options.batch_tokens)),
         steps=steps,
-        notes=[
-            *unusable_notes(unusable, len(items)),
-            *joined_notes(items, subject),
-        ],
+        notes=item_notes(unusable, items, subject),
     )
 
 

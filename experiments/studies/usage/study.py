@@ -38,7 +38,7 @@ from ...features.memory import Need, as_limit
 from ...features.stored import Features, open_store, read_or_run, store_data
 from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
-from ...metrics.usable import joined_notes, unusable_notes, usable
+from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Note, estimated, from_json, is_above
 from ...report.words import DOUBT, interval, size
 from ...runs import console
@@ -163,8 +163,7 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     options = with_positions(options, subject)
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     read = [Note(**note) for note in read_notes]
-    notes = [*read, *notes, *unusable_notes(unusable, len(items))]
-    notes += joined_notes(items, subject)
+    notes = [*read, *notes, *item_notes(unusable, items, subject)]
     names = sites(subject.model, "blocks.*.hook_resid_post")
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in names]
     # what comes after the probed layer changes nothing that the probe reads
