@@ -410,7 +410,9 @@ def _explore(given: argparse.Namespace) -> int:
 def _report(folders: Sequence[Path], out: Path | None) -> int:
     """Write the page of one run, or of several side by side."""
     from .results import Results, compare
+    from .runs import collector
 
+    collector.resume()
     if len(folders) == 1:
         results = Results.load(folders[0])
         path = results.report(out or (results.folder or Path()) / "report.html")

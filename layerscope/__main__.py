@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import importlib
 import sys
 import threading
@@ -21,6 +22,7 @@ def interrupt_again(unraisable: Any) -> None:
 def main() -> int:
     """Run the command line; returns its exit status."""
     sys.unraisablehook = interrupt_again
+    gc.disable()  # until a command has read its inputs: see `experiments.runs.collector`
     try:
         return importlib.import_module("layerscope.experiments.cli").main()
     except KeyboardInterrupt:  # while modules are imported, which takes a second

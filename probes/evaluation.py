@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from layerscope.errors import InputError
 
+from .distributions import t_quantile
 from .effects import Comparison as Comparison
 from .effects import Effects as Effects
 from .effects import compare_pairs as compare_pairs
@@ -109,7 +109,7 @@ def macro_f1_interval(
     smoothed = (2 * right + 1) / (n_predicted + n_gold + 2)
     rare = np.maximum(smoothed * (1 - smoothed) / size - of_class, 0.0)
     variance = spread * (influence.mean(1) ** 2).sum() + rare.sum() / len(classes) ** 2
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * float(np.sqrt(variance))
+    half = float(t_quantile((1 + level) / 2, n - 1)) * float(np.sqrt(variance))
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
@@ -148,7 +148,7 @@ def selectivity(
         return Interval(value, value, value)
     # Satterthwaite (1946)
     freedom = variance**2 / (of_sentences**2 / (n - 1) + of_tasks**2 / (seeds - 1))
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
+    half = float(t_quantile((1 + level) / 2, freedom)) * variance**0.5
     return Interval(value, value - half, value + half)
 
 

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
+from .distributions import t_quantile
 from .effects import agreed
 from .resampling import LEVEL, ClusterBootstrap, Interval, wilson
 from .significance import ALPHA
@@ -72,7 +72,7 @@ def group_mean(
     effective = float(boot.n_clusters)
     if error > 0:
         effective = min(float(len(values)), mean * (1 - mean) / error**2)
-    quantile = float(stats.t.ppf((1 + level) / 2, boot.n_clusters - 1))
+    quantile = float(t_quantile((1 + level) / 2, boot.n_clusters - 1))
     return Interval(mean, *wilson(mean, effective, quantile))
 
 
@@ -165,7 +165,7 @@ class _Sums:
         of_clusters = shares[1] - shares[0]
         n = len(of_clusters)
         error = math.sqrt(float((of_clusters**2).sum()) * n / (n - 1))
-        half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+        half = float(t_quantile((1 + level) / 2, n - 1)) * error
         return value - half, value + half
 
     def _rest(self) -> Float[np.ndarray, "2 s"]:

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats
+
+from .distributions import t_quantile, t_tail
 
 LEVEL = 0.95
 ALIKE = 0.05
@@ -205,7 +206,7 @@ class Studentised:
         observed = np.full_like(self.value, np.inf)
         np.divide(self.value, self.error, out=observed, where=self.error > 0)
         observed[(self.error == 0) & (self.value == 0)] = 0.0
-        tail = stats.t.sf(np.abs(observed), self.freedom)
+        tail = t_tail(np.abs(observed), self.freedom)
         # A resample that is as far out but for rounding counts.
         observed = observed * (1 - ROUNDING)
         count = np.isfinite(self.t).sum(0)
@@ -220,4 +221,4 @@ class Studentised:
 
 def student(freedom: Float[np.ndarray, " _"], level: float, count: int) -> Float[np.ndarray, " k"]:
     """Student's t of a level, a value for each of ``count`` columns."""
-    return np.broadcast_to(stats.t.ppf((1 + level) / 2, freedom), count).astype(float)
+    return np.broadcast_to(t_quantile((1 + level) / 2, freedom), count).astype(float)

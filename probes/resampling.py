@@ -40,10 +40,10 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from layerscope.errors import InputError
 
+from .distributions import normal_cdf, normal_quantile, t_quantile
 from .ratios import LEVEL as LEVEL
 from .ratios import Ratios, Studentised, effective_number, student
 
@@ -280,7 +280,7 @@ class ClusterBootstrap:
         """
         n = self.n_clusters
         tail = 1 - (1 - LEVEL) / among
-        factor = math.sqrt(n / (n - 1)) * float(stats.t.ppf(tail, n - 1) / stats.norm.ppf(tail))
+        factor = math.sqrt(n / (n - 1)) * float(t_quantile(tail, n - 1) / normal_quantile(tail))
         return value + factor * (replicates - value)
 
     def grouped(
@@ -381,15 +381,15 @@ def _accelerated(
     acceleration = float((away**3).sum()) / (6 * size**1.5) if size > 0 else 0.0
     below = (np.sum(known < value) + np.sum(known == value) / 2) / b
     # Where all resamples are on one side, the bias would be infinite.
-    bias = float(stats.norm.ppf(np.clip(below, 1 / (b + 1), b / (b + 1))))
+    bias = float(normal_quantile(np.clip(below, 1 / (b + 1), b / (b + 1))))
     # Of few clusters a percentile interval is too narrow by sqrt((n - 1) / n), and t is wider than
     # z.
-    widened = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + level) / 2, n - 1))
+    widened = math.sqrt(n / (n - 1)) * float(t_quantile((1 + level) / 2, n - 1))
     places = []
     for z in (-widened, widened):
         shifted = bias + z
         corrected = bias + shifted / max(1e-3, 1 - acceleration * shifted)
-        places.append(float(stats.norm.cdf(corrected)))
+        places.append(float(normal_cdf(corrected)))
     low, high = np.quantile(known, places)
     return Interval(value, float(low), float(high))
 

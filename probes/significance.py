@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from layerscope.errors import InputError
 
+from .distributions import normal_tail
 from .resampling import REPLICATES
 
 EXACT = 1e-12
@@ -144,7 +144,7 @@ def floor_of(n_clusters: int, tests: int, replicates: int = REPLICATES) -> Floor
     return Floor(p, min(1.0, p * tests), min(tests + 1, together))
 
 
-RADEMACHER = 1 / (4 * float(stats.norm.sf(math.sqrt(2))))
+RADEMACHER = 1 / (4 * float(normal_tail(math.sqrt(2))))
 """By how much a sum of signed values is likelier to be large than a normal variable, at most."""
 
 
@@ -159,7 +159,7 @@ def tail_p(values: Float[np.ndarray, "s k"]) -> Float[np.ndarray, " k"]:
     """
     size = np.sqrt((values**2).sum(0))
     z = np.divide(np.abs(values.sum(0)), size, out=np.zeros_like(size), where=size > 0)
-    bound = np.maximum(2.0 ** (1 - len(values)), 2 * RADEMACHER * stats.norm.sf(z))
+    bound = np.maximum(2.0 ** (1 - len(values)), 2 * RADEMACHER * normal_tail(z))
     return np.minimum(1.0, bound)
 
 

@@ -183,10 +183,15 @@ def test_the_public_face_is_typed(room):
     assert not untyped
 
 
-def test_importing_hooks_costs_torch_and_little_more():
+STUDIES_THAT_FIT_NOTHING = ("ablate", "attend", "attribute", "capture", "lens", "patch", "prune")
+
+
+def test_importing_hooks_and_most_studies_costs_torch_and_little_more():
+    modules = ["layerscope.hooks", "layerscope.experiments.terminal"]
+    modules += [f"layerscope.experiments.studies.{name}.study" for name in STUDIES_THAT_FIT_NOTHING]
     code = (
-        "import sys, layerscope.hooks; heavy = {'transformers', 'transformer_lens', "
-        "'sklearn', 'matplotlib', 'pandas'}; sys.exit(', '.join(heavy & "
+        f"import sys, {', '.join(modules)}; heavy = {{'transformers', 'transformer_lens', "
+        "'sklearn', 'scipy.stats', 'matplotlib', 'pandas'}; sys.exit(', '.join(heavy & "
         "set(sys.modules)) or 0)"
     )
     done = subprocess.run(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...hooks import Site
 from ...hooks.configuration import setting
-from ...probes import LogisticProbe
 from ..corpus.prompts import Prompt
 from ..metrics.probe_metric import check_model, load_probe
 from ..metrics.reads import Reads, answer_reads, prediction_reads, text_of
@@ -32,6 +31,9 @@ from .question import (
     token_types,
 )
 from .units import AttributionError, Units, find_units, split_words
+
+if TYPE_CHECKING:
+    from ...probes import LogisticProbe
 
 
 def ask(
@@ -343,7 +345,7 @@ def _of_probe(
     subject: Subject, text: str, target: Target, level: str, spans: Sequence[tuple[int, int]] | None
 ) -> Question:
     probe = target.probe
-    if not isinstance(probe, LogisticProbe):
+    if probe is None or isinstance(probe, str | Path):
         probe = load_probe(Path(probe or ""))
     about = _about(subject, probe)
     encoded = subject.encode([text])[0]

@@ -12,7 +12,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,9 +24,11 @@ from ...hooks.output_heads import language_head
 from ...hooks.resume import TOLERANCE
 from ...hooks.shortcuts import Parts, is_free, only_positions, padded, parts_of
 from ...hooks.taps import Tap, Taps, as_site
-from ...probes import LogisticProbe
 from ..subject import Subject
 from .units import AttributionError
+
+if TYPE_CHECKING:
+    from ...probes import LogisticProbe
 
 _ENDS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 

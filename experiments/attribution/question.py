@@ -18,13 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...probes import LogisticProbe
 from ..metrics.metrics import BITS
 from ..report.schema import Note
 from ..subject import Subject
@@ -33,6 +32,9 @@ from ..subject.medium import Medium
 from ..subject.word_spans import Encoded
 from .endpoint import Endpoint
 from .units import AttributionError, Units
+
+if TYPE_CHECKING:
+    from ...probes import LogisticProbe
 
 MEASURES = {"log-probability": "bits", "logit": "nats"}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,6 @@ from layerscope.errors import InputError
 
 from ...hooks import UnknownArchitecture, UnknownSite, sites
 from ...hooks.edits import Edit
-from ...probes import LogisticProbe
 from ..lenses.lens import Lens
 from ..metrics.metrics import METRICS, Metric
 from ..metrics.reads import Reads
@@ -28,6 +27,9 @@ from ..sweep.sweep import Chunk, chunks
 from .changes import Change
 from .runs import CACHE_BYTES, Clean, Run, Values, edited, groups_of, record
 from .session import View
+
+if TYPE_CHECKING:
+    from ...probes import LogisticProbe
 
 MOST_TOKENS = 512
 """Of a text: grids of positions grow with its square."""

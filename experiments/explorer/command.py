@@ -6,17 +6,16 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from layerscope.errors import InputError
 
-from ...probes import LogisticProbe
 from ..demo import demo_paths
 from ..lenses.files import load_lenses
 from ..metrics.probe_metric import load_probe
-from ..runs import console
+from ..runs import collector, console
 from ..runs.options import from_values
 from ..subject import Subject, load
 from ..subject.soundness import blaming_model
@@ -25,6 +24,9 @@ from .options import ExploreOptions
 from .requests import answered
 from .runner import Runner
 from .session import View, read_changes
+
+if TYPE_CHECKING:
+    from ...probes import LogisticProbe
 
 
 def run_command(options: ExploreOptions) -> None:
@@ -82,6 +84,7 @@ def bench_of(options: ExploreOptions) -> Bench:
             trust_remote_code=options.trust_remote_code,
             classifier=True,
         )
+    collector.resume()
     lenses = load_lenses(options.lens, subject)
     probes = list(_probes(options.probe, subject))
     with blaming_model(lambda: subject):

@@ -17,15 +17,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.preprocessing import FunctionTransformer
 from torch import Tensor
 
 from .streams import LensError
+
+if TYPE_CHECKING:
+    from sklearn.preprocessing import FunctionTransformer
 
 KINDS = ("logit", "least-squares", "tuned", "jacobian")
 Advance: TypeAlias = Callable[[int], object]
@@ -89,6 +91,8 @@ class Lens:
         >>> lens.transformer(0).fit_transform(np.ones((1, 2), dtype=np.float32)).tolist()
         [[2.0, 2.0]]
         """
+        from sklearn.preprocessing import FunctionTransformer
+
         return FunctionTransformer(functools.partial(_translated, lens=self, layer=layer))
 
 

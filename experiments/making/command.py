@@ -12,6 +12,7 @@ from layerscope.errors import InputError, UnknownName
 
 from ..metrics.metrics import get_metric
 from ..metrics.reads import ItemError
+from ..runs import collector
 from ..subject import Subject, load
 from .items import KINDS, Candidate, Record
 from .options import DATASETS, MakeOptions
@@ -62,6 +63,7 @@ def made_for(name: str, options: MakeOptions) -> Made:
     if path is not None and path.exists():
         raise InputError(f"{path} exists already: delete it, or give another --out FILE")
     subject = _subject_of(options)
+    collector.resume()
     made = drawn(name, subject, options.n, options.seed)
     if not made.records:
         reason = made.left_out.most_common(1)[0][0]

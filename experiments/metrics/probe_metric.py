@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...hooks import Readout, Site
-from ...probes import LogisticProbe
 from ...probes.fit import Fit
 from ..corpus import Corpus, Sentence
 from ..features.layout import Layout
@@ -31,6 +30,9 @@ from ..subject import Subject
 from ..tasks.properties import Value, get_property
 from .metrics import BITS, Metric
 from .reads import ItemError, MetricError, Reads
+
+if TYPE_CHECKING:
+    from ...probes import LogisticProbe
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def save_probe(
         "model_sha256": subject.sha256,
         "bos": subject.bos,
     }
+    from ...probes import LogisticProbe
+
     return LogisticProbe.of(fit).save(target, about)
 
 
@@ -84,6 +88,8 @@ def load_probe(path: Path, subject: Subject | None = None) -> LogisticProbe:
         ResultsError: it says nothing of its site or property, or something else than a run writes.
         MetricError: a probe of another model, or of another token in front.
     """
+    from ...probes import LogisticProbe
+
     probe = LogisticProbe.load(path)
     from_json(ProbeFacts, probe.about_, f"{path}: about")
     if subject is not None:

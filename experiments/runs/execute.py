@@ -34,7 +34,7 @@ from ..subject import Subject, load
 from ..subject.checks import examine, summary
 from ..subject.media import Kind, load_media
 from ..subject.soundness import blaming_model
-from . import console
+from . import collector, console
 from .engine import Engine, Local, engine_of
 from .folder import (
     RunFolder,
@@ -185,6 +185,7 @@ def planned(study: Study, options: Any) -> dict[str, Any]:
 
 def _planned(study: Study, options: Any, load_model: Load) -> dict[str, Any]:
     inputs = study.work.prepare(options, load_model)
+    collector.resume()
     folder = RunFolder(options.out, identity_of(inputs), make=False)
     if (finished := folder.results) is not None:
         study.read(finished, str(folder.path / "results.json"))  # a person may have edited it
@@ -219,6 +220,7 @@ def _planned(study: Study, options: Any, load_model: Load) -> dict[str, Any]:
 def _execute(study: Study, options: Any, engine: Engine, load_model: Load) -> dict[str, Any]:
     started, clock = now(), time.perf_counter()
     inputs = study.work.prepare(options, load_model)
+    collector.resume()
     subject = inputs.subject
     if subject is not None:
         size_of = f"{subject.n_layers} layers, width {subject.d_model}, on {subject.device}"

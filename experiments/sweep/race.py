@@ -25,9 +25,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import t as student
 
 from ...hooks.edits import Edit
+from ...probes.distributions import t_quantile
 from ..metrics.reads import MetricError, Reads
 from ..report.schema import Note
 from ..runs.execute import Run
@@ -177,7 +177,7 @@ def surely_behind(
         return behind
     order = np.argsort(-np.abs(means), kind="stable")
     leaders, others = order[:keep], order[keep:]
-    t = student.ppf(1 - level, len(names) - 1)
+    t = t_quantile(1 - level, len(names) - 1)
     is_ahead = np.ones(len(others), dtype=bool)
     for leader in leaders:
         ahead = np.sign(means[leader]) * sums[leader]

@@ -8,9 +8,9 @@ from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 from scipy.stats import rankdata
 
+from ..distributions import t_quantile
 from ..resampling import LEVEL, ClusterBootstrap, Interval, interval, wilson
 from .measures import Bins, auroc, ece_in, risk_coverage
 
@@ -260,7 +260,7 @@ def auroc_interval(
     if variances.any():
         of_sides = float(variances.sum() ** 2 / (variances**2 / freedoms).sum())
         freedom = min(freedom, max(FREEDOM, of_sides))
-    quantile = float(stats.t.ppf(TAILS[1], freedom))
+    quantile = float(t_quantile(TAILS[1], freedom))
     return Interval(value, *wilson(value, items, quantile))
 
 
