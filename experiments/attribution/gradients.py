@@ -346,7 +346,7 @@ def _starts(
 
 
 def integrated(scorer: Scorer, options: Options) -> Found:
-    """Integrated gradients by Gauss-Legendre, with steps where the gradient moves,
+    """Integrated gradients by Gauss-Lobatto, with steps where the gradient moves,
     until the completeness gap is below 1%.
     """
     used: list[int] = []
@@ -359,12 +359,11 @@ def integrated(scorer: Scorer, options: Options) -> Found:
         # Several baselines share the steps that one would have.
         most = max(1, MOST_STEPS // len(starts))
         total, steps = torch.zeros_like(x), 0
-        for start, of_start in zip(starts, of_starts, strict=True):
+        for start in starts:
             integral = integrate(
                 slope,
                 x,
                 start,
-                (of_start, full),
                 first=max(1, (options.steps or FIRST_STEPS) // len(starts)),
                 allowed=GAP * abs(change),
                 most=most,

@@ -338,10 +338,10 @@ def test_steps_go_where_the_gradient_moves(sharpness: float, most: int) -> None:
     weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     bend = Bend(weights, sharpness)
     start, x = torch.zeros(3).double(), torch.ones(3).double()
-    before, after = bend.values(torch.stack([start, x])).tolist()
-    found = integrate(bend, x, start, (before, after), 10, 1e-4, 1000)
+    found = integrate(bend, x, start, 10, 1e-4, 1000)
     step = math.tanh(sharpness * 0.7) + math.tanh(sharpness * 0.3)
-    np.testing.assert_allclose(found.shares, weights * step, atol=2e-4)
+    # All shares go as one curve: the largest misses 2 / .5 times what their sum does.
+    np.testing.assert_allclose(found.shares, weights * step, atol=4 * 1e-4)
     assert abs(found.gap) <= found.missed <= 1e-4
     assert found.steps <= most
     points, of_points = np.polynomial.legendre.leggauss(most)
