@@ -1,29 +1,27 @@
-"""The lines of a CoNLL-U file: checked, parsed by the ``conllu`` package, and aligned with their
-text.
+"""The lines of a CoNLL-U file, checked and split into columns.
 
-The package accepts lines that the format forbids (nine columns, two spaces for a tab), so every
-line is checked first. In CoNLL-U Plus a line ``# global.columns = ID FORM ...`` names the columns
-of all lines after it; they are put into CoNLL-U's order, and a column that CoNLL-U does not have
-goes into the last one as ``NAME=value``.
+Columns stay text: what is not needed is not parsed. In CoNLL-U Plus a line ``# global.columns = ID
+FORM ...`` names the columns of all lines after it; they are put into CoNLL-U's order, and a column
+that CoNLL-U does not have goes into the last one as ``NAME=value``.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
-
-import conllu
+from typing import NoReturn
 
 from layerscope.errors import LayerscopeError
 
 from .files import encoding_of
 
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+
+WORD_IDS = tuple(map(str, range(1, 1001)))
+"""The ids of a sentence that has words alone; those of a longer one are read one by one."""
 
 _WORD_ID = re.compile(r"[1-9][0-9]{0,8}")
 _RANGE_ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,8})")
@@ -89,7 +87,8 @@ def blocks(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 @lru_cache(maxsize=100_000)
-def _feats(column: str) -> dict[str, str]:
+def features(column: str) -> dict[str, str]:
+    """A column of features by name, the same object for the same column."""
     if column == "_":
         return {}
     values: dict[str, list[str]] = {}
@@ -100,26 +99,12 @@ def _feats(column: str) -> dict[str, str]:
     return {name: ",".join(several) for name, several in values.items()}
 
 
-def _raw(columns: list[str], i: int) -> str:
-    return columns[i]
-
-
-# The columns after the id stay text: what is not needed is not parsed (half of the time).
-_FIELD_PARSERS: dict[str, Callable[[list[str], int], Any]] = {
-    "xpos": _raw,
-    "feats": lambda columns, i: _feats(columns[i]),
-    "head": _raw,
-    "deps": _raw,
-    "misc": _raw,
-}
-
-
 def global_columns(lines: list[str], columns: tuple[str, ...], fail: Failure) -> tuple[str, ...]:
     """The columns that hold from these lines on, in small letters: those that a line names,
     or those from before.
     """
     for offset, line in enumerate(lines):
-        match = _GLOBAL_COLUMNS.match(line)
+        match = _GLOBAL_COLUMNS.match(line) if line.startswith("#") else None
         if match is None:
             continue
         columns = tuple(match[1].lower().split())
@@ -160,26 +145,105 @@ def _with_further(given: Mapping[str, str]) -> str:
     return "|".join(parts) or "_"
 
 
-def parse(lines: list[str], fail: Failure) -> conllu.TokenList:
-    """Check the lines, then let ``conllu`` parse them."""
-    ids = _Ids(fail)
+@dataclass(frozen=True, slots=True)
+class TokenLines:
+    """The lines of a sentence that are no comments, column by column.
+
+    Args:
+        columns: in the order of `COLUMNS`, as they stand.
+        offsets: their places among all lines of the sentence.
+        words: which of them are words; all, in a sentence without multiword tokens and empty nodes.
+        surface: (row, first word id, last word id) of every token that the text has.
+        metadata: what the comments say, by name.
+    """
+
+    columns: Sequence[Sequence[str]]
+    offsets: Sequence[int]
+    words: Sequence[int]
+    surface: Iterable[tuple[int, int, int]]
+    metadata: Mapping[str, str | None]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def column(self, name: str) -> Sequence[str]:
+        """One column of all lines."""
+        return self.columns[COLUMNS.index(name)]
+
+    def of_words(self, name: str) -> Sequence[str]:
+        """One column of the words."""
+        column = self.column(name)
+        return column if len(self.words) == len(column) else [column[row] for row in self.words]
+
+
+def parse(lines: list[str], fail: Failure) -> TokenLines:
+    """The lines of one sentence, checked: all at once, and one by one where that finds a fault."""
+    comments, token_lines, offsets = [], [], []
     for offset, line in enumerate(lines):
         if line.startswith("#"):
-            continue
-        columns = line.split("\t")
+            comments.append(line)
+        else:
+            token_lines.append(line)
+            offsets.append(offset)
+    metadata = _metadata(comments)
+    rows = [line.split("\t") for line in token_lines]
+    if not rows:
+        return TokenLines([()] * len(COLUMNS), (), (), (), metadata)
+    if not _are_sound("\n".join(token_lines), rows):
+        _fail_first(rows, offsets, fail)
+    columns = list(zip(*rows, strict=True))
+    # White space at the end of a line belongs to no column.
+    columns[-1] = tuple(map(str.rstrip, columns[-1]))
+    if "" in columns[-1]:
+        row = columns[-1].index("")
+        _fail_blank([column[row] for column in columns], offsets[row], fail)
+    n = len(rows)
+    if columns[0] == WORD_IDS[:n]:
+        surface = zip(range(n), range(1, n + 1), range(1, n + 1), strict=True)
+        return TokenLines(columns, offsets, range(n), list(surface), metadata)
+    ids = _Ids(fail)
+    for offset, number in zip(offsets, columns[0], strict=True):
+        ids.check(offset, number)
+    ids.end(len(lines) - 1)
+    return TokenLines(columns, offsets, ids.words, ids.surface, metadata)
+
+
+def _are_sound(text: str, rows: Sequence[list[str]]) -> bool:
+    """Whether all lines have all columns, none of them empty or with two spaces in a row,
+    and well-formed features.
+    """
+    if set(map(len, rows)) != {len(COLUMNS)}:
+        return False
+    is_filled = not any(blank in text for blank in ("\t\t", "\t\n", "\n\t", "  "))
+    if not is_filled or text.startswith("\t") or text.endswith("\t"):
+        return False
+    return all(_well_formed(columns[5]) for columns in rows)
+
+
+def _fail_first(rows: Sequence[list[str]], offsets: Sequence[int], fail: Failure) -> None:
+    """Name the first fault."""
+    ids = _Ids(fail)
+    for offset, columns in zip(offsets, rows, strict=True):
         if len(columns) != len(COLUMNS):
             fail(offset, f"{len(COLUMNS)} tab-separated columns", str(len(columns)))
-        if "" in columns or "  " in line:
+        if "" in columns or any("  " in value for value in columns):
             _fail_blank(columns, offset, fail)
         ids.check(offset, columns[0])
         if not _well_formed(columns[5]):
             fail(offset, "features as Name=Value|Name=Value or _", repr(columns[5]))
-    ids.end(len(lines) - 1)
-    try:
-        parsed = conllu.parse("\n".join(lines), field_parsers=_FIELD_PARSERS)
-    except Exception as error:  # the parser's own refusal, whatever its class
-        fail(0, "a CoNLL-U sentence", f"{type(error).__name__}: {error}")
-    return parsed[0] if parsed else conllu.TokenList()
+
+
+def _metadata(comments: Iterable[str]) -> dict[str, str | None]:
+    """What comments say as ``# name = value``; a new document or paragraph may have no value."""
+    metadata: dict[str, str | None] = {}
+    for comment in comments:
+        name, equals, value = comment[1:].partition("=")
+        name, value = name.strip(), value.strip()
+        if name in ("newdoc", "newpar"):
+            metadata[name] = value if equals else None
+        elif name and value:
+            metadata[name] = value
+    return metadata
 
 
 def _fail_blank(columns: list[str], offset: int, fail: Failure) -> NoReturn:
@@ -192,16 +256,25 @@ def _fail_blank(columns: list[str], offset: int, fail: Failure) -> NoReturn:
 class _Ids:
     """The ids of a sentence's lines, checked one by one: words count from 1,
     multiword tokens stand before their words.
+
+    Attributes:
+        words, surface: see `TokenLines`.
     """
 
     def __init__(self, fail: Failure) -> None:
         self.fail = fail
+        self.words: list[int] = []
+        self.surface: list[tuple[int, int, int]] = []
+        self.row = 0
         self.next_word = 1
         self.range_end = 0
 
     def check(self, offset: int, number: str) -> None:
         """The id of one line."""
         if number == str(self.next_word):
+            self.words.append(self.row)
+            if self.next_word > self.range_end:
+                self.surface.append((self.row, self.next_word, self.next_word))
             self.next_word += 1
         elif _WORD_ID.fullmatch(number):
             self.fail(offset, f"the word id {self.next_word}", number)
@@ -213,12 +286,14 @@ class _Ids:
                 )
                 self.fail(offset, expected, number)
             self.range_end = last
+            self.surface.append((self.row, first, last))
         elif match := _EMPTY_ID.fullmatch(number):
             last_word = self.next_word - 1
             if int(match[1]) != last_word:
                 self.fail(offset, f"an empty node {last_word}.n", number)
         else:
             self.fail(offset, "an id such as 3, 3-4 or 3.1", repr(number))
+        self.row += 1
 
     def end(self, offset: int) -> None:
         """The sentence is over."""
@@ -236,123 +311,3 @@ def _well_formed(feats: str) -> bool:
         if not name.strip() or not value.strip():
             return False
     return True
-
-
-def is_kind(token: Mapping[str, Any], mark: str) -> bool:
-    """Is it a multiword token (``-``) or an empty node (``.``)?"""
-    return isinstance(token["id"], tuple) and token["id"][1] == mark
-
-
-def surface_tokens(tokens: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, int, int]]:
-    """(index in `tokens`, first word id, last word id) of every surface token."""
-    covered = 0
-    for index, token in enumerate(tokens):
-        identity = token["id"]
-        if isinstance(identity, int):
-            if identity > covered:
-                yield index, identity, identity
-        elif identity[1] == "-":
-            covered = identity[2]
-            yield index, identity[0], identity[2]
-
-
-def align(
-    tokens: Sequence[Mapping[str, Any]],
-    lines: list[int],
-    text: str | None,
-    text_line: int,
-    fail: Failure,
-) -> tuple[str, dict[int, tuple[int, int]]]:
-    """The text, and the character span of every surface token by its first word's id."""
-    if text is None:
-        return _built(tokens)
-    spans: dict[int, tuple[int, int]] = {}
-    cursor = 0
-    for index, first, _ in surface_tokens(tokens):
-        form = tokens[index]["form"]
-        start = _skip_blank(text, cursor, form)
-        # The text decides where a word is, not the SpaceAfter of its column.
-        end = _match(text, start, form)
-        if end is None:
-            fail(
-                lines[index],
-                f"{form!r} in the text at character {start}",
-                _instead(text, start, form),
-            )
-        spans[first] = (start, end)
-        cursor = end
-    rest = text[_skip_blank(text, cursor, "") :]
-    if rest:
-        fail(text_line, "the text to end with the last token", f"{rest[:30]!r} after it")
-    return text, spans
-
-
-def _built(tokens: Sequence[Mapping[str, Any]]) -> tuple[str, dict[int, tuple[int, int]]]:
-    """A text made of the forms, and the spans of the surface tokens."""
-    built = ""
-    spans: dict[int, tuple[int, int]] = {}
-    for index, first, _ in surface_tokens(tokens):
-        form = tokens[index]["form"]
-        spans[first] = (len(built), len(built) + len(form))
-        has_no_space = "SpaceAfter=No" in tokens[index]["misc"].split("|")
-        built += form if has_no_space else form + " "
-    return built.rstrip(" "), spans
-
-
-def _instead(text: str, start: int, form: str) -> str:
-    """What a text has in the place of a form."""
-    rest = text[start:]
-    normal = unicodedata.normalize("NFC", form)
-    if unicodedata.normalize("NFC", rest).startswith(normal):
-        return (
-            f"it in another Unicode form ({_unicode_form(rest)}, "
-            f"and {_unicode_form(form)} in column form)"
-        )
-    return repr(text[start : start + len(form) + 10])
-
-
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\xad"
-"""Zero width, and the soft hyphen."""
-
-
-def _skip_blank(text: str, cursor: int, form: str) -> int:
-    """The next character that is neither white space nor invisible (zero width, soft hyphen)."""
-    while cursor < len(text) and not text.startswith(form or "\0", cursor):
-        is_blank = text[cursor].isspace() or text[cursor] in _INVISIBLE
-        if not is_blank:
-            break
-        cursor += 1
-    return cursor
-
-
-def _unicode_form(text: str) -> str:
-    for form in ("NFC", "NFD"):
-        if unicodedata.is_normalized(form, text):
-            return form
-    return "neither NFC nor NFD"
-
-
-def _match(text: str, start: int, form: str) -> int | None:
-    """Where `form` ends if the text holds it at `start`; any white space equals any other."""
-    if text.startswith(form, start):
-        return start + len(form)
-    pieces = form.split()
-    if len(pieces) < 2:
-        return None
-    spaced = re.compile(r"\s+".join(map(re.escape, pieces)))
-    match = spaced.match(text, start)
-    return match.end() if match else None
-
-
-def deal(
-    surface: str, first: int, parts: list[str], span: tuple[int, int]
-) -> dict[int, tuple[int, int]]:
-    """Each word its own part of a multiword token if the parts make up the surface, else all."""
-    is_made_of_parts = "".join(parts) == surface and span[1] - span[0] == len(surface)
-    if not is_made_of_parts:
-        return {first + i: span for i in range(len(parts))}
-    edges = [span[0]]
-    for part in parts:
-        # The parts of "im" are not "in" and "dem": only parts that spell the surface are dealt out.
-        edges.append(edges[-1] + len(part))
-    return {first + i: edge for i, edge in enumerate(pairwise(edges))}

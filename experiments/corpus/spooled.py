@@ -44,6 +44,12 @@ class Repeated:
             return self._texts.setdefault(text, text)
         return self._texts.get(text, text)
 
+    def all(self, texts: Sequence[str]) -> Iterable[str]:
+        """Each of them as that object."""
+        if len(self._texts) < TEXTS_IN_MEMORY:
+            return map(self._texts.setdefault, texts, texts)
+        return map(self._texts.get, texts, texts)
+
 
 class Sentences(Sequence[Sentence]):
     """Sentences of one file, all of them or a selection. An access may read from disk: go through

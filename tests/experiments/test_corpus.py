@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import conllu
 import pytest
 
 from experiments.corpus import CorpusError, read_conllu
 from experiments.corpus.senteval import read_senteval
+from experiments.demo import demo_paths
 
 
 def row(
@@ -320,6 +322,39 @@ EWT = [
     pytest.param("dev", 2_001, 25_147, marks=pytest.mark.slow),
     pytest.param("train", 12_544, 204_577, marks=pytest.mark.slow),
 ]
+
+
+def assert_as_conllu_reads(path: Path) -> None:
+    """The package's tokens and comments are ours."""
+    text = path.read_text(encoding="utf-8")
+    theirs = [tokens for tokens in conllu.parse(text) if tokens]
+    for sentence, tokens in zip(read_conllu(path), theirs, strict=True):
+        words = [token for token in tokens if isinstance(token["id"], int)]
+        assert sentence.id == tokens.metadata["sent_id"]
+        assert sentence.text == tokens.metadata["text"]
+        for word, token in zip(sentence.words, words, strict=True):
+            assert (word.id, word.form, word.lemma) == (
+                token["id"], token["form"], token["lemma"],
+            )  # fmt: skip
+            assert (word.upos, word.xpos) == (token["upos"], token["xpos"] or "_")
+            assert word.feats == (token["feats"] or {})
+            assert (word.head, word.deprel) == (token["head"], token["deprel"])
+
+
+def test_sentences_are_those_of_the_conllu_package(tmp_path: Path) -> None:
+    assert_as_conllu_reads(demo_paths().dev)
+    assert_as_conllu_reads(write(tmp_path, *ODD))
+
+
+@pytest.mark.real
+def test_a_treebank_is_that_of_the_conllu_package(ud: Path) -> None:
+    assert_as_conllu_reads(ud / "en_ewt-ud-test.conllu")
+
+
+def test_a_last_column_of_white_space_alone_holds_nothing(tmp_path: Path) -> None:
+    blank = row("2", "b", "1").removesuffix("_") + "\u00a0"
+    got = message(write(tmp_path, row("1", "a"), blank))
+    assert got.endswith(":2: expected column misc to hold text or _, got nothing")
 
 
 @pytest.mark.real
