@@ -6,7 +6,7 @@
 
 leace   fit of a binary concept, against `concept-erasure` (LeaceFitter), in float32; the largest
         difference of a transformed row
-sparse  a sweep of k, against TransformerLens's `sweep_sparse_probe`, on the same split (both copy
+sparse  a sweep of k, against TransformerLens's `sweep_sparse_probe`, on the same split (both take
         it out of the rows), as wide as GPT-2-small's MLP and as its residual stream, alone and with
         its band of random neurons; F1 of both
 code    online code of 7 layers x (1 task + 5 control tasks), against a loop of scikit-learn's
@@ -87,8 +87,14 @@ def one_sparse(given, width, n_random):
     train, test = (np.asarray(getattr(peer[0], name)) for name in ("train_indices", "test_indices"))
 
     def ours():
-        split = X[train], y[train], X[test], y[test]
-        return sparse_sweep(*split, ks, ranking="mean_difference", n_random=n_random, n_rotations=0)
+        return sparse_sweep(
+            *(X, y, X, y, ks),
+            ranking="mean_difference",
+            n_random=n_random,
+            n_rotations=0,
+            train=train,
+            test=test,
+        )
 
     taken = alternate(given.repeats, ours=ours, peer=theirs)
     print(

@@ -20,27 +20,30 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerscope.errors import InputError
 
 from .design import as_features, check_finite
 from .labels import Labels, encode
+from .rows import chosen_blocks
 
-BLOCK = 512
+BLOCK = 128
 """Rows at a time: what stays in a processor's cache."""
 Scores = Float[np.ndarray, " d"]
+Rows = Int[np.ndarray, " n"] | None
+"""Which rows of X the labels are of: all by default."""
 
 
-def mean_difference(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
+def mean_difference(X: Float[np.ndarray, "m d"], y: Labels, rows: Rows = None) -> Scores:
     """Sum over pairs of classes of the absolute difference of their means."""
-    return _apart(_class_means(X, y, squares=False)[0])
+    return _apart(_class_means(X, y, rows, squares=False)[0])
 
 
-def standard_difference(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
+def standard_difference(X: Float[np.ndarray, "m d"], y: Labels, rows: Rows = None) -> Scores:
     """The same in standard deviations of each neuron."""
-    means, deviation = _class_means(X, y)
+    means, deviation = _class_means(X, y, rows)
     return _apart(means) / np.maximum(deviation, 1e-12)
 
 
@@ -52,31 +55,36 @@ def _apart(means: Float[np.ndarray, "c d"]) -> Scores:
 
 
 def _class_means(
-    X: Float[np.ndarray, "n d"], y: Labels, squares: bool = True
+    X: Float[np.ndarray, "m d"], y: Labels, rows: Rows, squares: bool = True
 ) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " d"]]:
-    """Means of the classes about a point amid the rows, and the standard deviation of all; one
-    pass, summed in float64.
+    """Means of the classes, and the standard deviation of all; one pass, summed in float64.
 
     Args:
-        squares: whether the deviation is asked for; 0 without.
+        squares: whether the deviation is asked for; 0 without. The means are then about a point
+            amid the rows.
     """
     features = as_features(X)
-    check_finite(features)
-    classes, index = encode(y)
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(index), len(classes))
+    index = None if rows is None else torch.as_tensor(rows)
+    classes, codes = encode(y)
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(codes), len(classes))
     of_class = one_hot.to(features.dtype).T
-    # About a point amid the rows, squares lose no digits to a large mean.
-    amid = features[:BLOCK].mean(0)
-    n, width = features.shape
+    n, width = of_class.shape[1], features.shape[1]
     sums = torch.zeros(len(classes), width, dtype=torch.float64)
     square_sums = torch.zeros(width, dtype=torch.float64)
     room, ones = features.new_empty(BLOCK, width), features.new_ones(BLOCK)
-    for start in range(0, n, BLOCK):
-        rows = features[start : start + BLOCK]
-        part = torch.sub(rows, amid, out=room[: len(rows)])
-        sums += of_class[:, start : start + BLOCK] @ part
-        if squares:
-            square_sums += ones[: len(rows)] @ part.square_()
+    amid = None
+    for block, values in chosen_blocks(features, index, BLOCK):
+        if not squares:
+            sums += of_class[:, block] @ values
+            continue
+        # About a point amid the rows, squares lose no digits to a large mean.
+        amid = values.mean(0) if amid is None else amid
+        part = torch.sub(values, amid, out=room[: len(values)])
+        sums += of_class[:, block] @ part
+        square_sums += ones[: len(part)] @ part.square_()
+    # A sum is finite only if all its values are, apart from overflow.
+    if not bool(sums.isfinite().all()):
+        check_finite(features if index is None else features[index])
     mean = sums.sum(0) / n
     deviation = (square_sums / n - mean**2).clamp_min(0).sqrt()
     counts = of_class.sum(1, dtype=torch.float64)
@@ -129,9 +137,13 @@ RANKINGS: dict[str, Callable[..., Scores]] = {
     "mutual_information": mutual_information,
     "elastic_net": elastic_net,
 }
+BY_MEANS = ("mean_difference", "standard_difference")
+"""Rankings that read some rows of a matrix without a copy of them."""
 
 
-def rank(X: Float[np.ndarray, "n d"], y: Labels, ranking: str) -> np.ndarray:
+def rank(
+    X: Float[np.ndarray, "m d"], y: Labels, ranking: str, rows: Rows = None
+) -> Int[np.ndarray, " d"]:
     """Neurons from the most to the least informative.
 
     Raises:
@@ -143,7 +155,13 @@ def rank(X: Float[np.ndarray, "n d"], y: Labels, ranking: str) -> np.ndarray:
     """
     if ranking not in RANKINGS:
         raise InputError(f"ranking: expected {', '.join(RANKINGS)}, got {ranking!r}")
-    return np.argsort(-RANKINGS[ranking](X, y), kind="stable")
+    if rows is None:
+        scores = RANKINGS[ranking](X, y)
+    elif ranking in BY_MEANS:
+        scores = RANKINGS[ranking](X, y, rows)
+    else:
+        scores = RANKINGS[ranking](X[rows], y)
+    return np.argsort(-scores, kind="stable")
 
 
 LOOK_EVERY = 20

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerscope.errors import InputError
@@ -168,3 +168,20 @@ def _bytes(values: Tensor) -> memoryview:
 def blocks_of(n: int, size: int) -> Iterator[slice]:
     """Slices of at most ``size`` that together are n rows, in order."""
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def chosen_blocks(
+    X: Float[Tensor, "n d"], rows: Int[Tensor, " m"] | None, size: int
+) -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
+    """Some rows of a matrix (all without ``rows``), at most ``size`` at a time: their places among
+    those, and their values, which stand until the next block.
+    """
+    if rows is None:
+        for block in blocks_of(len(X), size):
+            yield block, X[block]
+        return
+    # One piece of memory for all blocks: it stays in a processor's cache.
+    room = X.new_empty(min(size, len(rows)), X.shape[1])
+    for block in blocks_of(len(rows), size):
+        place = room[: block.stop - block.start]
+        yield block, torch.index_select(X, 0, rows[block], out=place)

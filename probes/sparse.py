@@ -1,11 +1,7 @@
 """k-sparse probes: how few neurons are sufficient (Gurnee et al. 2023)?
 
 The k neurons that a ranking puts first on the training rows, then a logistic regression on them
-alone, its classes weighted
-to count alike:
-
-    min_w,b  sum_i v_i log(1 + exp(-s_i (w.z_i + b))) + l2/2 ||w||^2,   v_i = n / (2 n_{y_i}),
-             z standardised
+alone, its classes weighted to count alike (`probes.nested`).
 
 There are two baselines: k random neurons, and the first k directions of a random rotation, ranked
 in the same way, which shows whether the basis of the neurons matters.
@@ -17,24 +13,24 @@ from collections.abc import Sequence
 from typing import Any, no_type_check
 
 import numpy as np
-from jaxtyping import Float
-from scipy.special import expit, log_expit
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from layerscope.errors import InputError
 
 from .checks import features_and_classes
+from .design import as_features, check_finite
 from .linear import LinearClassifier
+from .nested import nested_regressions
 from .rankings import rank
+from .rows import chosen_blocks
 
 BAND = (0.025, 0.975)
-BOUNDED = 20
-"""Steps by the curvature's bound before Newton's method."""
-SETTLED = 1e-11
-"""Decrement of the bound, a row, below which no step is left ..."""
-UNSURE = 0.25
-"""... where the curvature is at least this part of its bound on average:
-the bound then tells what Newton's decrement would.
-"""
+GATHERED = 256
+"""Rows at a time whose chosen neurons are taken out: they stay in a processor's cache."""
+HOLD = 1 << 28
+"""Bytes of neurons that draws may hold together."""
 
 
 class SparseProbe(LinearClassifier):
@@ -84,11 +80,12 @@ class SparseProbe(LinearClassifier):
         if self.k < 1:
             raise InputError(f"k: expected at least 1, got {self.k}")
         self.neurons_ = rank(X, y, self.ranking)[: self.k]
-        coef, bias = _weigh(X[:, self.neurons_], y == self.classes_[1], self.l2, [self.k])[self.k]
+        chosen = torch.from_numpy(X[:, self.neurons_].T)
+        coefs, biases = nested_regressions(chosen, y == self.classes_[1], self.l2, [self.k])
         # The softmax of (0, w x + b) is the sigmoid of w x + b: the form of a logistic probe of two
         # classes.
-        self.coef_, self.intercept_ = np.zeros((2, X.shape[1])), np.array([0.0, bias])
-        self.coef_[1, self.neurons_] = coef
+        self.coef_, self.intercept_ = np.zeros((2, X.shape[1])), np.array([0.0, biases[0]])
+        self.coef_[1, self.neurons_] = coefs[0]
         return self
 
 
@@ -103,6 +100,8 @@ def sparse_sweep(
     n_random: int = 20,
     n_rotations: int = 5,
     seed: int = 0,
+    train: Int[np.ndarray, " a"] | None = None,
+    test: Int[np.ndarray, " b"] | None = None,
 ) -> list[dict[str, Any]]:
     """F1 and Matthews' correlation as functions of k, with the two baselines.
 
@@ -110,44 +109,58 @@ def sparse_sweep(
         y, y_test: of two classes; the second in order is the positive one.
         n_random: draws of neurons, the first k of each for k.
         n_rotations: random orthogonal bases.
+        train, test: the rows of X and of X_test that count, all by default; with both sides of a
+            split in one matrix (``X_test`` is ``X``) nothing is copied out of it.
 
     Returns:
         For each k: ``k, neurons, f1, mcc``, and ``random_f1, random_f1_low, random_f1_high,
             rotated_f1, ...`` (means and
         95% of the draws; with few rotations their whole range), ``random_mcc, rotated_mcc``.
     """
-    classes = np.unique(y)
+    labels, gold_labels = _chosen(y, train), _chosen(y_test, test)
+    classes = np.unique(labels)
     if len(classes) != 2:
         raise InputError(
             f"Only binary classification is supported: expected 2 classes, got {len(classes)}"
         )
-    positive, gold = y == classes[1], y_test == classes[1]
-    d = X.shape[1]
+    positive, gold = labels == classes[1], gold_labels == classes[1]
+    d, widest = X.shape[1], max(ks)
     rng = np.random.default_rng(seed)
 
-    def scores(train: np.ndarray, test: np.ndarray, order: np.ndarray) -> list[tuple[float, float]]:
-        """F1 and Matthews' correlation of the probe on the first k neurons, for each k."""
-        order = order[: max(ks)]
-        # Probes of growing k use the first columns of one order.
-        probes = _weigh(train.take(order, axis=1), positive, l2, ks)
-        coefs, biases = np.zeros((len(order), len(ks))), np.zeros(len(ks))
-        for place, k in enumerate(ks):
-            coef, biases[place] = probes[k]
-            coefs[: len(coef), place] = coef
-        # One product for all k.
-        predicted = test.take(order, axis=1).astype(np.float64) @ coefs + biases > 0
-        return [(_f1(gold, column), _mcc(gold, column)) for column in predicted.T]
+    def scores(
+        X: np.ndarray, X_test: np.ndarray, orders: Sequence[np.ndarray]
+    ) -> list[list[tuple[float, float]]]:
+        """F1 and Matthews' correlation of the probe on each order's first k neurons, for each k."""
+        orders = [order[:widest] for order in orders]
+        # What several orders read is taken out of the rows once.
+        neurons = np.unique(np.concatenate(orders))
+        columns = _columns(X, train, neurons, "X")
+        test_columns = _columns(X_test, test, neurons, "X_test")
+        found = []
+        for order in orders:
+            place = torch.from_numpy(np.searchsorted(neurons, order))
+            coefs, biases = nested_regressions(columns.index_select(0, place), positive, l2, ks)
+            predicted = (
+                coefs @ test_columns.index_select(0, place).double().numpy() + biases[:, None] > 0
+            )
+            found.append([(_f1(gold, row), _mcc(gold, row)) for row in predicted])
+        return found
 
-    order = rank(X, y, ranking)
-    ranked = scores(X, X_test, order)
-    random = [scores(X, X_test, rng.permutation(d)) for _ in range(n_random)]
+    order = rank(X, labels, ranking, train)
+    (ranked,) = scores(X, X_test, [order])
+    draws = [rng.permutation(d) for _ in range(n_random)]
+    together = max(1, HOLD // (X.itemsize * len(labels) * min(widest, d)))
+    random = []
+    for start in range(0, n_random, together):
+        random += scores(X, X_test, draws[start : start + together])
     rotated = []
     for _ in range(n_rotations):
         # The information is the same in every basis; only what single coordinates tell changes.
         # What is better than this is due to the neurons themselves.
         Q = rotation(d, rng).astype(X.dtype)
-        train, test = X @ Q, X_test @ Q
-        rotated.append(scores(train, test, rank(train, y, ranking)))
+        turned = X @ Q
+        turned_test = turned if X_test is X else X_test @ Q
+        rotated += scores(turned, turned_test, [rank(turned, labels, ranking, train)])
     records = []
     for place, k in enumerate(ks):
         f1, mcc = ranked[place]
@@ -156,6 +169,32 @@ def sparse_sweep(
         record |= _draws_summary("rotated", [draw[place] for draw in rotated])
         records.append(record)
     return records
+
+
+def _chosen(y: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    return np.asarray(y) if rows is None else np.asarray(y)[rows]
+
+
+def _columns(
+    X: np.ndarray, rows: np.ndarray | None, neurons: np.ndarray, name: str
+) -> Float[Tensor, "k n"]:
+    """The rows' values of some neurons, one neuron after the other.
+
+    Raises:
+        NonFiniteError: values that are not finite.
+    """
+    features, chosen = as_features(X), torch.from_numpy(neurons)
+    index = None if rows is None else torch.as_tensor(rows)
+    n = len(features) if index is None else len(index)
+    columns = features.new_empty(len(neurons), n)
+    room = features.new_empty(min(GATHERED, n), len(neurons))
+    for block, values in chosen_blocks(features, index, GATHERED):
+        part = torch.index_select(values, 1, chosen, out=room[: len(values)])
+        columns[:, block] = part.T
+    # The sum is finite only if all values are, apart from overflow.
+    if not bool(columns.sum().isfinite()):
+        check_finite(features if index is None else features[index], name)
+    return columns
 
 
 def _draws_summary(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -188,81 +227,3 @@ def _mcc(gold: np.ndarray, predicted: np.ndarray) -> float:
     n_gold, n_predicted = float(gold.sum()), float(predicted.sum())
     size = n_gold * (n - n_gold) * n_predicted * (n - n_predicted)
     return (n * both - n_gold * n_predicted) / size**0.5 if size else 0.0
-
-
-def _weigh(
-    X: Float[np.ndarray, "n k"], positive: np.ndarray, l2: float, ks: Sequence[int]
-) -> dict[int, tuple[np.ndarray, float]]:
-    """For each k, weights and bias of the first k neurons in their own units, in float64; each
-    starts from the one before.
-
-    First with the curvature's bound Z' diag(v) Z / 4, made once for all k, under which every step
-    lowers the loss (Böhning & Lindsay 1988); where that is slow, since predictions are sure, by
-    Newton's method with a line search.
-    """
-    n, width = X.shape
-    Z = np.empty((n, width + 1), order="F")
-    Z[:, 0], Z[:, 1:] = 1.0, X
-    features = Z[:, 1:]
-    mean = features.mean(0)
-    features -= mean
-    scale = np.maximum(np.sqrt(np.einsum("nk,nk->k", features, features) / n), 1e-12)
-    features /= scale
-    # Both classes weigh the same, however many rows they have.
-    n_positive = positive.sum()
-    n_negative = n - n_positive
-    share = np.where(positive, n / (2 * n_positive), n / (2 * n_negative))
-    # Rows times their labels' signs: the loss is then a function of Z w alone.
-    Z *= np.where(positive, 1.0, -1.0)[:, None]
-    ridge = np.full(width + 1, l2)
-    ridge[0] = 0.0  # the bias
-    bound = (Z * (share / 4)[:, None]).T @ Z + np.diag(ridge + 1e-10 * n)
-    probes, w = {}, np.zeros(width + 1)
-    for k in sorted({min(k, width) for k in ks}):
-        first_k = slice(0, k + 1)
-        inverse = np.linalg.inv(bound[first_k, first_k])
-        w[first_k] = _solve(Z[:, first_k], share, ridge[first_k], inverse, w[first_k])
-        coef = w[1 : k + 1] / scale[:k]
-        probes[k] = coef, float(w[0] - coef @ mean[:k])
-    return {k: probes[min(k, width)] for k in ks}
-
-
-def _solve(
-    Z: Float[np.ndarray, "n k"],
-    share: Float[np.ndarray, " n"],
-    ridge: Float[np.ndarray, " k"],
-    bound: Float[np.ndarray, "k k"],
-    w: Float[np.ndarray, " k"],
-) -> Float[np.ndarray, " k"]:
-    """The weights of least loss, of rows times their labels' signs;
-    ``bound`` is the inverse of the curvature's bound.
-    """
-
-    def loss(w: np.ndarray) -> float:
-        return float(-share @ log_expit(Z @ w) + ridge @ w**2 / 2)
-
-    for _ in range(BOUNDED):
-        p = expit(-(Z @ w))
-        slope = ridge * w - Z.T @ (share * p)
-        step = bound @ slope
-        w = w - step
-        # The decrement of the bound: what a step can still win.
-        if slope @ step < SETTLED * len(Z):
-            if 4 * np.mean(p * (1 - p)) > UNSURE:
-                return w
-            break
-    loss_now = loss(w)
-    for _ in range(100):
-        p = expit(-(Z @ w))
-        slope = ridge * w - Z.T @ (share * p)
-        curvature = (Z * (share * p * (1 - p))[:, None]).T @ Z + np.diag(ridge + 1e-10 * len(Z))
-        step = np.linalg.solve(curvature, slope)
-        decrement, length = float(slope @ step), 1.0
-        if decrement < 1e-9 * max(loss_now, 1e-3):
-            return w - step
-        # Backtracking until the step wins a share of what its slope promises.
-        while loss(w - length * step) > loss_now - 0.1 * length * decrement and length > 1e-8:
-            length /= 2
-        w = w - length * step
-        loss_now = loss(w)
-    return w

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from layerscope.errors import InputError
 from probes import SparseProbe, sparse_sweep
+from probes.design import NonFiniteError
+from probes.nested import nested_regressions
 from probes.rankings import RANKINGS, elastic_net_weights, rank
 
 RNG = np.random.default_rng(0)
@@ -67,6 +70,52 @@ def test_a_sparse_probe_is_a_balanced_regression_on_its_neurons(tmp_path) -> Non
     assert np.count_nonzero(probe.coef_) == 2
     with pytest.raises(ValueError, match="expected 2 classes, got 3"):
         SparseProbe().fit(X, np.arange(3000) % 3)
+
+
+@pytest.mark.parametrize("kind", ["unsure", "sure", "separable", "twins", "far"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nested_regressions_are_scikit_learns_one_by_one(kind: str, dtype: type) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(1500, 12))
+    if kind == "twins":
+        values[:, 6:] = values[:, :6]
+    if kind == "far":
+        values += 1000
+    values = values.astype(dtype)
+    size = {"unsure": 0.3, "sure": 4.0, "separable": 50.0}.get(kind, 0.5)
+    noise = 0 if kind == "separable" else rng.logistic(size=len(values))
+    positive = (values[:, ::3] - values[:, ::3].mean(0)).sum(1) * size + noise > 1
+    ks = (1, 3, 8, 12, 40)
+    coefs, biases = nested_regressions(torch.from_numpy(values.T.copy()), positive, 1e-2, ks)
+    for k, coef, bias in zip(ks, coefs, biases, strict=True):
+        first = values[:, :k].astype(np.float64)
+        Z = (first - first.mean(0)) / first.std(0)
+        solver = {"solver": "newton-cholesky", "tol": 1e-10, "max_iter": 500}
+        best = LogisticRegression(C=100, class_weight="balanced", **solver).fit(Z, positive)
+        logits = best.decision_function(Z)
+        found = first @ coef[:k] + bias
+        np.testing.assert_allclose(found, logits, atol=5e-6 * np.abs(logits).max())
+        assert not coef[k:].any()
+
+
+@pytest.mark.parametrize("ranking", ["mean_difference", "standard_difference", "f"])
+def test_a_split_by_rows_is_that_of_its_copies(ranking: str) -> None:
+    turn = np.random.default_rng(2).permutation(len(X))
+    train, test = turn[:2000], turn[2100:]
+    given = {"ks": (1, 5), "ranking": ranking, "n_random": 3, "n_rotations": 1}
+    apart = sparse_sweep(X[train], Y[train], X[test], Y[test], **given)
+    assert sparse_sweep(X, Y, X, Y, train=train, test=test, **given) == apart
+
+
+def test_values_that_are_not_finite_are_refused_on_both_sides_of_a_split() -> None:
+    bad = X.copy()
+    bad[2500, 3] = np.inf
+    given = {"ks": (2,), "n_random": 0, "n_rotations": 0}
+    with pytest.raises(NonFiniteError, match=r"X_test must be finite.* row 500, column 3"):
+        sparse_sweep(X[:2000], Y[:2000], bad[2000:], Y[2000:], **given)
+    rows = np.arange(1000, 3000)
+    with pytest.raises(NonFiniteError, match=r"X must be finite.* row 1500, column 3"):
+        sparse_sweep(bad, Y, X, Y, train=rows, **given)
 
 
 def test_the_sweep_stands_beside_its_bands() -> None:
