@@ -27,7 +27,7 @@ from torch import Tensor
 from layerscope.errors import InputError
 
 from .design import check_finite
-from .training import Schedule, train
+from .training import Schedule, by_autograd, train
 
 Kind = Literal["distance", "depth"]
 LENGTHS = range(5, 51)
@@ -179,7 +179,9 @@ def structural_many(
         runs.append(
             train(
                 [B * free],
-                lambda w, chosen: sentences.loss(grid(w[0]), chosen.tolist()).flatten(),
+                by_autograd(
+                    lambda w, chosen: sentences.loss(grid(w[0]), chosen.tolist()).flatten()
+                ),
                 lambda w: dev.mean_loss(grid(w[0])).flatten(),
                 len(sentences),
                 one,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -73,19 +74,28 @@ class Trained:
     stationary: Bool[Tensor, " m"]
 
 
+Slopes: TypeAlias = Callable[[Sequence[Tensor], Int[Tensor, " b"]], Sequence[Tensor]]
+"""Every model's gradient by its weights, on a batch that is given as numbers of rows."""
+
+
 class _Adam:
     """Adam with a rate and a count of steps for each model.
 
     All weights of a model lie side by side in one row, so that a step is a few operations however
     many tensors there are: of small networks the number of operations is what takes the time.
+
+    Attributes:
+        flat: the weights, changed in place.
+        weights: parts of it, in their shapes.
     """
 
     def __init__(
         self, weights: Sequence[Tensor], schedule: Schedule, free: Sequence[Tensor | None] | None
     ) -> None:
-        flat = _side_by_side(weights)
-        self._first, self._second = torch.zeros_like(flat), torch.zeros_like(flat)
-        self._shapes = [w.shape for w in weights]
+        self.flat = _side_by_side(weights)
+        parts = self.flat.split([w[0].numel() for w in weights], dim=1)
+        self.weights = [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]
+        self._first, self._second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self._free = None
         if free is not None and any(mask is not None for mask in free):
             masks = []
@@ -97,30 +107,31 @@ class _Adam:
             # Only weights of matrices decay.
             shares = [torch.full_like(w, schedule.weight_decay * (w.ndim > 2)) for w in weights]
             self._decay = _side_by_side(shares)
-        count = len(flat)
-        self.rates = torch.full((count,), schedule.rate)
+        count = len(self.flat)
         self._steps = torch.zeros(count)
+        self.pace(torch.full((count,), schedule.rate))
 
-    def step(
-        self, weights: Sequence[Tensor], slopes: Sequence[Tensor], done: Bool[Tensor, " m"]
-    ) -> list[Tensor]:
-        """The weights after one step; models that are done stay."""
+    def pace(self, rates: Float[Tensor, " m"]) -> None:
+        """The rates from now on; a model of rate 0 stays."""
+        self._rates = rates[:, None].to(self.flat)
+
+    def step(self, slopes: Sequence[Tensor]) -> None:
+        """One step of every model."""
         self._steps += 1
-        w, slope = _side_by_side(weights), _side_by_side(slopes)
+        slope = _side_by_side(slopes)
         self._first.mul_(FIRST_DECAY).add_(slope, alpha=1 - FIRST_DECAY)
         self._second.mul_(SECOND_DECAY).addcmul_(slope, slope, value=1 - SECOND_DECAY)
         # Both averages began at 0; divided by the sum of their weights they are unbiased from the
         # first step on.
-        mean = self._first / (1 - FIRST_DECAY**self._steps)[:, None].to(w)
-        square = self._second / (1 - SECOND_DECAY**self._steps)[:, None].to(w)
-        move = mean / (square.sqrt() + EPSILON)
+        mean = self._first / (1 - FIRST_DECAY**self._steps)[:, None].to(slope)
+        square = self._second / (1 - SECOND_DECAY**self._steps)[:, None].to(slope)
+        move = mean.div_(square.sqrt_().add_(EPSILON))
         if self._decay is not None:
-            move += self._decay * w
-        move *= (self.rates * ~done)[:, None].to(w)
+            move += self._decay * self.flat
+        move *= self._rates
         if self._free is not None:
             move *= self._free
-        parts = (w - move).split([shape[1:].numel() for shape in self._shapes], dim=1)
-        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        self.flat -= move
 
     def forget(self, models: Bool[Tensor, " m"]) -> None:
         """Moments and steps of some models at 0."""
@@ -133,9 +144,25 @@ def _side_by_side(tensors: Sequence[Tensor]) -> Float[Tensor, "m p"]:
     return torch.cat([tensor.flatten(1) for tensor in tensors], dim=1)
 
 
+def by_autograd(
+    loss: Callable[[Sequence[Tensor], Int[Tensor, " b"]], Float[Tensor, " m"]],
+) -> Slopes:
+    """The gradient of every model's loss on a batch."""
+
+    def slopes(weights: Sequence[Tensor], rows: Int[Tensor, " b"]) -> Sequence[Tensor]:
+        # Models do not share weights, so the gradient of the summed losses is each model's own.
+        # Fresh leaves each step, so that no graph of an earlier one is kept.
+        leaves = [w.detach().requires_grad_() for w in weights]
+        with torch.enable_grad():
+            return torch.autograd.grad(loss(leaves, rows).sum(), leaves)
+
+    return slopes
+
+
+@torch.no_grad()
 def train(
     weights: Sequence[Tensor],
-    loss: Callable[[Sequence[Tensor], Int[Tensor, " b"]], Float[Tensor, " m"]],
+    slopes: Slopes,
     held: Callable[[Sequence[Tensor]], Float[Tensor, " m"]],
     n: int,
     schedule: Schedule,
@@ -147,38 +174,28 @@ def train(
 
     Args:
         weights: the first weights, models along the first axis of each.
-        loss: every model's loss on a batch, given as numbers of rows.
-        held: every model's held-out loss; it is not differentiated.
+        slopes: every model's gradient on a batch; see `by_autograd`.
+        held: every model's held-out loss.
         n: how many rows there are.
         generator: shuffles the rows.
         free: for each of the weights 1 where it is trained and 0 where it stays; None trains all of
             it.
         progress: called with (epochs done, epochs at most).
     """
-    now = [w.detach().clone() for w in weights]
-    count = len(now[0])
+    adam = _Adam(weights, schedule, free)
+    best = adam.flat.clone()
+    count = len(best)
     ends = torch.full((count,), schedule.epochs)
-    best = [w.clone() for w in now]
-    adam = _Adam(now, schedule, free)
     watch = _Watch(count, schedule)
     for epoch in range(schedule.epochs):
         for rows in torch.randperm(n, generator=generator).split(schedule.batch):
-            # Models do not share weights, so the gradient of the summed losses is each model's own.
-            # Fresh leaves each step, so that no graph of an earlier one is kept.
-            leaves = [w.requires_grad_() for w in now]
-            slopes = torch.autograd.grad(loss(leaves, rows).sum(), leaves)
-            with torch.no_grad():
-                now = adam.step([w.detach() for w in leaves], slopes, watch.done)
-        with torch.no_grad():
-            held_loss = held(now).cpu()
-        is_lowest, is_cut, is_over = watch.see(held_loss)
+            adam.step(slopes(adam.weights, rows))
+        is_lowest, is_cut, is_over = watch.see(held(adam.weights).cpu())
         ends[is_over] = epoch + 1
-        adam.rates = watch.rates()
-        for lowest_w, w in zip(best, now, strict=True):
-            lowest_w[is_lowest] = w[is_lowest]
+        adam.pace(watch.rates() * ~watch.done)
+        best[is_lowest] = adam.flat[is_lowest]
         if schedule.returns:
-            for lowest_w, w in zip(best, now, strict=True):
-                w[is_cut] = lowest_w[is_cut]
+            adam.flat[is_cut] = best[is_cut]
             adam.forget(is_cut)
         if progress is not None:
             progress(epoch + 1, schedule.epochs)
@@ -188,7 +205,9 @@ def train(
     stationary = torch.zeros_like(watch.done)
     if schedule.returns:
         stationary = watch.done & watch.lowest.isfinite()
-    return Trained(best, watch.lowest, ends, stationary)
+    parts = best.split([w[0].numel() for w in weights], dim=1)
+    kept = [part.reshape(w.shape) for part, w in zip(parts, weights, strict=True)]
+    return Trained(kept, watch.lowest, ends, stationary)
 
 
 class _Watch:

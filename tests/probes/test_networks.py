@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from probes import LowRankProbe, MLPProbe, networks_many
-from probes.training import Schedule, train
+from probes.networks import _initial, _Networks
+from probes.training import Schedule, by_autograd, train
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2000, 8))
@@ -110,7 +111,8 @@ def test_rows_that_are_not_finite_are_refused_and_never_count_as_stationary() ->
     ):
         networks_many(X, {"xor": XOR}, 4, dev=(X[:10], {"other": XOR[:10]}))
     held = torch.tensor([1.0, torch.nan])
-    rows = [torch.ones(2, 1)], lambda w, rows: (w[0] ** 2).sum(1), lambda w: held, 4
+    slopes = by_autograd(lambda w, rows: (w[0] ** 2).sum(1))
+    rows = [torch.ones(2, 1)], slopes, lambda w: held, 4
     found = train(*rows, Schedule(0.1, epochs=20, batch=4), torch.Generator())
     assert found.stationary.tolist() == [True, False]
     published = train(*rows, Schedule(0.1, epochs=20, batch=4, returns=False), torch.Generator())
@@ -128,10 +130,12 @@ def test_a_schedule_that_returns_ends_at_the_bottom_of_a_known_bowl() -> None:
 
     start = [torch.zeros(1, 2)]
     whole = Schedule(0.1, epochs=500, batch=4, gain=1e-6, patience=3, cut=0.1, stalls=3)
-    found = train(start, loss, loss, 4, whole, torch.Generator())
+    found = train(start, by_autograd(loss), loss, 4, whole, torch.Generator())
     assert found.stationary.item()
     torch.testing.assert_close(found.weights[0], torch.full((1, 2), 3.0), atol=2e-3, rtol=0)
-    cut_short = train(start, loss, loss, 4, Schedule(0.1, epochs=10, batch=4), torch.Generator())
+    cut_short = train(
+        start, by_autograd(loss), loss, 4, Schedule(0.1, epochs=10, batch=4), torch.Generator()
+    )
     assert not cut_short.stationary.item()
     assert cut_short.lowest.item() > 2
 
@@ -149,3 +153,16 @@ def test_networks_come_back_from_disk(tmp_path) -> None:
             probe.fit_.dev_loss,
         )
         assert (again.get_params(), again.about_) == (probe.get_params(), {"site": "s"})
+
+
+@pytest.mark.parametrize("activation", ["relu", "none"])
+def test_the_gradient_is_that_of_autograd(activation):
+    sizes, n_rows = [2, 5, 3], 11
+    networks = _Networks(sizes, activation, torch.device("cpu"))
+    weights = _initial([0, 1, 2], 7, 4, sizes, torch.device("cpu"))
+    rows = torch.randn(n_rows, 7)
+    labels = torch.stack([torch.randint(size, (n_rows,)) for size in sizes])
+    leaves = [w.clone().requires_grad_() for w in weights]
+    expected = torch.autograd.grad(networks.losses(leaves, rows, labels).sum(), leaves)
+    for ours, theirs in zip(networks.slopes(weights, rows, labels), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
