@@ -231,7 +231,8 @@ def leverage(game: Game, options: Options) -> Found:
     """Shapley values with a standard error below a share of the largest score,
     or as many samples as are allowed.
     """
-    value, empties = game.value, game.each(np.zeros((1, game.n), dtype=bool))[:, 0]
+    ends = game.each(np.array([[True] * game.n, [False] * game.n]))  # draw end
+    value, empties = float(ends[:, 0].mean()), ends[:, 1]
     empty = float(empties.mean())
     if game.n == 1:
         scores, errors = over_draws(value - empties[:, None])
@@ -246,7 +247,8 @@ def leverage(game: Game, options: Options) -> Found:
     sample = Sample(game.n, options.seed)
     each = np.zeros((game.draws, 0))
     kernel: Kernel | None = None
-    new = min(most, FIRST_ROUND * len(sample.strata) + game.n)
+    # Rounds are there to stop early: without an error that is asked for, one batch holds all.
+    new = min(most, FIRST_ROUND * len(sample.strata) + game.n) if wanted else most
     rounds = 0
     while True:
         each = np.concatenate([each, game.each(sample.grow(new))], 1)

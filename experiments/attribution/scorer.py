@@ -33,7 +33,7 @@ EMBED, TARGET_EMBED = "hook_embed", "decoder_hook_embed"
 SHARE_BELOW = 0.85
 """Beginnings are shared where that leaves less than this share of the tokens to compute."""
 CHECKED = 2
-"""How many rows, the first and the last, the first shared run repeats without sharing."""
+"""How many rows, at most, the first shared run has in common with runs without sharing."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Scorer:
         is_text = question.medium is None
         self._share = share and is_text and self.subject.causal and not end.whole
         self._checked = False
+        self._run_plain: list[tuple[Part, Row]] = []  # whose values are right without a cache
 
     def vector(self, value: Float[Tensor, " d_model"]) -> int:
         """The id by which rows have this vector in an embedding's place; equal vectors have one."""
@@ -136,6 +137,8 @@ class Scorer:
                 values = self._shared(missing, part) if self._worth_sharing(missing) else None
                 if values is None:
                     values = self._plain(missing, part)
+                    if not self._checked:
+                        self._run_plain += [(part, row) for row in missing[:CHECKED]]
             if not np.isfinite(values).all():
                 raise AttributionError(no_number(self.question))
             for row, value in zip(missing, values, strict=True):
@@ -221,26 +224,16 @@ class Scorer:
 
     def _shared(self, rows: Sequence[Row], part: Part) -> list[float] | None:
         """The same, beginnings computed once; None where this model's cache does not keep to it."""
-        from transformers import DynamicCache
-
-        reads = [row.reads for row in rows]
-        new_cache: Callable[[], Any] = partial(DynamicCache, config=self.subject.config)
+        # What is known without a cache runs with it once more: a row among others costs little.
+        known = [] if self._checked else self._known_plain(part)
+        together = sorted([*rows, *known], key=lambda row: row.ids)
         before = self.cost
         try:
-            states = run_shared(
-                [row.ids for row in rows],
-                reads,
-                self._continued,
-                new_cache,
-                self.batch_tokens,
-                _cache_bytes(self.subject),
-            )
+            values = self._by_cache(together, part)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             self._share, self.cost = False, before
             return None
-        present = torch.ones(len(rows), len(reads[0]), dtype=torch.bool)
-        values = self._of(torch.stack(states), present, part)
-        if not self._checked and not self._agrees(rows, values, part):
+        if not self._checked and not self._agrees(together, values, part, known):
             self._share = False
             text = (
                 "this model's outputs change when its cache is used, "
@@ -249,17 +242,52 @@ class Scorer:
             self.notes.append(Note(kind="info", text=text))
             return None
         self._checked = True
-        return values
+        of_row = dict(zip(together, values, strict=True))
+        return [of_row[row] for row in rows]
 
-    def _agrees(self, rows: Sequence[Row], values: Sequence[float], part: Part) -> bool:
-        """Whether the first and the last row have the same value by themselves."""
-        first, last = self._plain([rows[0], rows[-1]], part)
-        self.cost += Cost(forwards=2)
+    def _by_cache(self, rows: Sequence[Row], part: Part) -> list[float]:
+        """Values of sorted rows whose shared beginnings are computed once."""
+        from transformers import DynamicCache
+
+        reads = [row.reads for row in rows]
+        new_cache: Callable[[], Any] = partial(DynamicCache, config=self.subject.config)
+        states = run_shared(
+            [row.ids for row in rows],
+            reads,
+            self._continued,
+            new_cache,
+            self.batch_tokens,
+            _cache_bytes(self.subject),
+        )
+        present = torch.ones(len(rows), len(reads[0]), dtype=torch.bool)
+        return self._of(torch.stack(states), present, part)
+
+    def _known_plain(self, part: Part) -> list[Row]:
+        """Rows of a part that were run without a cache, and whose reads are all there."""
+        rows: list[Row] = []
+        for of_part, row in self._run_plain:
+            if of_part is part and all(read >= 0 for read in row.reads):
+                rows.append(row)
+        return rows[:CHECKED]
+
+    def _agrees(
+        self, rows: Sequence[Row], values: Sequence[float], part: Part, known: Sequence[Row]
+    ) -> bool:
+        """Whether the rows that are known, else the first and the last one, have the same value by
+        themselves.
+        """
+        if known:
+            expected = [self._known[part, row] for row in known]
+        else:
+            known = [rows[0], rows[-1]]
+            expected = self._plain(known, part)
+            self.cost += Cost(forwards=len(known))
         is_half = self.subject.dtype in (torch.float16, torch.bfloat16)
         rounding = HALF_ROUNDING if is_half else ROUNDING
-        bound = rounding * max(1.0, abs(first), abs(last))
-        errors = abs(values[0] - first), abs(values[-1] - last)
-        return not any(error > bound for error in errors)
+        bound = rounding * max(1.0, *map(abs, expected))
+        of_row = dict(zip(rows, values, strict=True))
+        errors = [abs(of_row[row] - value) for row, value in zip(known, expected, strict=True)]
+        return max(errors) <= bound
 
     def _continued(
         self,
