@@ -24,9 +24,14 @@ from layerscope.errors import InputError
 
 from .design import as_features, check_finite
 from .labels import as_label_array, ordered
+from .rows import blocks_of
 
 BLOCK = 1 << 13
 """Rows that are centred at a time."""
+SHORT = 512
+"""Rows that are summed at a time in the type of X."""
+FEW = 64
+"""Classes up to which sums are products: that of more takes longer than adding row by row."""
 
 
 @dataclass
@@ -153,18 +158,14 @@ class Moments:
 def _of(X: Float[Tensor, "n d"], index: Int[Tensor, " n"], labels: dict[Hashable, int]) -> Moments:
     """Moments of rows at hand, centred on their own class means."""
     counts = torch.bincount(index, minlength=len(labels)).double()
-    means = torch.zeros(len(labels), X.shape[1], dtype=torch.float64, device=X.device)
-    for start in range(0, len(X), BLOCK):
-        rows = slice(start, start + BLOCK)
-        means.index_add_(0, index[rows], X[rows].double())
-    means /= counts[:, None]
-    centre, within = (
-        means.to(X.dtype),
-        torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64, device=X.device),
-    )
-    for start in range(0, len(X), BLOCK):
-        rows = slice(start, start + BLOCK)
-        part = X[rows] - centre[index[rows]]
+    means = _class_means(X, index, counts)
+    centre = means.to(X.dtype)
+    within = torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64, device=X.device)
+    room = X.new_empty(min(BLOCK, len(X)), X.shape[1])
+    for rows in blocks_of(len(X), BLOCK):
+        part = room[: rows.stop - rows.start]
+        torch.index_select(centre, 0, index[rows], out=part)
+        torch.sub(X[rows], part, out=part)
         within += part.T @ part
     if not bool(within.isfinite().all()):
         raise InputError(
@@ -174,3 +175,24 @@ def _of(X: Float[Tensor, "n d"], index: Int[Tensor, " n"], labels: dict[Hashable
     # The rounding of the centres: sum (x - c)(x - c)' = W + n (m - c)(m - c)'.
     off = (means - centre.double()) * counts.sqrt()[:, None]
     return Moments(labels, counts, means, within - off.T @ off)
+
+
+def _class_means(
+    X: Float[Tensor, "n d"], index: Int[Tensor, " n"], counts: Float[Tensor, " c"]
+) -> Float[Tensor, "c d"]:
+    """Means by class, summed in float64."""
+    n_classes = len(counts)
+    sums = torch.zeros(n_classes, X.shape[1], dtype=torch.float64, device=X.device)
+    if n_classes > FEW:
+        for rows in blocks_of(len(X), BLOCK):
+            sums.index_add_(0, index[rows], X[rows].double())
+        return sums / counts[:, None]
+    # Products with the classes' indicators, in the type of X: about a point amid the rows, a short
+    # sum loses no digits to a large mean.
+    of_class = torch.nn.functional.one_hot(index, n_classes).to(X.dtype).T
+    amid = X[:SHORT].mean(0)
+    room = X.new_empty(min(SHORT, len(X)), X.shape[1])
+    for rows in blocks_of(len(X), SHORT):
+        part = torch.sub(X[rows], amid, out=room[: rows.stop - rows.start])
+        sums += of_class[:, rows] @ part
+    return amid.double() + sums / counts[:, None]

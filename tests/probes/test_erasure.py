@@ -164,3 +164,19 @@ def test_erasers_come_back_whole_and_take_no_further_rows(tmp_path) -> None:
                 again.partial_fit(X, y)
     with pytest.raises(ValueError, match="expected strings, numbers or booleans"):
         Leace().fit_moments(Moments().update(X[:4], [(1, 2), (3, 4)] * 2)).save(tmp_path / "tuples")
+
+
+@pytest.mark.parametrize("n_classes", [2, 100])
+def test_moments_of_rows_far_from_zero_are_those_in_float64(n_classes: int) -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, n_classes, 3000)
+    # Class means far from 0 and from each other: sums in float32 would lose these digits.
+    centres = 1000 + 30 * rng.normal(size=(n_classes, 5))
+    X = (centres[labels] + rng.normal(size=(3000, 5))).astype(np.float32)
+    exact = X.astype(np.float64)
+    means = np.stack([exact[labels == c].mean(0) for c in range(n_classes)])
+    left = exact - means[labels]
+
+    moments = Moments().update(X, labels.tolist())
+    np.testing.assert_allclose(moments.sorted()[2].numpy(), means, rtol=2e-7)
+    np.testing.assert_allclose(moments.within.numpy(), left.T @ left, rtol=1e-4, atol=0.5)
