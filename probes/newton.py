@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .curvature import ClassBlocks, Curvature
 from .design import Design
-from .objective import Curvature, Point, dot, fast_dtype, per_target
+from .objective import Point, dot, fast_dtype, per_target
 from .rows import OnDisk
 
 MEMORY = 6
@@ -29,7 +30,7 @@ NOISE = 1e-7
 """Relative rounding of a float32 objective."""
 FAR = 0.05
 """Relative decrement above which the curvature is blended with the labels."""
-BLEND = 0.5
+BLEND = 0.2
 """Share of the labels' curvature far from the optimum,
 where a sample of predictions says little.
 """
@@ -37,15 +38,15 @@ ROUGH = 1e-5
 """Relative decrement to which gradients from rough products lead; they are wrong by about 5e-7."""
 ROUGH_REMAINDER = 1e-6
 """What rough products can tell of a relative decrement."""
-MARGIN = 20
-"""The sampled curvature may err by this factor where it says that a target is done."""
+MARGIN = 4
+"""The curvature may err by this factor where it says that a target is done."""
 STUCK = 3
 """Iterations without a step after which a target is left where it is."""
 
 # The curvature's sample of rows.
 SMALL_SAMPLE = 8192
 """With fewer rows than this the curvature uses all of them."""
-FIRST_SHARE = 8
+FIRST_SHARE = 4
 """The first sample is at least one in so many rows ..."""
 ROWS_A_FEATURE = 12
 """... and so many rows for each feature."""
@@ -67,6 +68,12 @@ SOLVE_EXACT = 1e-3
 """The least one where the curvature is of all rows."""
 SOLVE_STEPS, SOLVE_STEPS_SAMPLED, SOLVE_STEPS_EXACT = 60, 25, 250
 """Steps at most: curvature of all rows, of a sample, of few rows."""
+SOLVE_REST = 0.1
+"""What a solve may leave, as a share of the error that is asked for."""
+BLOCKS_BELOW, BLOCKS_AGAIN = 0.2, 0.03
+"""The preconditioner's blocks are made where a relative decrement is below the first,
+and again where the median falls to the second of what it was.
+"""
 DECREMENT_RESIDUAL, DECREMENT_STEPS = 0.1, 100
 """Residual and steps of the solve that gives the decrement."""
 
@@ -175,6 +182,24 @@ class _Memory:
         return -x
 
 
+class _Blocks:
+    """The preconditioner's blocks, made again as the fits come near."""
+
+    def __init__(self) -> None:
+        self.kept: ClassBlocks | None = None
+        self.made_at = inf
+
+    def near(self, curvature: Curvature, relative: Float[Tensor, " k"]) -> ClassBlocks | None:
+        if float(relative.min()) < BLOCKS_BELOW:
+            at = float(relative.median())
+            if self.kept is None or at < BLOCKS_AGAIN * self.made_at:
+                self.kept, self.made_at = ClassBlocks(curvature), at
+        return self.kept
+
+    def select(self, keep: Tensor) -> None:
+        self.kept = None if self.kept is None else self.kept.select(keep)
+
+
 def _line_search(
     Z: Float[Tensor, "n r"] | OnDisk,
     rows: Float[Tensor, "n r"] | OnDisk,
@@ -249,7 +274,7 @@ def _sample(
 
 
 def sample_size(design: Design) -> int:
-    """Rows of the first curvature sample: an eighth, but enough for the number of features."""
+    """Rows of the first curvature sample: a quarter, but enough for the number of features."""
     n = design.n
     if n <= SMALL_SAMPLE:
         return n
@@ -284,9 +309,11 @@ def decrement(
     W: Float[Tensor, "r k c"],
     l2: Float[Tensor, " k"],
     gradient: Float[Tensor, "r k c"],
+    enough: Float[Tensor, " k"],
     seed: int = 1,
 ) -> Float[Tensor, " k"]:
-    """Newton decrement g' H^-1 g / 2, about objective - minimum, with a fresh curvature sample.
+    """Newton decrement g' H^-1 g / 2, about objective - minimum, with a fresh curvature sample,
+    to about ``enough``.
 
     The sample is larger than that of the first iterations and none of theirs, so that it does not
     repeat an error that stopped the iteration too early.
@@ -297,9 +324,10 @@ def decrement(
     sample = _sample(_quick(design), point, size, generator)
     blend = torch.zeros_like(l2)
     curvature = Curvature(*sample, point.present, l2, design.eigenvalues, blend, design.block)
+    curvature.blocks = ClassBlocks(curvature)
     g = gradient.to(W.dtype)
     residual = torch.full_like(l2, DECREMENT_RESIDUAL)
-    return dot(g, curvature.solve(g, residual, DECREMENT_STEPS)) / 2
+    return dot(g, curvature.solve(g, residual, DECREMENT_STEPS, SOLVE_REST * enough)) / 2
 
 
 def minimise(
@@ -371,9 +399,9 @@ def _iterate(
     """
     Z, block, n = design.rotated, design.block, design.n
     is_exact = sampling.size == n <= SMALL_SAMPLE
-    point = Point(rows, Y, start, l2, block)
+    point = Point(rows, Y, start, l2, block, is_sampled=not is_exact)
     state = _State(start, Y.shape[1], near)
-    memory = _Memory()
+    memory, blocks = _Memory(), _Blocks()
 
     for iteration in range(max_iter + 1):
         done = _is_proved(point, tol) | (state.remaining <= enough)
@@ -383,6 +411,7 @@ def _iterate(
                 break
             point.select(keep)
             memory.select(keep)
+            blocks.select(keep)
         if iteration == max_iter:
             state.final[:, state.index] = point.W
             break
@@ -393,7 +422,9 @@ def _iterate(
         # A fresh sample each iteration, so that no error of one is repeated.
         sample = _sample(quick, point, size, sampling.generator)
         curvature = Curvature(*sample, point.present, point.l2, design.eigenvalues, blend, block)
-        solve = _inner_solve(curvature, state.relative, is_exact, size < n)
+        curvature.blocks = blocks.near(curvature, state.relative)
+        rest = SOLVE_REST * tol * point.loss
+        solve = _inner_solve(curvature, state.relative, rest, is_exact, size < n)
         gradient, loss, W = point.gradient.clone(), point.loss.clone(), point.W.clone()
         step = memory.direction(gradient, solve)
         slope = dot(gradient, step)
@@ -477,7 +508,11 @@ def _is_proved(point: Point, tol: float) -> Tensor:
 
 
 def _inner_solve(
-    curvature: Curvature, relative: Float[Tensor, " k"], is_exact: bool, is_sampled: bool
+    curvature: Curvature,
+    relative: Float[Tensor, " k"],
+    enough: Float[Tensor, " k"],
+    is_exact: bool,
+    is_sampled: bool,
 ) -> Callable[[Tensor], Tensor]:
     """The inner solve, the more accurate the closer a target is to its end
     (which makes the iteration superlinear).
@@ -488,7 +523,7 @@ def _inner_solve(
         steps = SOLVE_STEPS_EXACT
     else:
         steps = SOLVE_STEPS_SAMPLED if is_sampled else SOLVE_STEPS
-    return lambda B: curvature.solve(B, accuracy, steps)
+    return lambda B: curvature.solve(B, accuracy, steps, enough)
 
 
 def _asks_for_rows(

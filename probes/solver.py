@@ -33,9 +33,9 @@ DEFAULT_L2 = (1e4, 1e3, 3e2, 1e2, 3e1, 1e1, 1.0)
 """Strong to weak: on standardised features of language models dev accuracy peaks around 1e2 for
 tens of thousands of words and around 1e1 for thousands; half a decade apart where it matters."""
 
-CHOICE_TOL = 1e-4
-"""Relative error of the objective to which a penalty is solved to be judged on dev;
-the chosen one is solved to ``tol``.
+CHOICE_TOL, CHOICE_TOL_EXACT = 2e-5, 1e-6
+"""Relative error of the objective to which a penalty is solved to be judged on dev: by rough
+products, and by exact ones, whose next step costs little. The chosen one is solved to ``tol``.
 """
 
 MOSTLY_FULL = 0.85
@@ -270,7 +270,7 @@ def _polish(
         has_time = solution.n_iter[j] < max_iter
         if not solved[target.name].converged and has_time:
             which.append(j)
-    if not which or not is_rough(design, tol):
+    if not which:
         return {}
     members = [group[j] for j in which]
     penalty_of = [solved[target.name].l2 for target in members]
@@ -333,7 +333,7 @@ def _choose(
     and its coefficients to about ``CHOICE_TOL``.
     """
     W = start.clone()
-    loose = max(tol, CHOICE_TOL)
+    loose = max(tol, CHOICE_TOL if is_rough(design, CHOICE_TOL) else CHOICE_TOL_EXACT)
     active = list(range(len(group)))
     for step, penalty in enumerate(path):
         members = [group[j] for j in active]
@@ -415,8 +415,9 @@ def _certify(
         rotated = torch.einsum("dr,dkc->rkc", design.basis, gradient[:-1])
         in_basis = torch.cat([rotated, gradient[-1:]])
         at = W[:, rest].to(design.dtype)
-        error = decrement(design, Y[:, rest], at, l2[rest], in_basis[:, rest])
-        proved[rest] = (error <= tol * loss[rest]) & (gap[rest] < torch.inf)
+        enough = tol * loss[rest]
+        error = decrement(design, Y[:, rest], at, l2[rest], in_basis[:, rest], enough)
+        proved[rest] = (error <= enough) & (gap[rest] < torch.inf)
     fits = {}
     for j, target in enumerate(group):
         weights, intercept = design.unrotate(W[:, j, : len(target.classes)])
