@@ -107,9 +107,9 @@ class Design:
 
         Z = [(X - mean) / scale] Q,    Q diag(e) Q' = Gram matrix of the standardised features
 
-    In this basis the ridge penalty keeps its form (Q is orthogonal), a Kronecker-factored curvature
-    is diagonal in the features, and directions without variance drop out, which also makes n < d
-    cheap. Centring is always done: the bias is unpenalised and absorbs it.
+    In this basis the ridge penalty keeps its form (Q is orthogonal), the features are uncorrelated,
+    and directions without variance drop out, which also makes n < d cheap. Centring is always done:
+    the bias is unpenalised and absorbs it.
 
     Args:
         X: features, [n d]; float64 is kept, everything else is solved in float32. Rows ``OnDisk``

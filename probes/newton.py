@@ -38,8 +38,10 @@ ROUGH = 1e-5
 """Relative decrement to which gradients from rough products lead; they are wrong by about 5e-7."""
 ROUGH_REMAINDER = 1e-6
 """What rough products can tell of a relative decrement."""
-MARGIN = 4
-"""The curvature may err by this factor where it says that a target is done."""
+MARGIN, MARGIN_EXACT = 4, 20
+"""By what factor less than asked must remain where the curvature says that a target is done:
+a sample's, and that of all of few rows, where another step costs next to nothing.
+"""
 STUCK = 3
 """Iterations without a step after which a target is left where it is."""
 
@@ -68,7 +70,7 @@ SOLVE_EXACT = 1e-3
 """The least one where the curvature is of all rows."""
 SOLVE_STEPS, SOLVE_STEPS_SAMPLED, SOLVE_STEPS_EXACT = 60, 25, 250
 """Steps at most: curvature of all rows, of a sample, of few rows."""
-SOLVE_REST = 0.1
+SOLVE_REST = 0.25
 """What a solve may leave, as a share of the error that is asked for."""
 BLOCKS_BELOW, BLOCKS_AGAIN = 0.2, 0.03
 """The preconditioner's blocks are made where a relative decrement is below the first,
@@ -358,7 +360,7 @@ def minimise(
     sampling = _Sampling(min(sample_size(design), largest), largest, generator)
     quick = _quick(design)
     steps = partial(_iterate, design, Y, l2=l2, quick=quick, sampling=sampling, trace=trace)
-    enough = tol / MARGIN
+    enough = tol / (MARGIN_EXACT if design.n <= SMALL_SAMPLE else MARGIN)
     if exact or quick is design.rotated:
         return steps(start=start, rows=design.rotated, tol=tol, enough=enough, max_iter=max_iter)
     is_rough_enough = tol >= ROUGH
@@ -423,7 +425,7 @@ def _iterate(
         sample = _sample(quick, point, size, sampling.generator)
         curvature = Curvature(*sample, point.present, point.l2, design.eigenvalues, blend, block)
         curvature.blocks = blocks.near(curvature, state.relative)
-        rest = SOLVE_REST * tol * point.loss
+        rest = SOLVE_REST * enough * point.loss
         solve = _inner_solve(curvature, state.relative, rest, is_exact, size < n)
         gradient, loss, W = point.gradient.clone(), point.loss.clone(), point.W.clone()
         step = memory.direction(gradient, solve)
