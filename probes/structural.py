@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.stats import rankdata
 from torch import Tensor
 
 from layerscope.errors import InputError
 
 from .design import check_finite
+from .ranks import ranks
 from .training import Schedule, by_autograd, train
 
 Kind = Literal["distance", "depth"]
@@ -386,7 +386,7 @@ def _edges(distances: Float[np.ndarray, "n n"]) -> set[tuple[int, int]]:
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Correlation of ranks; NaN where one side does not vary."""
-    x, y = rankdata(a), rankdata(b)
+    x, y = ranks(a), ranks(b)
     x, y = x - x.mean(), y - y.mean()
     size = np.sqrt((x**2).sum() * (y**2).sum())
     return float((x * y).sum() / size) if size else float("nan")

@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from ...hooks import edits, intervene
+from ...probes.ranks import ranks
 from .game import Game, embedding
 from .scorer import EMBED
 
@@ -140,9 +141,7 @@ def sensitivity(game: Game, run: Callable[[], Scores], draws: int = 3, seed: int
 
 def rank_agreement(first: Scores, second: Scores) -> float | None:
     """Spearman's correlation of two attributions of one text; None where one has no order."""
-    from scipy.stats import rankdata
-
-    a, b = rankdata(first), rankdata(second)
+    a, b = ranks(first), ranks(second)
     if len(a) < 2 or a.std() == 0 or b.std() == 0:
         return None
     # Spearman's correlation is Pearson's of the ranks.

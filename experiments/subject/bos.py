@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def _measured(subject: Subject, declared: int | None) -> Choice:
     )
     if subject.random_seed is not None or not _has_head(subject):
         return default
-    losses = {token: _loss(subject, token) for token in _candidates(subject, declared)}
+    losses = _losses(subject, _candidates(subject, declared))
     best = min(losses, key=lambda token: losses[token])
     table = ", ".join(
         f"{_spell(subject, token)} {loss:.2f}"
@@ -118,22 +119,34 @@ def _candidates(subject: Subject, declared: int | None) -> list[int | None]:
     return [t for t in dict.fromkeys(candidates) if t is None or 0 <= t < subject.vocabulary]
 
 
-def _loss(subject: Subject, token: int | None) -> float:
-    """Mean cross-entropy in nats of the sentences' tokens from the second on."""
-    total, count = 0.0, 0
-    prefix = [] if token is None else [token]
-    room = subject._max_length() - len(prefix)
+def _losses(subject: Subject, candidates: Sequence[int | None]) -> dict[int | None, float]:
+    """Mean cross-entropy in nats of the sentences' tokens from the second on, behind each token."""
+    # Those behind a token are as long as each other, and share a forward without padding.
+    tokens = [token for token in candidates if token is not None]
+    losses = dict.fromkeys(candidates, 0.0)
+    for group in (tokens, [None] if None in losses else []):
+        if group:
+            losses.update(zip(group, _losses_behind(subject, group), strict=True))
+    return losses
+
+
+def _losses_behind(subject: Subject, group: Sequence[int | None]) -> list[float]:
+    """Those of several tokens, or of none in front."""
+    prefixes = [[] if token is None else [token] for token in group]
+    n_front = len(prefixes[0])
+    room = subject._max_length() - n_front
+    totals, count = torch.zeros(len(group), dtype=torch.float64), 0
     for sentence in SENTENCES:
         text = read_with(subject._tokenizer, sentence, add_special_tokens=False)["input_ids"][:room]
         if len(text) < 2:
             continue
-        ids = torch.tensor([prefix + text], device=subject.device)
+        ids = torch.tensor([prefix + text for prefix in prefixes], device=subject.device)
         with torch.inference_mode():
-            logits = subject.model(input_ids=ids).logits[0].double()
-        loss = -logits[:-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-        total += float(loss[len(prefix) :].sum())
+            logits = subject.model(input_ids=ids).logits.double()
+        log_p = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])
+        totals -= log_p[:, n_front:, 0].sum(1).cpu()
         count += len(text) - 1
-    return total / max(count, 1)
+    return (totals / max(count, 1)).tolist()
 
 
 def _own_prefix(subject: Subject) -> tuple[int, ...]:

@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 
 from layerscope.errors import LayerscopeError
+
+from ..ranks import ranks
 
 BINS = 15
 TOLERANCE = 1e-3
@@ -266,7 +267,7 @@ def auroc(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) 
     if not n_right or not n_wrong:
         return float("nan")
     # Mann-Whitney's U: the ranks of the right rows, less what they would sum to among themselves.
-    rank_sum = rankdata(confidence)[correct].sum()
+    rank_sum = ranks(confidence)[correct].sum()
     pairs_won = rank_sum - n_right * (n_right + 1) / 2
     return float(pairs_won / (n_right * n_wrong))
 

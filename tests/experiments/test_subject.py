@@ -299,7 +299,7 @@ def test_the_candidate_that_predicts_text_wins() -> None:
     tokenizer = _tokenizer()
 
     def forward(input_ids: Any, **_: Any) -> Any:
-        good = 20.0 if int(input_ids[0, 0]) == 3 else 2.0
+        good = torch.where(input_ids[:, :1, None] == 3, 20.0, 2.0)
         logits = good * torch.nn.functional.one_hot(torch.ones_like(input_ids), VOCAB).float()
         return t.modeling_outputs.CausalLMOutput(logits=logits)
 
@@ -314,7 +314,7 @@ def test_a_body_has_the_bos_that_its_whole_model_chooses(
 ) -> None:
     _model("gpt2").save_pretrained(tmp_path)
     _tokenizer().save_pretrained(tmp_path)
-    monkeypatch.setattr(bos, "_loss", lambda _, token: 0.0 if token == 3 else 1.0)
+    monkeypatch.setattr(bos, "_losses_behind", lambda _, group: [float(t != 3) for t in group])
     body, whole = load(tmp_path, body_only=True), load(tmp_path)
     assert type(body.model).__name__ == "GPT2Model"
     assert type(whole.model).__name__ == "GPT2LMHeadModel"
