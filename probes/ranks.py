@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 
-def ranks(values: Any) -> Float[np.ndarray, " n"]:
+def average_ranks(values: Any) -> Float[np.ndarray, " n"]:
     """The rank of each number, from 1; equal ones have the mean of their ranks. All are NaN where
     one is.
 
-    >>> ranks([0.3, 0.1, 0.3]).tolist()
+    >>> average_ranks([0.3, 0.1, 0.3]).tolist()
     [2.5, 1.0, 2.5]
     """
     values = np.asarray(values).ravel()

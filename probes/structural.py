@@ -26,7 +26,7 @@ from torch import Tensor
 from layerscope.errors import InputError
 
 from .design import check_finite
-from .ranks import ranks
+from .ranks import average_ranks
 from .training import Schedule, by_autograd, train
 
 Kind = Literal["distance", "depth"]
@@ -386,7 +386,7 @@ def _edges(distances: Float[np.ndarray, "n n"]) -> set[tuple[int, int]]:
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Correlation of ranks; NaN where one side does not vary."""
-    x, y = ranks(a), ranks(b)
+    x, y = average_ranks(a), average_ranks(b)
     x, y = x - x.mean(), y - y.mean()
     size = np.sqrt((x**2).sum() * (y**2).sum())
     return float((x * y).sum() / size) if size else float("nan")

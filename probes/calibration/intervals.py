@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..distributions import t_quantile
-from ..ranks import ranks
+from ..ranks import average_ranks
 from ..resampling import LEVEL, ClusterBootstrap, Interval, interval, wilson
 from .measures import Bins, auroc, ece_in, risk_coverage
 
@@ -270,7 +270,7 @@ def _influence(
     """How far each row alone moves the AUROC: (V - A) / the rows of its side."""
     n_right, n_wrong = int(correct.sum()), int((~correct).sum())
     ranks, of_right, of_wrong = (
-        ranks(some) for some in (confidence, confidence[correct], confidence[~correct])
+        average_ranks(some) for some in (confidence, confidence[correct], confidence[~correct])
     )
     influence = np.empty(len(confidence))
     # A row's rank among all less that among its own side counts the other side's rows below it.

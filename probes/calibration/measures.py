@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from layerscope.errors import LayerscopeError
 
-from ..ranks import ranks
+from ..ranks import average_ranks
 
 BINS = 15
 TOLERANCE = 1e-3
@@ -267,7 +267,7 @@ def auroc(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) 
     if not n_right or not n_wrong:
         return float("nan")
     # Mann-Whitney's U: the ranks of the right rows, less what they would sum to among themselves.
-    rank_sum = ranks(confidence)[correct].sum()
+    rank_sum = average_ranks(confidence)[correct].sum()
     pairs_won = rank_sum - n_right * (n_right + 1) / 2
     return float(pairs_won / (n_right * n_wrong))
 

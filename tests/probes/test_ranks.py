@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerscope.probes.ranks import ranks
+from layerscope.probes.ranks import average_ranks
 from scipy.stats import rankdata
 
 RNG = np.random.default_rng(0)
@@ -22,4 +22,4 @@ RNG = np.random.default_rng(0)
     ],
 )
 def test_ranks_are_those_of_scipy_stats(values):
-    np.testing.assert_array_equal(ranks(values), rankdata(values))
+    np.testing.assert_array_equal(average_ranks(values), rankdata(values))
