@@ -73,6 +73,12 @@ BENCHMARKS = {
         "ablation.py --texts 1 --length 16 --parts 9",
     ),
     "heads": Benchmark("the same at 8x64 tokens", "4x", "ablation.py --texts 8 --length 64"),
+    "race": Benchmark(
+        "the 10 largest of 270 heads of SmolLM2, mean ablation over 60 prompts: a race over "
+        "prompts against all heads on all prompts",
+        "3x, with the same heads and intervals",
+        "race.py --model {smollm}",
+    ),
     "patching": Benchmark(
         "patching resid_pre over 12 layers x 16 positions, 4 pairs, "
         "against TransformerLens `patching`",

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from ..metrics.reads import MetricError
 from ..report.schema import Note
 from ..runs import console
 from ..runs.execute import Run
+from ..runs.folder import RunFolder
 from .components import Component
 from .estimate import certificate, estimates, grad_drop, to_verify
 from .records import Certificate
@@ -105,28 +106,54 @@ def _null(run: Run, grid: Grid, measured: Measured) -> dict[str, np.ndarray]:
     return {"null": null, "null_p": p}
 
 
-def _screened(run: Run, grid: Grid) -> Measured:
-    """Estimates of all, exact effects of the largest and of a random sample.
+class Gradients(NamedTuple):
+    """What gradients say of all components on all prompts.
 
-    Estimates are kept in the run's folder: those made again could rank the components otherwise, by
-    their rounding, and the exact effects that are kept would be of others.
+    Attributes:
+        effects: first-order effects.
+        gate: mean over prompts of their sizes.
+        gate_per_position: the same with sizes summed over positions.
+        drop: mean over prompts of GradDrop's sizes; 0 without it.
     """
-    options, parts, count = run.options, grid.parts, grid.n_prompts
-    estimated, drop = np.empty((len(parts), count)), np.zeros(len(parts))
-    gate, gate_per_position = np.zeros(len(parts)), np.zeros(len(parts))
+
+    effects: Float[np.ndarray, "components prompts"]
+    gate: Float[np.ndarray, " components"]
+    gate_per_position: Float[np.ndarray, " components"]
+    drop: Float[np.ndarray, " components"]
+
+
+def gradients(folder: RunFolder, grid: Grid, method: str) -> Gradients:
+    """First-order effects of all components on all prompts.
+
+    They are kept in the run's folder: those made again could rank the components otherwise, by
+    their rounding, and the exact effects that are kept would be of others.
+
+    Raises:
+        MetricError: the metric has no gradient, or one that is not finite.
+    """
+    n_parts = len(grid.parts)
+    effects, drop = np.empty((n_parts, grid.n_prompts)), np.zeros(n_parts)
+    gate, gate_per_position = np.zeros(n_parts), np.zeros(n_parts)
     with console.progress() as bars:
         bar = bars.add_task(f"{grid.name}: gradients", total=len(grid.groups))
         for number, chunk in enumerate(grid.groups):
-            of_group = run.folder.kept(
-                f"{grid.name} estimate-{number}",
-                partial(_estimated, grid, number, options.estimate),
+            of_group = folder.kept(
+                f"{grid.name} estimate-{number}", partial(_estimated, grid, number, method)
             )
-            estimated[:, chunk.prompts] = of_group["effects"]
+            effects[:, chunk.prompts] = of_group["effects"]
             # Sums over prompts of sizes: opposite signs do not cancel.
             gate += np.abs(of_group["effects"]).sum(1)
             gate_per_position += of_group["per_position"]
             drop += of_group["graddrop"]
             bars.advance(bar)
+    count = grid.n_prompts
+    return Gradients(effects, gate / count, gate_per_position / count, drop / count)
+
+
+def _screened(run: Run, grid: Grid) -> Measured:
+    """Estimates of all, exact effects of the largest and of a random sample."""
+    options, parts = run.options, grid.parts
+    estimated, gate, gate_per_position, drop = gradients(run.folder, grid, options.estimate)
     sizes = drop if options.estimate == "graddrop" else np.abs(estimated.sum(1))
     top, sample = to_verify(sizes, options.verify, options.verify_drawn, options.seed)
     # The largest by the estimate, and a random sample to judge the estimate by.
@@ -139,11 +166,11 @@ def _screened(run: Run, grid: Grid) -> Measured:
     unchanged[chosen] = ~swept.changed
     columns = {
         "estimate": estimated.mean(1),
-        "gate": gate / count,
-        "gate_per_position": gate_per_position / count,
+        "gate": gate,
+        "gate_per_position": gate_per_position,
     }
     if options.estimate == "graddrop":
-        columns["graddrop"] = drop / count
+        columns["graddrop"] = drop
     agreement = certificate(options.estimate, estimated.mean(1), effects.mean(1), top, sample)
     return Measured(effects, swept.clean, tested, columns, agreement, unchanged)
 

@@ -1,20 +1,14 @@
 """A race: the K parts with the largest effects, without running every part on every prompt.
 
-Prompts come in random order, in stages that grow. After each stage a part leaves the race where K
-others are significantly ahead of it: for each of the K largest, k, and both signs of the part's own
-effect,
+Prompts come in random order, in stages that grow. After each stage a part stops if K others are
+surely ahead of it (`elimination`), given one gradient of every prompt and its effects so far. In
+simulations, some part of the true top K stopped in fewer than `WRONG` of the races, also with heavy
+tails and with effects on a fifth of the prompts alone; an effect on fewer prompts, of which the
+gradient shows nothing, can be missed.
 
-    mean(s_k e_k -+ e_i) > t * standard error,    s_k the sign of k's mean effect
-
-with t the quantile of Student's distribution at `WRONG` over the stages (Bonferroni), paired by
-prompt and over groups of prompts. All K tests and both signs must agree, which is far stricter than
-one test: in simulations with heavy tails some part of the true top K left in fewer than 1% of the
-races. Those that are left have run on every prompt: their effects, intervals and tests are those of
-a run without a race. What left has an estimate from the prompts that it ran on, and no interval: it
-was selected for being small.
-
-Source: Maron and Moore 1994 (Hoeffding races), with t instead of Hoeffding's bound; Even-Dar et al.
-2006 (elimination).
+Those that are left have run on every prompt: their effects, intervals and tests are those of a run
+without a race. A part that stopped has an estimate of its effect over all prompts, and an interval
+of that; it has no test, because it was selected for being small.
 """
 
 from __future__ import annotations
@@ -24,49 +18,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
+
+from layerscope.errors import LayerscopeError
 
 from ...hooks.edits import Edit
-from ...probes.distributions import t_quantile
 from ..metrics.reads import MetricError, Reads
 from ..report.schema import Note
 from ..runs.execute import Run
 from ..subject import Subject
 from .components import Component
-from .measure import Measured
+from .elimination import WRONG, Eliminated, eliminate
+from .measure import Measured, gradients
 from .sweep import Chunk, Grid, chunks, sweep_grid
 
-FIRST, GROWTH = 10, 1.5
-"""Groups of prompts in the first stage, and what each stage multiplies them by."""
-WRONG = 0.05
-"""Level of the tests of one part over all stages."""
+FIRST, GROWTH = 8, 1.5
+"""Prompts in the first stage, and what each stage multiplies them by."""
 
 
-def stages(clusters: Int[np.ndarray, " prompts"], seed: int) -> tuple[Int[np.ndarray, " _"], ...]:
-    """The prompts of each stage, whole groups of them in random order.
+def stages(count: int, seed: int) -> list[list[int]]:
+    """The prompts of each stage, in random order.
 
     Raises:
-        MetricError: too few groups for a second stage.
+        MetricError: too few prompts for a second stage.
     """
-    count = int(clusters.max()) + 1
     if count <= FIRST:
         raise MetricError(
-            f"--race: expected more than {FIRST} prompts or groups of them, got {count}: "
-            "run without it"
+            f"--race: expected more than {FIRST} prompts, got {count}: run without it"
         )
     order = np.random.default_rng(seed).permutation(count)
     cuts = [FIRST]
     while cuts[-1] < count:
         cuts.append(min(count, math.ceil(GROWTH * cuts[-1])))
-    pieces = np.split(order, cuts[:-1])
-    return tuple(np.flatnonzero(np.isin(clusters, piece)) for piece in pieces)
+    return [piece.tolist() for piece in np.split(order, cuts[:-1])]
 
 
 def staged_chunks(
-    subject: Subject, reads: Reads, tokens: int, prompts: Sequence[Int[np.ndarray, " _"]]
+    subject: Subject, reads: Reads, tokens: int, prompts: Sequence[Sequence[int]]
 ) -> list[list[Chunk]]:
     """The batches of each stage."""
-    return [list(chunks(subject, reads, tokens, set(stage.tolist()))) for stage in prompts]
+    return [list(chunks(subject, reads, tokens, set(stage))) for stage in prompts]
 
 
 @dataclass(frozen=True)
@@ -74,28 +65,31 @@ class Race:
     """What a race measured.
 
     Args:
-        measured: effects of every part; of one that left, on the prompts that it did not run on the
-            mean of the others.
-        ran_on: on how many prompts each part ran.
-        share: of the edited forwards that a run without a race takes.
+        measured: effects of every part, those that ran on all prompts tested.
+        outcome: on how many prompts each part ran, and the intervals of those that stopped.
+        no_gradient: why the race did without estimates; None if it had them.
     """
 
     measured: Measured
-    ran_on: Int[np.ndarray, " components"]
-    share: float
+    outcome: Eliminated
+    no_gradient: str | None
 
     def note(self, noun: str, keep: int) -> Note:
-        """How many left when."""
-        total = int(self.ran_on.max())
-        left = []
-        for n in np.unique(self.ran_on[self.ran_on < total]).tolist():
-            left.append(f"{int((self.ran_on == n).sum())} after {n} prompts")
-        who = ", ".join(left) if left else "none"
+        """How many stopped when."""
+        ran_on, total = self.outcome.ran_on, int(self.outcome.ran_on.max())
+        stopped = []
+        for n in np.unique(ran_on[ran_on < total]).tolist():
+            stopped.append(f"{int((ran_on == n).sum())} after {n} prompts")
+        share = ran_on.mean() / total
+        gradients = "and one gradient of each prompt"
+        if self.no_gradient is not None:
+            gradients = f"without gradients ({self.no_gradient})"
         text = (
-            f"race for the {keep} largest effects: {int((self.ran_on == total).sum())} of "
-            f"{len(self.ran_on)} {noun} ran on all {total} prompts, and only these have "
-            f"intervals and tests. Dropped: {who}. The race took {self.share:.0%} of the "
-            "edited forward passes of a full run"
+            f"race for the {keep} largest effects: {int((ran_on == total).sum())} of "
+            f"{len(ran_on)} {noun} ran on all {total} prompts, and only these are tested. "
+            f"Stopped: {', '.join(stopped) or 'none'}. The race took {share:.0%} of the "
+            f"edited forward passes of a full run, {gradients}. A part of the true {keep} "
+            f"largest stops in at most {WRONG:.0%} of such races"
         )
         return Note(kind="info", text=text)
 
@@ -104,37 +98,47 @@ def run_race(
     run: Run,
     grid: Grid,
     of_stages: Sequence[Sequence[Chunk]],
-    clusters: Int[np.ndarray, " prompts"],
     keep: int,
 ) -> Race:
     """The effects of all parts,
     those that are surely not among the largest ``keep`` on some prompts alone.
     """
-    n_parts, n_prompts = len(grid.parts), grid.n_prompts
-    effects = np.full((n_parts, n_prompts), np.nan)
-    clean = np.empty(n_prompts)
-    changed = np.zeros(n_parts, dtype=bool)
-    alive = np.arange(n_parts)
-    seen = np.zeros(n_prompts, dtype=bool)
-    first_group = 0
+    clean = np.empty(grid.n_prompts)
+    changed = np.zeros(len(grid.parts), dtype=bool)
+    prompts_of, grid_of = [], []
     for stage, groups in enumerate(of_stages):
+        first_group = sum(len(earlier) for earlier in of_stages[:stage])
         prompts, stage_grid = _stage(grid, stage, groups, first_group)
-        first_group += len(groups)
-        swept = sweep_grid(run.folder, stage_grid.of(alive.tolist()), run.engine)
-        effects[np.ix_(alive, np.asarray(prompts))] = swept.effects
-        clean[prompts] = swept.clean
+        prompts_of.append(prompts)
+        grid_of.append(stage_grid)
+
+    def effects_of(
+        stage: int, alive: Int[np.ndarray, " alive"]
+    ) -> Float[np.ndarray, "alive stage"]:
+        swept = sweep_grid(run.folder, grid_of[stage].of(alive.tolist()), run.engine)
+        clean[prompts_of[stage]] = swept.clean
         changed[alive] |= swept.changed
-        seen[prompts] = True
-        if stage + 1 < len(of_stages):
-            level = WRONG / (len(of_stages) - 1)
-            behind = surely_behind(effects[np.ix_(alive, seen)], clusters[seen], keep, level)
-            alive = alive[~behind]
-    ran = np.isfinite(effects)
-    ran_on = ran.sum(1)
-    means = np.where(ran, effects, 0).sum(1) / ran_on
-    filled = np.where(ran, effects, means[:, None])
-    measured = Measured(filled, clean, ran_on == n_prompts, unchanged=~changed)
-    return Race(measured, ran_on, float(ran.mean()))
+        return swept.effects
+
+    estimated, no_gradient = _estimates(run, grid)
+    site_names = [part.site.name for part in grid.parts]
+    outcome = eliminate(effects_of, prompts_of, estimated, site_names, keep)
+    tested = outcome.ran_on == grid.n_prompts
+    measured = Measured(outcome.effects, clean, tested, unchanged=~changed)
+    return Race(measured, outcome, no_gradient)
+
+
+def _estimates(run: Run, grid: Grid) -> tuple[Float[np.ndarray, "components prompts"], str | None]:
+    """First-order effects of all parts on all prompts; zeros, and why, where there are none.
+
+    A metric of steps, such as an accuracy, has no gradient, nor have some operations of some models
+    (a RuntimeError of PyTorch's). A race is right without, and only longer.
+    """
+    try:
+        return gradients(run.folder, grid, "gradient").effects, None
+    except (LayerscopeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        return np.zeros((len(grid.parts), grid.n_prompts)), reason
 
 
 def _stage(
@@ -153,39 +157,3 @@ def _stage(
 
     name = f"{grid.name} stage {stage}"
     return prompts, replace(grid, name=name, groups=own, edits_for=edits_for)
-
-
-def surely_behind(
-    effects: Float[np.ndarray, "alive prompts"],
-    clusters: Int[np.ndarray, " prompts"],
-    keep: int,
-    level: float,
-) -> Bool[np.ndarray, " alive"]:
-    """Which parts have ``keep`` others significantly ahead of them.
-
-    Args:
-        level: chance of a wrong answer for each part.
-    """
-    names, of_prompt = np.unique(clusters, return_inverse=True)
-    # Sums over each group: the mean over prompts is a ratio of them, and groups are what is drawn.
-    sizes = np.bincount(of_prompt).astype(float)
-    sums = np.zeros((len(effects), len(names)))
-    np.add.at(sums.T, of_prompt, effects.T)
-    means = effects.mean(1)
-    behind = np.zeros(len(effects), dtype=bool)
-    if len(effects) <= keep:
-        return behind
-    order = np.argsort(-np.abs(means), kind="stable")
-    leaders, others = order[:keep], order[keep:]
-    t = t_quantile(1 - level, len(names) - 1)
-    is_ahead = np.ones(len(others), dtype=bool)
-    for leader in leaders:
-        ahead = np.sign(means[leader]) * sums[leader]
-        for sign in (1, -1):
-            difference = ahead - sign * sums[others]
-            mean = difference.sum(1) / sizes.sum()
-            centred = difference - mean[:, None] * sizes
-            spread = np.sqrt((centred**2).sum(1) * len(names) / (len(names) - 1)) / sizes.sum()
-            is_ahead &= mean > t * spread
-    behind[others] = is_ahead
-    return behind

@@ -6,7 +6,7 @@ from ...report.controls import GRID, OVER_PROMPTS, TURNED
 from ...report.depths import DepthCurve
 from ...report.parts import Cell, Column, Page
 from ...report.schema import as_json
-from ...report.words import number
+from ...report.words import interval, number
 from ...sweep.page import EffectsView, ExtraColumn, effect_curves, effects_page
 from ...sweep.positions import positions_text
 from .records import AblationRecord, Results
@@ -56,15 +56,16 @@ def _role(record: AblationRecord) -> Cell:
 def _ran_on(record: AblationRecord) -> Cell:
     """The prompts of a race that the part ran on."""
     ran_on = record.ran_on or 0
-    text = f"{ran_on}, stopped" if record.effect_interval is None else str(ran_on)
-    return Cell(text, ran_on)
+    if record.stopped_interval is None:
+        return Cell(str(ran_on), ran_on)
+    return Cell(f"{ran_on}, stopped", ran_on, interval(record.stopped_interval))
 
 
 RAN_ON = ExtraColumn(
     Column(
         "prompts",
         hint="that the part ran on before the race stopped it: "
-        "its effect is then an estimate without an interval",
+        "its effect is then an estimate, with its 95% interval over all prompts in small print",
     ),
     _ran_on,
 )

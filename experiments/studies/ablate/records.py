@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...report.schema import entry
+from ...report.schema import Interval, entry
 from ...sweep.records import EffectRecord, EffectResults, Mean
 
 
@@ -15,7 +15,13 @@ class AblationRecord(EffectRecord):
     """
 
     ran_on: int | None = entry(
-        "with --race: prompts that the part ran on; below all, its effect has no interval",
+        "with --race: prompts that the part ran on; below all, its effect is an estimate",
+        default=None,
+    )
+    stopped_interval: Interval | None = entry(
+        "with --race, of a part that stopped: 95% interval of its effect over all prompts, "
+        "from those that it ran on",
+        "the metric's",
         default=None,
     )
     previous: float | None = entry("a head's mean attention to the token before", default=None)

@@ -46,7 +46,7 @@ from ...metrics.usable import (
     usable_texts,
     with_pictures,
 )
-from ...report.schema import Finding, Note
+from ...report.schema import Finding, Interval, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError, RunFolder
@@ -183,9 +183,7 @@ def _batches(
     """All prompts in batches, or those of each stage of a race."""
     if options.race is None:
         return [list(chunks(subject, reads, options.batch_tokens))]
-    return staged_chunks(
-        subject, reads, options.batch_tokens, stages(clusters_of(items), options.seed)
-    )
+    return staged_chunks(subject, reads, options.batch_tokens, stages(len(items), options.seed))
 
 
 def _reference(path: Path, allowed: float, subject: Subject) -> tuple[list[Encoded], list[Note]]:
@@ -326,14 +324,11 @@ def measure(inputs: AblateInputs, run: Run) -> Results:
             f"this is {len(parts) * len(groups):,} edited forwards: "
             "--limit takes fewer prompts, --estimate gradient measures the largest only"
         )
-    name = f"{options.component} {options.value}"
-    edits_for = _edits(inputs, run.folder)
-    grid = Grid(name, inputs.subject, inputs.metric, groups, parts, edits_for)
-    race = None
+    grid, race = grid_of(inputs, run.folder), None
     if options.race is None:
         measured = measure_grid(run, grid)
     else:
-        race = run_race(run, grid, inputs.race, clusters_of(inputs.items), options.race)
+        race = run_race(run, grid, inputs.race, options.race)
         measured = with_null(run, grid, race.measured)
     roles = _roles(inputs)
     texts = [source_of(text) for text in inputs.reads.texts if text.picture is None]
@@ -344,6 +339,14 @@ def measure(inputs: AblateInputs, run: Run) -> Results:
         HeadPatterns(**patterns) if patterns is not None else None,
         race,
     )
+
+
+def grid_of(inputs: AblateInputs, folder: RunFolder) -> Grid:
+    """Every part edited in turn on every prompt."""
+    options = inputs.options
+    name = f"{options.component} {options.value}"
+    edits_for = _edits(inputs, folder)
+    return Grid(name, inputs.subject, inputs.metric, inputs.groups, inputs.parts, edits_for)
 
 
 def _roles(inputs: AblateInputs) -> dict[str, np.ndarray]:
@@ -442,14 +445,18 @@ def _references(inputs: AblateInputs, first: int) -> dict[str, Reference]:
     return made
 
 
-def _raced(record: AblationRecord, ran_on: int) -> AblationRecord:
-    """A record with the prompts that its part ran on; one that left a race has no interval:
-    it was selected for being small.
+def _raced(record: AblationRecord, ran_on: int, ends: Sequence[float]) -> AblationRecord:
+    """A record with the prompts that its part ran on; one that stopped has an interval of its
+    effect over these prompts and none of the effect in general: it was selected for being small.
     """
     if ran_on == record.n:
         return dataclasses.replace(record, ran_on=ran_on)
     return dataclasses.replace(
-        record, ran_on=ran_on, n=ran_on, effect_interval=None, normalised_interval=None
+        record,
+        ran_on=ran_on,
+        effect_interval=None,
+        normalised_interval=None,
+        stopped_interval=Interval(*ends),
     )
 
 
@@ -473,7 +480,9 @@ def _results(
     )
     notes = [*inputs.notes, *group_notes(clusters)]
     if race is not None and options.race is not None:
-        records = [_raced(*pair) for pair in zip(records, race.ran_on.tolist(), strict=True)]
+        outcome = race.outcome
+        ran = zip(records, outcome.ran_on.tolist(), outcome.intervals.tolist(), strict=True)
+        records = [_raced(*of_part) for of_part in ran]
         notes.append(race.note(options.component, options.race))
     notes += unchanged_notes(measured, options.component, metric.name)
     if not metric.baseline_is_zero and not is_comparable(base):
