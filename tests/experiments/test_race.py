@@ -70,6 +70,7 @@ def test_those_that_are_left_have_the_effects_of_a_run_without_a_race(folder: Pa
         assert record["effect_interval"] is None
         assert record["p"] is None
         assert not record["exact"]
+        assert record["stopped"] == record["effect"]
         assert record["n"] == 40
         assert record["ran_on"] in (8, 12, 18, 27)
         full = by_site[record["site"]]["effect"]

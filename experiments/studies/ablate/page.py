@@ -56,7 +56,7 @@ def _role(record: AblationRecord) -> Cell:
 def _ran_on(record: AblationRecord) -> Cell:
     """The prompts of a race that the part ran on."""
     ran_on = record.ran_on or 0
-    if record.stopped_interval is None:
+    if record.stopped is None:
         return Cell(str(ran_on), ran_on)
     return Cell(f"{ran_on}, stopped", ran_on, interval(record.stopped_interval))
 

@@ -18,9 +18,14 @@ class AblationRecord(EffectRecord):
         "with --race: prompts that the part ran on; below all, its effect is an estimate",
         default=None,
     )
+    stopped: float | None = entry(
+        "with --race, of a part that stopped: its effect over all prompts, estimated from those "
+        "that it ran on",
+        "the metric's",
+        default=None,
+    )
     stopped_interval: Interval | None = entry(
-        "with --race, of a part that stopped: 95% interval of its effect over all prompts, "
-        "from those that it ran on",
+        "its 95% interval: of the effect over these prompts, not over others like them",
         "the metric's",
         default=None,
     )

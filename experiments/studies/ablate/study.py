@@ -456,6 +456,7 @@ def _raced(record: AblationRecord, ran_on: int, ends: Sequence[float]) -> Ablati
         ran_on=ran_on,
         effect_interval=None,
         normalised_interval=None,
+        stopped=record.effect,
         stopped_interval=Interval(*ends),
     )
 
