@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .objective import LOWEST_LOG_PROBABILITY, dot, per_target
-from .scratch import Scratch
+from .objective import LOWEST_LOG_PROBABILITY, back, dot, per_target
 
 LEADING = 64
 """Directions of most variance in which the preconditioner knows how features vary together."""
@@ -45,7 +44,7 @@ class Curvature:
     and gradients.
 
     Attributes:
-        uncertainty: w_s p_sc (1 - p_sc), [m k c].
+        P, weighted: p_sc and w_s p_sc, [m k c].
         blocks: set where they are worth their time.
     """
 
@@ -63,7 +62,6 @@ class Curvature:
     ) -> None:
         self.Z, self.block, self.l2 = Z, block, l2
         self.present = present.to(logits.dtype)
-        self.scratch = Scratch(Z.device)
         self.P, self.weighted = torch.empty_like(logits), torch.empty_like(logits)
         of_bias = torch.zeros_like(logits[0])
         mix = blend.to(logits.dtype).view(1, -1, 1)
@@ -86,14 +84,10 @@ class Curvature:
 
     blocks: ClassBlocks | None
 
-    @property
-    def uncertainty(self) -> Float[Tensor, "m k c"]:
-        return self.weighted * (1 - self.P)
-
     def select(self, keep: Tensor) -> Curvature:
         """The curvature of some of the targets."""
         out = object.__new__(Curvature)
-        out.Z, out.block, out.l2, out.scratch = self.Z, self.block, self.l2[keep], self.scratch
+        out.Z, out.block, out.l2 = self.Z, self.block, self.l2[keep]
         out.P, out.weighted = self.P[:, keep], self.weighted[:, keep]
         out.present, out.inverse = self.present[keep], self.inverse[:, keep]
         out.blocks = None if self.blocks is None else self.blocks.select(keep)
@@ -121,19 +115,15 @@ class Curvature:
         """H V."""
         r, k, c = V.shape
         flat = V.reshape(r, k * c).to(self.Z.dtype)
-        out = torch.zeros(k * c, r, dtype=V.dtype, device=V.device)
+        out = torch.zeros(r, k * c, dtype=V.dtype, device=V.device)
         for start in range(0, len(self.Z), self.block):
             rows = slice(start, start + self.block)
-            part, p = self.Z[rows], self.P[rows]
-            product = self.scratch.product("product", part, flat)
-            u = self.scratch.cast("u", product, V.dtype).view(-1, k, c)
+            u = (self.Z[rows] @ flat).to(V.dtype).view(-1, k, c)
             # (diag p - p p') u = p * (u - p'u), without the c x c matrix
-            pu = torch.mul(p, u, out=self.scratch.empty("pu", u.shape, u.dtype))
-            u -= pu.sum(-1, keepdim=True)
+            u -= (self.P[rows] * u).sum(-1, keepdim=True)
             u *= self.weighted[rows]
-            low = self.scratch.cast("low", u, part.dtype)
-            out += low.view(-1, k * c).T @ part
-        out = out.T.contiguous().view(r, k, c)
+            out += back(u.view(-1, k * c), self.Z[rows])
+        out = out.view(r, k, c)
         out[:-1] += per_target(self.l2, V) * V[:-1]
         return out
 
@@ -200,23 +190,24 @@ class ClassBlocks:
         # The eigenvalues ascend, and the bias comes last.
         leading = Z[:, -self.width :].to(dtype).contiguous()
         m, k, c = curvature.P.shape
-        summed = curvature.uncertainty.view(m, k * c).T.double().cumsum(1)
-        total = summed[:, -1]
+        P, weighted = curvature.P.view(m, k * c), curvature.weighted.view(m, k * c)
         rows = min(m, BLOCK_ROWS)
         # Systematic sampling: marks at equal distances along the summed chances.
         marks = (torch.arange(rows, device=Z.device, dtype=torch.float64) + 0.5) / rows
-        drawn = torch.searchsorted(summed, total[:, None] * marks).clamp_(max=m - 1)
         H = torch.empty(k * c, self.width, self.width, dtype=dtype, device=Z.device)
         for start in range(0, k * c, BLOCKS_AT_ONCE):
             some = slice(start, start + BLOCKS_AT_ONCE)
-            z = leading[drawn[some]]
-            torch.bmm(z.mT, z, out=H[some])
-        H *= (total / rows).to(dtype).view(-1, 1, 1)
+            chances = (weighted[:, some] * (1 - P[:, some])).T.double()
+            summed = chances.cumsum(1)
+            total = summed[:, -1:]
+            drawn = torch.searchsorted(summed, total * marks).clamp_(max=m - 1)
+            z = leading[drawn]
+            H[some] = torch.bmm(z.mT, z) * (total / rows).to(dtype).unsqueeze(-1)
         diagonal = H.diagonal(dim1=1, dim2=2)
         diagonal[:, :-1] += curvature.l2.to(dtype).repeat_interleave(c)[:, None]
         # No penalty keeps the bias's curvature from 0.
-        least = LEAST_CURVATURE * float(total.max()) + torch.finfo(dtype).tiny
-        diagonal[:, -1] += least
+        bias = diagonal[:, -1]
+        bias += LEAST_CURVATURE * float(bias.max()) + torch.finfo(dtype).tiny
         self.inverse = torch.linalg.inv(H).view(k, c, self.width, self.width)
 
     inverse: Float[Tensor, "k c q q"]

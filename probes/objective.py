@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .rows import OnDisk
-from .scratch import Scratch
 
 LOWEST_LOG_PROBABILITY = -40.0
 # exp(-40) = 4e-18 changes no sum that matters, while denormal numbers slow products tenfold.
@@ -34,6 +33,11 @@ def per_target(values: Float[Tensor, " k"], like: Tensor) -> Float[Tensor, "1 k 
     return values.to(like.dtype).view(1, -1, 1)
 
 
+def back(values: Float[Tensor, "m q"], Z: Float[Tensor, "m r"]) -> Float[Tensor, "r q"]:
+    """Z' values in the type of Z; written so that Z, the larger of the two, need not be turned."""
+    return (values.to(Z.dtype).T @ Z).T
+
+
 class Point:
     """Coefficients, and what they give on all rows: logits, objective, gradient. It moves in place.
 
@@ -48,6 +52,7 @@ class Point:
         loss: [k], float64.
         gradient: [r k c].
         predicted: how often each class is predicted, sum_i p_ic, [k c].
+        spread: what `sampling_weights` weighs rows by; None where no sample is drawn.
     """
 
     def __init__(
@@ -67,7 +72,6 @@ class Point:
         self.counts = torch.stack([torch.bincount(Y[:, j], minlength=c) for j in range(k)])
         self.predicted = torch.empty_like(self.counts, dtype=torch.float64)
         self.spread = W.new_zeros(len(Z), 2) if is_sampled else None
-        self.scratch = Scratch(W.device)
         self.recompute(Z)
 
     @property
@@ -94,7 +98,7 @@ class Point:
 
         def logits(rows: slice, part: Tensor) -> Tensor:
             chosen = logits_kept[rows, which]
-            chosen += self.scratch.product("change", part, flat).view_as(chosen)
+            chosen += (part @ flat).view_as(chosen)
             if not isinstance(which, slice):  # then it is a copy, not a view
                 logits_kept[rows, which] = chosen
             return chosen
@@ -114,8 +118,7 @@ class Point:
         flat = low.reshape(len(low), -1)
 
         def logits(rows: slice, part: Tensor) -> Tensor:
-            product = self.scratch.product("change", part, flat)
-            fresh = self.scratch.cast("fresh", product, self.W.dtype).view(-1, *low.shape[1:])
+            fresh = (part @ flat).to(self.W.dtype).view(-1, *low.shape[1:])
             if self.logits is not None:
                 self.logits[rows, which] = fresh
             return fresh
@@ -127,32 +130,22 @@ class Point:
     ) -> None:
         Y, W, l2, counts = self.Y[:, which], self.W[:, which], self.l2[which], self.counts[which]
         r, k, c = W.shape
-        # By class, as the products give it; it is turned at the end.
-        gradient, loss = W.new_zeros(k * c, r), torch.zeros_like(l2)
+        gradient, loss = W.new_zeros(r, k * c), torch.zeros_like(l2)
         # For `sampling_weights`: a class's part of the curvature over its count, and as it is.
         shares = torch.stack([1 / counts.clamp(min=1), torch.ones_like(counts)])
         shares = shares.to(W.dtype).view(2, k * c)
-        is_weighed = self.spread is not None and k == self.W.shape[1]
         for start in range(0, len(Z), self.block):
             rows = slice(start, start + self.block)
             part, y = Z[rows], Y[rows].unsqueeze(-1)
-            raw = logits(rows, part)
-            largest = raw.amax(-1, keepdim=True)
-            p = torch.sub(raw, largest, out=self.scratch.empty("p", raw.shape, raw.dtype))
-            p.clamp_(min=LOWEST_LOG_PROBABILITY).exp_()
-            total = p.sum(-1, keepdim=True)
-            nats = total.log() + largest - raw.gather(2, y)
-            loss += nats.sum((0, 2), dtype=torch.float64)
-            p /= total
-            if is_weighed:
-                square = torch.mul(p, p, out=self.scratch.empty("square", p.shape, p.dtype))
-                variance = torch.sub(p, square, out=square)
-                torch.mm(variance.view(-1, k * c), shares.T, out=self.spread[rows])
+            log_p = torch.log_softmax(logits(rows, part), dim=-1)
+            loss -= log_p.gather(2, y).squeeze(-1).sum(0, dtype=torch.float64)
+            p = log_p.clamp_(min=LOWEST_LOG_PROBABILITY).exp_().view(-1, k * c)
+            if self.spread is not None and k == self.W.shape[1]:
+                torch.mm(p - p * p, shares.T, out=self.spread[rows])
             # The residual p - [y = c], in the place of p.
-            residual = p.scatter_add_(2, y, p.new_full((), -1.0).expand(y.shape))
-            low = self.scratch.cast("residual", residual, part.dtype)
-            gradient += low.view(-1, k * c).T @ part
-        gradient = gradient.T.contiguous().view(r, k, c)
+            p.view(-1, k, c).scatter_add_(2, y, p.new_full((), -1.0).expand(y.shape))
+            gradient += back(p, part)
+        gradient = gradient.view(r, k, c)
         # The bias's gradient is what is predicted of each class less what there is.
         self.predicted[which] = (gradient[-1].double() + counts).clamp_(min=0)
         gradient[:-1] += per_target(l2, W) * W[:-1]
