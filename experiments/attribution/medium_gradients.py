@@ -113,17 +113,22 @@ def medium_first_order(game: Game) -> Float[np.ndarray, " units"]:
 def absent_embeddings(
     game: Game, part: Part, x: Float[Tensor, "pos d"], n_cells: int = 0
 ) -> Float[Tensor, "pos d"]:
-    """The embeddings of the text with every unit absent;
+    """The embeddings of the text with every unit absent, what belongs to none as it is;
     the mean one where the removal leaves a position without.
 
     Args:
         x: the embeddings of the row's tokens.
         n_cells: cells in front of the tokens in the row.
     """
-    subject = game.question.subject
-    ids = part.ids[n_cells:]
-    tables = {side: embedding(subject, in_target=side).float() for side in map(in_target, ids)}
-    vectors = torch.stack([tables[in_target(token)].mean(0) for token in ids]).to(x)
+    subject, vectors = game.question.subject, x.clone()
+    # Of each side, the source's and a target's, one table, whose making reads the vocabulary.
+    sides = {in_target(token) for token in part.ids[n_cells:]}
+    tables = {side: embedding(subject, in_target=side).float() for side in sides}
+    means = {side: table.mean(0).to(x) for side, table in tables.items()}
+    for places in part.tokens:
+        for place in places:
+            if place >= n_cells:
+                vectors[place - n_cells] = means[in_target(part.ids[place])]
     for start, tokens in game.fills(part):
         for place, token in enumerate(tokens, start - n_cells):
             if place >= 0:

@@ -30,7 +30,7 @@ class Options:
             (4,096) the most, where an error is asked for.
         error: LIME and leverage-shap stop once the largest standard error is this share of the
             largest score: 0.05 by default, or never where samples are given.
-        verify: leave-one-out is exact for so many units, those of largest estimate, and for a few
+        verify: leave-one-out is exact for so many units, those that may be largest, and for a few
             drawn ones; the rest is estimated from one gradient. By default all are exact.
         features: LIME keeps so many units, as published; 0 keeps all.
         steps: gradients along the path of conductance and dig (50); of integrated gradients those

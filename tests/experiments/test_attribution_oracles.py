@@ -26,6 +26,7 @@ from experiments.attribution import (
 from experiments.attribution.paths import integrate
 from experiments.attribution.perturbation import leave_one_out, windows
 from experiments.attribution.set_process import SetProcess
+from experiments.attribution.verified import most_unseen
 from experiments.subject import Subject
 
 TEXT = "w5 w6 w7 w8 w9 w10"
@@ -374,8 +375,8 @@ def test_a_sampled_baseline_is_the_mean_over_texts_of_drawn_words(subject: Subje
 def test_verified_leave_one_out_is_exact_on_top_and_captums_gradient_below(
     captum: Any, subject: Subject, removal: str
 ) -> None:
-    """Estimates are gradient x (input - baseline) of Captum;
-    the measured ones those of leaving every unit out.
+    """Estimates are gradient x (input - baseline) of Captum, those of the largest product of
+    lengths are measured; the measured ones are those of leaving every unit out.
     """
     text = " ".join(f"w{i}" for i in range(3, 23))
     question = ask(subject, text, TARGET, "token")
@@ -391,14 +392,46 @@ def test_verified_leave_one_out_is_exact_on_top_and_captums_gradient_below(
     )
     value = logit_of_vectors(subject, part.reads[0])
     gradient = captum.Saliency(value).attribute(vectors.requires_grad_(), abs=False)[0].detach()
-    expected = ((vectors.detach() - absent)[0] * gradient).sum(-1)[[p for (p,) in part.tokens]]
+    places = [p for (p,) in part.tokens]
+    way = (vectors.detach() - absent)[0, places]
+    expected = (way * gradient[places]).sum(-1)
+    bounds = (way.norm(dim=-1) * gradient[places].norm(dim=-1)).numpy()
     np.testing.assert_allclose(found.more["estimates"], expected.numpy(), rtol=2e-3, atol=1e-5)
     exact = found.more["exact"]
     assert len(exact) == 12
-    assert set(np.argsort(-np.abs(expected.numpy()))[:4].tolist()) <= set(exact)
+    largest = np.argsort(-bounds)[:4].tolist()
+    assert set(largest) <= set(exact)
     np.testing.assert_allclose(found.scores[exact], whole.scores[exact], atol=1e-5)
     assert found.cost.forwards < whole.cost.forwards
+    sizes = np.abs(whole.scores)
+    is_larger = sizes > sizes[largest].min()
+    others = found.more["others"]
+    assert others["larger"] == is_larger[list(set(exact) - set(largest))].sum()
+    unmeasured = list(set(range(len(sizes))) - set(exact))
+    assert others["unmeasured"] == len(unmeasured)
+    assert is_larger[unmeasured].sum() <= others["at_most"] <= len(unmeasured)
     assert "Spearman" in " ".join(note.text for note in found.notes)
+
+
+@pytest.mark.parametrize(("unseen", "n_larger"), [(46, 3), (46, 20), (5, 5), (12, 0)])
+def test_the_bound_on_unseen_units_holds_in_95_of_100_draws(unseen: int, n_larger: int) -> None:
+    """By counting draws; and the next smaller bound would not hold where none was drawn."""
+    rng, drawn = np.random.default_rng(0), 8
+    is_larger = np.arange(drawn + unseen) < n_larger
+    holds = 0
+    for _ in range(2000):
+        seen = int(rng.permutation(is_larger)[:drawn].sum())
+        holds += n_larger - seen <= most_unseen(seen, drawn, unseen)
+    assert holds >= 0.94 * 2000
+    most = most_unseen(0, drawn, unseen)
+    if most < unseen:
+        # With one more that is larger, drawing none would be rarer than one in twenty.
+        chance = math.comb(drawn + unseen - most - 1, drawn) / math.comb(drawn + unseen, drawn)
+        assert (
+            chance
+            <= 0.05
+            < math.comb(drawn + unseen - most, drawn) / math.comb(drawn + unseen, drawn)
+        )
 
 
 def test_occlusion_is_captums(captum: Any, subject: Subject) -> None:

@@ -100,7 +100,7 @@ class AttributeOptions(RunOptions):
     )
     verify: int | None = option(
         "leave-one-out: estimate all units from one gradient, "
-        "and measure only the K largest exactly",
+        "and measure only K units exactly, those that may be largest",
         None,
         metavar="K",
         least=1,
