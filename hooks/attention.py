@@ -393,9 +393,11 @@ def _weights_in_place(scores: Tensor) -> Tensor:
 
 def _nowhere(weights: Tensor, scores: Tensor) -> Tensor:
     """A query with nothing to see attends nowhere, as in the fused kernels;
-    any other NaN stays to be seen.
+    any other NaN stays to be seen. The weights are fresh: they may be changed in place.
     """
-    return weights.masked_fill(scores.isneginf().all(dim=-1, keepdim=True), 0.0)
+    nothing = scores.amax(dim=-1, keepdim=True).isneginf()
+    can_overwrite = not (weights.requires_grad or is_wrapped(weights))
+    return (weights.masked_fill_ if can_overwrite else weights.masked_fill)(nothing, 0.0)
 
 
 def is_forbidden(scores: Float[Tensor, "*heads query key"]) -> Bool[Tensor, "*heads query key"]:

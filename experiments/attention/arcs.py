@@ -288,7 +288,9 @@ def most_attended(
         member: 1 where a token is part of a word.
     """
     # What goes to a word is the sum over its tokens; what it gives is the mean over its own.
-    to_words = pattern @ member[:, None]
+    n_heads = pattern.shape[1]
+    # One product for all heads, for which their members would be copied otherwise.
+    to_words = (pattern.flatten(1, 2) @ member).unflatten(1, (n_heads, -1))
     size = member.sum(1).clamp(min=1)
     words = (member / size[:, None]).transpose(1, 2)[:, None] @ to_words
     return words.masked_fill(hidden[:, None], -1.0).argmax(-1)
