@@ -25,6 +25,7 @@ from layerscope.errors import LayerscopeError
 from ...hooks.edits import Edit
 from ..metrics.reads import MetricError, Reads
 from ..report.schema import Note
+from ..report.words import plural
 from ..runs.execute import Run
 from ..subject import Subject
 from .components import Component
@@ -85,7 +86,7 @@ class Race:
         if self.no_gradient is not None:
             gradients = f"without gradients ({self.no_gradient})"
         text = (
-            f"race for the {keep} largest effects: {int((ran_on == total).sum())} of "
+            f"race for the {plural(keep, 'largest effect')}: {int((ran_on == total).sum())} of "
             f"{len(ran_on)} {noun} ran on all {total} prompts, and only these are tested. "
             f"Stopped: {', '.join(stopped) or 'none'}. The race took {share:.0%} of the "
             f"edited forward passes of a full run, {gradients}. A part of the true {keep} "

@@ -166,7 +166,7 @@ def simulated(rng: np.random.Generator, shape: str, wrong: float = WRONG) -> tup
     of_stages = stages(n_prompts, seed=int(rng.integers(1 << 30)))
 
     def effects_of(stage: int, alive: np.ndarray) -> np.ndarray:
-        return effects[np.ix_(alive, of_stages[stage])]
+        return effects[np.ix_(alive, np.array(of_stages[stage]))]
 
     outcome = eliminate(effects_of, of_stages, estimates, site_names, keep, wrong)
     return bool((outcome.ran_on[:keep] < n_prompts).any()), outcome.ran_on.mean() / n_prompts
