@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 
 from ..report.schema import Note
 from .game import Game
+from .jackknife import jackknife
 from .options import Options
 from .result import Found, largest_share
 from .set_process import Kernel, SetProcess, signs
@@ -219,7 +220,9 @@ def estimated(
         return plain, start
     process = SetProcess.fit(sample.firsts, odd, start)
     predicted = process.predict(np.ones((1, sample.units), dtype=bool))
-    missed, errors = sample.regression(process.residuals, full - empty - 2 * float(predicted[0]))
+    missed, alone = sample.regression(process.residuals, full - empty - 2 * float(predicted[0]))
+    # What the surrogate misses is no independent draw, and neither error is known well.
+    errors = np.maximum(alone, jackknife(sample, process, full - empty))
     explained = max(0.0, 1 - float((process.residuals**2).mean()) / spread)
     adjusted = Estimate(process.shapley() + missed, errors, explained)
     # Clearly better: of two estimates as good as each other, the smaller error is the luckier one.

@@ -160,12 +160,14 @@ class SetProcess:
         spread: root mean square of the values.
         alpha: the weights of the evaluations, of the standardised values.
         residuals: of each evaluation its value less what the others predict of it.
+        inverse: of the covariance of the standardised values.
     """
 
     kernel: Kernel
     masks: Masks
     spread: float
     alpha: Float[np.ndarray, " pairs"]
+    inverse: Float[np.ndarray, "pairs pairs"]
     residuals: Float[np.ndarray, " pairs"]
 
     @classmethod
@@ -187,7 +189,21 @@ class SetProcess:
         alpha = inverse @ standard
         # Leave-one-out in closed form (Rasmussen and Williams 2006, equation 5.12).
         residuals = spread * alpha / np.diag(inverse)
-        return cls(kernel, masks, spread, alpha, residuals)
+        return cls(kernel, masks, spread, alpha, inverse, residuals)
+
+    def without_each(
+        self,
+    ) -> tuple[Float[np.ndarray, "without pairs"], Float[np.ndarray, "without pairs"]]:
+        """The weights of the evaluations without each of them, and what the process without both
+        it and another evaluation misses of that other one.
+        """
+        diagonal = np.diag(self.inverse)
+        missed = self.alpha / diagonal
+        # Row by row the inverse of the covariance without one evaluation (a Schur complement).
+        alphas = self.alpha - self.inverse * missed[:, None]
+        diagonals = diagonal - self.inverse**2 / diagonal[:, None]
+        np.fill_diagonal(diagonals, 1.0)  # of the evaluation that is left out, whose alpha is 0
+        return alphas, self.spread * alphas / diagonals
 
     def predict(self, masks: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, " rows"]:
         """The expected odd part at other sets."""

@@ -23,6 +23,7 @@ from experiments.attribution import (
     shapley,
     surrogates,
 )
+from experiments.attribution.jackknife import jackknife
 from experiments.attribution.paths import integrate
 from experiments.attribution.perturbation import leave_one_out, windows
 from experiments.attribution.set_process import SetProcess
@@ -173,6 +174,55 @@ def test_leverage_shap_stops_at_the_error_that_it_prints() -> None:
         kernel.append(plain.scores - exact)
     assert np.mean(covered) >= 0.9
     assert np.square(ours).mean() < 0.5 * np.square(kernel).mean()
+
+
+def test_the_jackknife_makes_the_estimate_again_without_each_pair() -> None:
+    """Against processes fitted anew without one and without two pairs,
+    and the regression's Lagrange equations.
+    """
+    units, game = 6, interacting(6, 0)
+    sample = leverage.Sample(units, 0)
+    values = game(sample.grow(14))
+    odd = (values[0::2] - values[1::2]) / 2
+    total = game.value - game.empty
+    process = SetProcess.fit(sample.firsts, odd)
+
+    def fitted(pairs: list[int]) -> np.ndarray:
+        masks = sample.firsts[pairs]
+        covariance = process.kernel(masks, masks) + process.kernel.noise * np.eye(len(pairs))
+        return np.linalg.solve(covariance, odd[pairs])
+
+    def expected_at(pairs: list[int], mask: np.ndarray) -> float:
+        return float((process.kernel(mask[None], sample.firsts[pairs]) @ fitted(pairs))[0])
+
+    def estimate(pairs: list[int]) -> np.ndarray:
+        residuals, weights = [], []
+        for pair in pairs:
+            others = [other for other in pairs if other != pair]
+            residuals.append(odd[pair] - expected_at(others, sample.firsts[pair]))
+            stratum = sample.strata[sample.stratum_of[pair]]
+            n_same = (sample.stratum_of[pairs] == sample.stratum_of[pair]).sum()
+            weights.append(stratum.weight * stratum.n_pairs / n_same)
+        z = np.where(sample.firsts[pairs], 0.5, -0.5)
+        rest = total - 2 * expected_at(pairs, np.ones(units, dtype=bool))
+        gram = z.T @ np.diag(weights) @ z
+        ones = np.ones((units, 1))
+        system = np.block([[gram, ones], [ones.T, np.zeros((1, 1))]])
+        missed = np.linalg.solve(system, np.append(z.T @ (weights * np.array(residuals)), rest))
+        every_set = (np.arange(2**units)[:, None] >> np.arange(units)) & 1 > 0
+        game_of_process = np.array([expected_at(pairs, mask) for mask in every_set])
+        return shapley.shapley_values(game_of_process) + missed[:-1]
+
+    pairs = list(range(len(odd)))
+    without = np.array([estimate([p for p in pairs if p != left_out]) for left_out in pairs])
+    variance = np.zeros(units)
+    for number, stratum in enumerate(sample.strata):
+        of_size = without[sample.stratum_of == number]
+        n = len(of_size)
+        spread = ((of_size - of_size.mean(0)) ** 2).sum(0)
+        variance += (1 - n / stratum.n_pairs) * (n - 1) / n * spread
+    found = jackknife(sample, process, total)
+    np.testing.assert_allclose(found, np.sqrt(variance), rtol=1e-6)
 
 
 def test_lime_stops_at_the_error_that_it_prints_and_it_covers() -> None:
