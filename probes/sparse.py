@@ -9,7 +9,8 @@ in the same way, which shows whether the basis of the neurons matters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, no_type_check
 
 import numpy as np
@@ -89,6 +90,20 @@ class SparseProbe(LinearClassifier):
         return self
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products as small as a sweep's gain nothing from threads; beside other processes, every one
+    of them would wait for a thread that is not running.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def sparse_sweep(
     X: Float[np.ndarray, "n d"],
     y: np.ndarray,
@@ -140,9 +155,9 @@ def sparse_sweep(
         for order in orders:
             place = torch.from_numpy(np.searchsorted(neurons, order))
             coefs, biases = nested_regressions(columns.index_select(0, place), positive, l2, ks)
-            predicted = (
-                coefs @ test_columns.index_select(0, place).double().numpy() + biases[:, None] > 0
-            )
+            read = test_columns.index_select(0, place).double()
+            logits = (torch.from_numpy(coefs) @ read).numpy() + biases[:, None]
+            predicted = logits > 0
             found.append([(_f1(gold, row), _mcc(gold, row)) for row in predicted])
         return found
 
