@@ -90,7 +90,8 @@ class Race:
             f"{len(ran_on)} {noun} ran on all {total} prompts, and only these are tested. "
             f"Stopped: {', '.join(stopped) or 'none'}. The race took {share:.0%} of the "
             f"edited forward passes of a full run, {gradients}. A part of the true {keep} "
-            f"largest stops in at most {WRONG:.0%} of such races"
+            f"largest stops in at most {WRONG:.0%} of such races, unless its effect is confined "
+            "to a few prompts"
         )
         return Note(kind="info", text=text)
 
