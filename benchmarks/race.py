@@ -150,6 +150,9 @@ def main() -> None:
         kind = "prompts" if given.data == "ioi" else "pairs"
         sides = {}
         with torch.no_grad():
+            # What is imported and prepared once is in neither side's time.
+            some = {kind: data, "limit": 2, "out": folder / "warm"}
+            Side(ablate.AblateOptions(model=subject, value=given.value, **some), subject)
             for name in ("race", "full", "race again")[: 3 if given.again else 2]:
                 options = ablate.AblateOptions(
                     model=subject,

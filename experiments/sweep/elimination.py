@@ -5,7 +5,7 @@ race stops what a full run would not list. So nothing but the draw is random, wh
 prompts are of. First-order estimates g are known on every prompt (`estimate`), and effects e on the
 sampled ones, so the mean of a part is
 
-    m = b mean_all(g) + mean_sample(e - b g),    b = 1, or 0 where g does not reduce the variance
+    m = b mean_all(g) + mean_sample(e - b g),    b in `SLOPES`, of least variance
 
 the difference estimator of survey sampling. It is right on average whatever g is, its error is that
 of the residuals e - b g alone, and it vanishes as the sample becomes all prompts:
@@ -19,7 +19,8 @@ Part i is behind part j if, for s_j the sign of m_j and both signs of part i,
 paired by prompt. The one error that counts is a part of the true K largest with K others ahead of
 it; at least one of them is then wrongly ahead, so the level is divided by the K (parts - K) pairs
 (and by the stages). A few prompts may all miss those on which a part matters: where its variance
-is below the mean of its site's in the first stage, that mean stands for it.
+is below the mean of its site's in the first stage, that mean counts as much as that stage's prompts
+do, and the part's own variance as those since.
 
 Source: Särndal, Swensson and Wretman 1992, chapter 6 (difference estimator) and 2.8 (finite
 populations); Maron and Moore 1994 (races), with t instead of Hoeffding's bound; Even-Dar et al.
@@ -38,6 +39,8 @@ from ...probes.distributions import t_quantile
 
 WRONG = 0.05
 """Chance at most that a part of the true K largest stops, over all stages."""
+SLOPES = (0.0, 0.5, 1.0)
+"""How much of an estimate is taken off."""
 LEADERS = 4
 """Parts that may be ahead of others: so many times those that are looked for, the largest.
 
@@ -94,10 +97,12 @@ def eliminate(
         now = standing(effects[np.ix_(alive, is_sampled)], estimates[alive], is_sampled)
         if stage == 0:
             floors = site_floors(now.spread, site_names)
-        is_behind = surely_behind(now, keep, level, floors[alive])
+        weight = len(of_stages[0]) / is_sampled.sum()
+        variances = now.variances(floors[alive], weight)
+        is_behind = surely_behind(now, keep, level, variances)
         stopped = alive[is_behind]
         effects[stopped] = now.filled[is_behind]
-        intervals[stopped] = now.intervals(floors[alive])[is_behind]
+        intervals[stopped] = now.intervals(variances)[is_behind]
         alive = alive[~is_behind]
     return Eliminated(effects, ran_on, intervals)
 
@@ -136,17 +141,20 @@ class Standing:
         """Variances of the residuals."""
         return (self.residuals**2).sum(1)
 
-    def variances(self, floors: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:
+    def variances(
+        self, floors: Float[np.ndarray, " parts"], weight: float
+    ) -> Float[np.ndarray, " parts"]:
         """Squared standard errors of the means.
 
         Args:
-            floors: the least ``spread`` that each part is given.
+            floors: variances of residuals that those below are drawn to, with this weight.
         """
-        return self.scale * np.maximum(self.spread, floors)
+        lacking = np.maximum(0, floors - self.spread)
+        return self.scale * (self.spread + weight * lacking)
 
-    def intervals(self, floors: Float[np.ndarray, " parts"]) -> Float[np.ndarray, "parts 2"]:
+    def intervals(self, variances: Float[np.ndarray, " parts"]) -> Float[np.ndarray, "parts 2"]:
         """95% intervals of the effects over all prompts."""
-        reach = t_quantile(0.975, self.degrees) * np.sqrt(self.variances(floors))
+        reach = t_quantile(0.975, self.degrees) * np.sqrt(variances)
         return np.stack([self.means - reach, self.means + reach], axis=1)
 
 
@@ -161,13 +169,13 @@ def standing(
         estimates: of every part on every prompt; 0 where there are none.
     """
     known = estimates[:, is_sampled]
-    plain, corrected = _centred(effects), _centred(effects - known)
-    is_better = (corrected**2).sum(1) < (plain**2).sum(1)
-    slopes = is_better.astype(float)[:, None]
+    residuals = np.stack([_centred(effects - slope * known) for slope in SLOPES])
+    best = (residuals**2).sum(2).argmin(0)
+    slopes = np.array(SLOPES)[best][:, None]
     offsets = (effects - slopes * known).mean(1, keepdims=True)
     filled = slopes * estimates + offsets
     filled[:, is_sampled] = effects
-    return Standing(filled, np.where(is_better[:, None], corrected, plain))
+    return Standing(filled, residuals[best, np.arange(len(best))])
 
 
 def _centred(values: Float[np.ndarray, "parts sample"]) -> Float[np.ndarray, "parts sample"]:
@@ -185,24 +193,23 @@ def site_floors(
 
 
 def surely_behind(
-    now: Standing, keep: int, level: float, floors: Float[np.ndarray, " parts"]
+    now: Standing, keep: int, level: float, variances: Float[np.ndarray, " parts"]
 ) -> Bool[np.ndarray, " parts"]:
     """Which parts have ``keep`` others significantly ahead of them.
 
     Args:
         level: chance of a wrong answer for each pair of parts.
-        floors: the least variance of each part that may be behind.
+        variances: squared standard errors of the parts that may be behind.
     """
     means, sizes = now.means, np.abs(now.means)
     leaders = np.argsort(-sizes, kind="stable")[: LEADERS * keep]
     own = now.scale * now.spread[leaders]
     covariances = now.scale * (now.residuals[leaders] @ now.residuals.T)
     signs = np.sign(means[leaders])
-    floored = now.variances(floors)
     t = t_quantile(1 - level, now.degrees)
     is_ahead = np.ones(covariances.shape, dtype=bool)
     for sign in (1, -1):
         gaps = sizes[leaders, None] - sign * means
-        variances = own[:, None] + floored - 2 * sign * signs[:, None] * covariances
-        is_ahead &= gaps > t * np.sqrt(np.maximum(variances, 0))
+        of_pairs = own[:, None] + variances - 2 * sign * signs[:, None] * covariances
+        is_ahead &= gaps > t * np.sqrt(np.maximum(of_pairs, 0))
     return is_ahead.sum(0) >= keep

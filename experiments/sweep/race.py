@@ -33,7 +33,7 @@ from .elimination import WRONG, Eliminated, eliminate
 from .measure import Measured, gradients
 from .sweep import Chunk, Grid, chunks, sweep_grid
 
-FIRST, GROWTH = 8, 1.5
+FIRST, GROWTH = 8, 1.35
 """Prompts in the first stage, and what each stage multiplies them by."""
 
 

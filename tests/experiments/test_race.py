@@ -72,7 +72,7 @@ def test_those_that_are_left_have_the_effects_of_a_run_without_a_race(folder: Pa
         assert not record["exact"]
         assert record["stopped"] == record["effect"]
         assert record["n"] == 40
-        assert record["ran_on"] in (8, 12, 18, 27)
+        assert record["ran_on"] in (8, 11, 15, 21, 29)
         full = by_site[record["site"]]["effect"]
         assert record["stopped_interval"]["low"] <= full <= record["stopped_interval"]["high"]
     note = next(n["text"] for n in raced["notes"] if n["text"].startswith("race"))
@@ -116,7 +116,7 @@ def test_a_metric_without_a_gradient_races_without_one(folder: Path) -> None:
 def test_all_prompts_come_once_in_stages_that_grow() -> None:
     of_stages = stages(60, seed=3)
     assert sorted(np.concatenate(of_stages).tolist()) == list(range(60))
-    assert [len(stage) for stage in of_stages] == [8, 4, 6, 9, 14, 19]
+    assert [len(stage) for stage in of_stages] == [8, 3, 4, 6, 8, 11, 14, 6]
 
 
 def test_the_error_is_that_of_every_sample_that_could_be_drawn() -> None:
@@ -132,12 +132,12 @@ def test_the_error_is_that_of_every_sample_that_could_be_drawn() -> None:
         is_sampled = np.isin(np.arange(8), prompts)
         now = standing(effects[:, is_sampled], estimates, is_sampled)
         means.append(now.means)
-        variances.append(now.variances(np.zeros(3)))
+        variances.append(now.variances(np.zeros(3), 1.0))
     np.testing.assert_allclose(np.mean(means, axis=0), effects.mean(1), atol=1e-12)
     np.testing.assert_allclose(np.var(means, axis=0), np.mean(variances, axis=0), rtol=1e-9)
     everyone = standing(effects, estimates, np.ones(8, dtype=bool))
     np.testing.assert_allclose(everyone.means, effects.mean(1), rtol=1e-12)
-    assert (everyone.variances(np.ones(3)) == 0).all()
+    assert (everyone.variances(np.ones(3), 1.0) == 0).all()
 
 
 def simulated(rng: np.random.Generator, shape: str, wrong: float = WRONG) -> tuple[bool, float]:
@@ -182,7 +182,7 @@ def test_a_part_planted_at_rank_10_seldom_stops_and_most_others_do(shape: str) -
     lost = np.mean([is_lost for is_lost, _ in races])
     assert lost <= WRONG
     assert np.mean([share for _, share in races]) < 0.5
-    careless = [simulated(rng, shape, wrong=1900.0) for _ in range(20)]
+    careless = [simulated(rng, shape, wrong=4000.0) for _ in range(20)]
     assert np.mean([is_lost for is_lost, _ in careless]) > 4 * WRONG
 
 
