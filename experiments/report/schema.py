@@ -150,6 +150,10 @@ def check_schema(raw: Mapping[str, Any], where: str) -> None:
         )
 
 
+JSON_TYPES = frozenset({str, int, float, bool, type(None)})
+"""What JSON holds as it is."""
+
+
 def as_json(value: Any) -> Any:
     """Dataclasses, arrays and numbers of numpy as JSON holds them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -162,7 +166,8 @@ def as_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): as_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [as_json(one) for one in value]
+        # Nearly all that results hold are long lists of plain values.
+        return [one if type(one) in JSON_TYPES else as_json(one) for one in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return value

@@ -65,7 +65,8 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """What is kept of an unfinished run."""
-        return dataclasses.asdict(self)
+        # Not asdict, which copies every number of every list.
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Cell:
