@@ -81,8 +81,7 @@ def quick_gguf() -> Iterator[None]:
 
     transformers parses the whole header for the config and again for the weights, and builds the
     same table of tensor names for each of several hundred modules: minutes for a small model.
-    The same functions are memoised here for the length of the load, and texts are decoded at once;
-    nothing they return changes.
+    The same functions are memoised here for the length of the load; nothing they return changes.
     """
     try:
         import gguf
@@ -109,7 +108,8 @@ def quick_gguf() -> Iterator[None]:
 
     def parsed(value: Any, kind: Any) -> Any:
         # Of a vocabulary's tokens transformers makes lists of numbers, then arrays, then text.
-        return value.tobytes().decode() if kind in GGUF_TEXT else parse(value, kind)
+        is_text = kind in GGUF_TEXT
+        return value.tobytes().decode() if is_text else parse(value, kind)
 
     found = gguf.GGUFReader, gguf.get_tensor_name_map
     gguf.GGUFReader = functools.cache(Reader)
