@@ -12,9 +12,6 @@ from typing import Any
 
 from .errors import SubjectError
 
-GGUF_TEXT = ([8], [9, 8])
-"""Kinds of values in a GGUF header: a text, and a list of texts."""
-
 
 def find_gguf(path: Path) -> Path | None:
     if path.is_file() and path.suffix == ".gguf":
@@ -104,21 +101,12 @@ def quick_gguf() -> Iterator[None]:
 
     reading: Any = unpacking
     bar = reading.tqdm  # which asks nobody whether it may be shown
-    parse = reading._gguf_parse_value
-
-    def parsed(value: Any, kind: Any) -> Any:
-        # Of a vocabulary's tokens transformers makes lists of numbers, then arrays, then text.
-        is_text = kind in GGUF_TEXT
-        return value.tobytes().decode() if is_text else parse(value, kind)
-
     found = gguf.GGUFReader, gguf.get_tensor_name_map
     gguf.GGUFReader = functools.cache(Reader)
     gguf.get_tensor_name_map = functools.cache(found[1])
     reading.tqdm = functools.partial(bar, disable=True)
-    reading._gguf_parse_value = parsed
     try:
         yield
     finally:
-        reading._gguf_parse_value = parse
         gguf.GGUFReader, gguf.get_tensor_name_map = found
         reading.tqdm = bar
