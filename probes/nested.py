@@ -79,7 +79,9 @@ def _by_the_bound(
         within: 1 where a regression reads a column.
     """
     n = rows.shape[1]
-    bound = ((rows * (share / 4)) @ rows.T).double() + torch.diag(ridge + 1e-10 * n)
+    # In float64: float32 could leave the bound of many rows of collinear columns not definite.
+    exact = rows.double()
+    bound = (exact * (share / 4)) @ exact.T + torch.diag(ridge + 1e-10 * n)
     # L^-1 of the bound's factor: its corners are those of the regressions of fewer columns.
     eye = torch.eye(len(ridge), dtype=torch.float64)
     root = torch.linalg.solve_triangular(torch.linalg.cholesky(bound), eye, upper=False)
@@ -87,6 +89,7 @@ def _by_the_bound(
     # The step's length, by the secant of the last step: the bound's own is 1, and too short.
     length = torch.ones(len(weights), dtype=torch.float64)
     step = decrement = torch.zeros(())
+    miss = torch.full((1, 1), 0.5)  # at weights of 0
     for number in range(BOUNDED):
         miss = torch.sigmoid(-(weights.to(rows.dtype) @ rows))
         slope = within * (ridge * weights - ((miss * share) @ rows.T).double())
@@ -99,7 +102,8 @@ def _by_the_bound(
         weights -= length[:, None] * step
         if bool((decrement < SETTLED * n).all()):
             break
-    is_sure = 4 * (miss * (1 - miss)).mean(1) <= UNSURE
+    curvature = 4 * (miss - miss.square())
+    is_sure = curvature.mean(1) <= UNSURE
     for place in ((decrement >= SETTLED * n) | is_sure).nonzero()[:, 0].tolist():
         read = within[place] > 0
         Z = rows[read].T.double().numpy()
