@@ -162,7 +162,7 @@ def say_rates(what, two, size):
     print(
         f"reading one layer, {what}: one plain file {plain}, the shards' ranges without us "
         f"{ranges}, store {ours}: {ratio(two['plain'], two['store'])} of the plain file's "
-        f"rate (bound 0.8), {ratio(two['ranges'], two['store'])} of the ranges'"
+        f"rate (bound 0.9), {ratio(two['ranges'], two['store'])} of the ranges'"
     )
 
 
