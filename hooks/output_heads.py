@@ -7,11 +7,12 @@ the caller.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .configuration import text_config
@@ -79,6 +80,20 @@ def _logits(
     elif down:
         logits = logits / down
     return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def asked_positions(
+    model: nn.Module, inputs: Mapping[str, Any], positions: Int[Tensor, " reads"]
+) -> Int[Tensor, " kept"] | None:
+    """The positions, each once and in order, whose logits alone a model can be asked for, as
+    ``logits_to_keep``; None where it cannot.
+
+    A head over 128,000 tokens gives half a megabyte a position: what nobody reads is not computed.
+    """
+    takes = inspect.signature(model.forward).parameters
+    is_open = "logits_to_keep" in takes and "logits_to_keep" not in inputs
+    is_from_end = bool((positions < 0).any())
+    return positions.unique() if is_open and not is_from_end else None
 
 
 def class_heads(model: nn.Module) -> list[Head]:

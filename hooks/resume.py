@@ -30,7 +30,7 @@ from .caches import CACHES, cached_columns
 from .configuration import setting
 from .flex import is_block_mask, of_copies
 from .forwards import ODD_MASK, Forward, Forwards, belonging_to, working_hooks
-from .output_heads import Head, class_heads, language_heads
+from .output_heads import Head, asked_positions, class_heads, language_heads
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
 from .sites import Site
@@ -478,17 +478,13 @@ class Resume:
     def _logits_to_keep(self) -> tuple[Int[Tensor, " kept"] | None, Int[Tensor, " reads"] | None]:
         """The positions whose logits the model is asked for, and where each read is among them;
         None for all.
-
-        A head over 128,000 tokens gives half a megabyte a position: what nobody reads is not
-        computed.
         """
-        takes = inspect.signature(self.model.forward).parameters
-        is_open = "logits_to_keep" in takes and "logits_to_keep" not in self.inputs
-        if self.positions is None or self._readout is not None or not is_open:
+        if self.positions is None or self._readout is not None:
             return None, None
-        if bool((self.positions < 0).any()):  # counted from the end
+        kept = asked_positions(self.model, self.inputs, self.positions[:, 1])
+        if kept is None:
             return None, None
-        return self.positions[:, 1].unique(return_inverse=True)
+        return kept, torch.searchsorted(kept, self.positions[:, 1].contiguous())
 
     def _caches(self) -> bool:
         return setting(self.model.config, "use_cache") is not None

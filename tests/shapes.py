@@ -16,7 +16,18 @@ import jaxtyping
 from jaxtyping import _import_hook
 
 ARRAYS = {"Bool", "Complex", "Float", "Inexact", "Int", "Integer", "Num", "Real", "Shaped", "UInt"}
-ALIASES = {"Features", "Head", "HeadValues", "Masks", "Positions", "Right", "Scores", "Vectors"}
+ALIASES = {
+    "Features",
+    "Head",
+    "HeadValues",
+    "Masks",
+    "Positions",
+    "Right",
+    "Rows",
+    "Scores",
+    "Slopes",
+    "Vectors",
+}
 """Names that modules give to annotations with shapes."""
 
 

@@ -100,11 +100,21 @@ class Reads:
         return torch.unique(self.places[:, :2], dim=0, return_inverse=True)[1]
 
     def of_logits(
-        self, logits: Float[Tensor, "texts pos vocab"] | Float[Tensor, "texts classes"]
+        self,
+        logits: Float[Tensor, "texts pos vocab"] | Float[Tensor, "texts classes"],
+        kept: Int[Tensor, " kept"] | None = None,
     ) -> Float[Tensor, "slots vocab"]:
-        """A forward's logits at the positions that are read; a classifier's are of whole texts."""
+        """A forward's logits at the positions that are read; a classifier's are of whole texts.
+
+        Args:
+            kept: the positions that the model was asked for; it may give all nevertheless.
+        """
         texts, positions = self.positions.to(logits.device).unbind(1)
-        return logits[texts] if logits.ndim == 2 else logits[texts, positions]
+        if logits.ndim == 2:
+            return logits[texts]
+        if kept is not None and logits.shape[1] == len(kept):
+            positions = torch.searchsorted(kept.to(positions), positions.contiguous())
+        return logits[texts, positions]
 
     def of_targets(self) -> tuple[Reads, Int[Tensor, " tokens"]]:
         """The same reads in logits of their target tokens alone, and those tokens."""

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ...hooks import NothingChanged, Readout, Site, capture, edits, intervene, sites
 from ...hooks.edits import Edit, Where
+from ...hooks.output_heads import asked_positions
 from ...hooks.sites import SiteLike
 from ...probes import evaluation
 from ..metrics.metrics import Metric
@@ -138,8 +139,12 @@ def _unedited(
         if dropped is not None:
             stack.enter_context(intervene(model, _detached(model, dropped)))
         values = stack.enter_context(capture(model, *names, *patterns, *needed, grad=True))
-        logits = _logits(model, inputs, metric.readout)
-        at_reads = chunk.reads.of_logits(logits)
+        kept = None
+        if metric.readout is None:
+            kept = asked_positions(model, inputs, chunk.reads.positions[:, 1])
+        asked = inputs if kept is None else {**inputs, "logits_to_keep": kept.to(subject.device)}
+        logits = _logits(model, asked, metric.readout)
+        at_reads = chunk.reads.of_logits(logits, kept)
         value = metric.value(at_reads[None], at_reads.detach(), chunk.reads)
         if not value.requires_grad:
             raise MetricError(f"metric {metric.name} has no gradient to estimate effects from")
