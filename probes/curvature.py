@@ -19,6 +19,8 @@ BLOCKS_AT_ONCE = 8
 """Blocks made together, so that their rows stay in the processor's cache."""
 PLATEAU = 3
 """Steps in a row that must gain little before a solve ends for it."""
+LEAST_SCALED = 1e-4
+"""Curvature of a block in any direction, as a share of that of its features by themselves."""
 LEAST_CURVATURE = 1e-7
 """Of a bias, as a share of the largest, for the preconditioner."""
 
@@ -194,7 +196,7 @@ class ClassBlocks:
         rows = min(m, BLOCK_ROWS)
         # Systematic sampling: marks at equal distances along the summed chances.
         marks = (torch.arange(rows, device=Z.device, dtype=torch.float64) + 0.5) / rows
-        H = torch.empty(k * c, self.width, self.width, dtype=dtype, device=Z.device)
+        H = torch.empty(k * c, self.width, self.width, dtype=torch.float64, device=Z.device)
         for start in range(0, k * c, BLOCKS_AT_ONCE):
             some = slice(start, start + BLOCKS_AT_ONCE)
             chances = (weighted[:, some] * (1 - P[:, some])).T.double()
@@ -202,23 +204,31 @@ class ClassBlocks:
             total = summed[:, -1:]
             drawn = torch.searchsorted(summed, total * marks).clamp_(max=m - 1)
             z = leading[drawn]
-            H[some] = torch.bmm(z.mT, z) * (total / rows).to(dtype).unsqueeze(-1)
+            H[some] = torch.bmm(z.mT, z).double() * (total / rows).unsqueeze(-1)
         diagonal = H.diagonal(dim1=1, dim2=2)
-        diagonal[:, :-1] += curvature.l2.to(dtype).repeat_interleave(c)[:, None]
+        diagonal[:, :-1] += curvature.l2.repeat_interleave(c)[:, None]
         # No penalty keeps the bias's curvature from 0.
         bias = diagonal[:, -1]
         bias += LEAST_CURVATURE * float(bias.max()) + torch.finfo(dtype).tiny
-        self.inverse = torch.linalg.inv(H).view(k, c, self.width, self.width)
+        # Scaled to a diagonal of 1, and kept from 0 in every direction: rounded to the type of the
+        # coefficients, the inverse is still positive.
+        scale = diagonal.rsqrt()
+        H *= scale[:, :, None] * scale[:, None]
+        H.diagonal(dim1=1, dim2=2).add_(LEAST_SCALED)
+        inverse = torch.linalg.inv(H).to(dtype)
+        self.inverse = inverse.view(k, c, self.width, self.width)
+        self.scale = scale.to(dtype).view(k, c, self.width)
 
     inverse: Float[Tensor, "k c q q"]
+    scale: Float[Tensor, "k c q"]
 
     def select(self, keep: Tensor) -> ClassBlocks:
         out = object.__new__(ClassBlocks)
-        out.width, out.inverse = self.width, self.inverse[keep]
+        out.width, out.inverse, out.scale = self.width, self.inverse[keep], self.scale[keep]
         return out
 
     def solve(self, R: Float[Tensor, "q k c"]) -> Float[Tensor, "q k c"]:
         k, c, q, _ = self.inverse.shape
-        by_class = R.permute(1, 2, 0).reshape(k * c, q, 1)
+        by_class = (R.permute(1, 2, 0) * self.scale).reshape(k * c, q, 1)
         solved = torch.bmm(self.inverse.view(k * c, q, q), by_class)
-        return solved.view(k, c, q).permute(2, 0, 1)
+        return (solved.view(k, c, q) * self.scale).permute(2, 0, 1)

@@ -454,7 +454,7 @@ def _iterate(
 
 class _State:
     """Where each target is on its way; those that are done have left ``index``, ``relative``,
-    ``remaining`` and ``stuck``.
+    ``remaining``, ``stuck`` and ``is_full``.
 
     Attributes:
         final, n_iter, converged: of all targets, what `Solution` gives.
@@ -462,6 +462,7 @@ class _State:
         relative: decrement over objective at the last step.
         remaining: what of it the last step is expected to have left.
         stuck: iterations in a row without a step.
+        is_full: whether the last step was taken whole.
     """
 
     def __init__(self, start: Float[Tensor, "r k c"], k: int, near: float) -> None:
@@ -473,6 +474,7 @@ class _State:
         self.relative = torch.full((k,), near, dtype=torch.float64, device=device)
         self.remaining = torch.full_like(self.relative, inf)
         self.stuck = torch.zeros(k, dtype=torch.int64, device=device)
+        self.is_full = torch.ones(k, dtype=torch.bool, device=device)
 
     def leave(self, point: Point, done: Tensor) -> Tensor | None:
         """Take the targets out that are done or stuck; returns which stay, None where all do."""
@@ -485,14 +487,17 @@ class _State:
         keep = ~gone
         self.index, self.relative = self.index[keep], self.relative[keep]
         self.remaining, self.stuck = self.remaining[keep], self.stuck[keep]
+        self.is_full = self.is_full[keep]
         return keep
 
     def advance(self, relative: Float[Tensor, " k"], taken: Float[Tensor, " k"]) -> None:
         """One iteration: its decrements, and the step lengths that the line search took."""
-        # What the step is expected to have left: its decrement, shrunk as the one before it was.
-        is_second = torch.isfinite(self.relative)
+        # What the step is expected to have left: its decrement, shrunk as the one before it was. A
+        # decrement that fell behind a part of a step says nothing: the solve may have ended early.
+        is_full, is_second = taken == 1, torch.isfinite(self.relative)
         shrunk = torch.where(is_second, relative / self.relative, 1.0).clamp(max=1.0)
-        self.remaining = torch.where(taken == 1, relative * shrunk, relative)
+        self.remaining = torch.where(is_full & self.is_full, relative * shrunk, relative)
+        self.is_full = is_full
         self.stuck = torch.where(taken > 0, 0, self.stuck + 1)
         self.relative = relative
         self.n_iter[self.index] += 1

@@ -38,6 +38,11 @@ CHOICE_TOL, CHOICE_TOL_EXACT = 2e-5, 1e-6
 products, and by exact ones, whose next step costs little. The chosen one is solved to ``tol``.
 """
 
+FURTHER = 20
+"""By what factor further a fit is solved whose certificate was missed: its curvature said that it
+was done, and so knows little of the directions that are left.
+"""
+
 MOSTLY_FULL = 0.85
 """Least number of classes, as a share of the group's widest target,
 with which a target joins the group.
@@ -278,7 +283,8 @@ def _polish(
     labels = _labels(members, design)
     left = max_iter - int(solution.n_iter[which].min())
     start = solution.W[:, which]
-    exact = minimise(design, labels, start, l2s, tol=tol, max_iter=left, exact=True)
+    further = tol / FURTHER
+    exact = minimise(design, labels, start, l2s, tol=further, max_iter=left, exact=True)
     exact = replace(exact, n_iter=solution.n_iter[which] + exact.n_iter)
     return _certify(design, members, exact, l2s, tol, held, choose)
 

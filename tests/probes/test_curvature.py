@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from probes.curvature import ClassBlocks, Curvature
+from probes.newton import _State
 from probes.objective import ABSENT, Point
 
 N, R, C = 400, 12, 4
@@ -121,3 +122,25 @@ def test_solves_end_where_little_is_left() -> None:
     left = model(rough) - model(exact)
     assert bool((left < at_most).all())
     assert bool((left > 1e-9 * at_most).all()), "it went on to the end"
+
+
+def test_blocks_stay_positive_where_single_rows_are_far_from_the_others() -> None:
+    generator = torch.Generator().manual_seed(3)
+    Z = torch.randn(N, 41, generator=generator)
+    Z[::100] *= 3e4
+    Z[:, -1] = 1
+    Y, l2 = torch.zeros(N, 1, dtype=torch.int64), torch.tensor([1e-3], dtype=torch.float64)
+    logits = torch.randn(N, 1, 3, generator=generator)
+    present, blend = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, dtype=torch.float64)
+    variances = (Z.double() ** 2).sum(0)
+    H = Curvature(Z, Y, torch.ones(N), logits, present, l2, variances, blend, 64)
+    inverse = ClassBlocks(H).inverse.double()
+    assert bool((torch.linalg.eigvalsh((inverse + inverse.mT) / 2) > 0).all())
+
+
+def test_a_decrement_behind_a_part_of_a_step_is_no_sign_of_the_end() -> None:
+    state = _State(torch.zeros(3, 1, 2), 1, torch.inf)
+    whole, part = torch.ones(1, dtype=torch.float64), torch.full((1,), 0.01, dtype=torch.float64)
+    for decrement, taken, left in ((25.0, part, 25.0), (1e-3, whole, 1e-3), (1e-5, whole, 1e-7)):
+        state.advance(torch.tensor([decrement], dtype=torch.float64), taken)
+        assert float(state.remaining) == pytest.approx(left)

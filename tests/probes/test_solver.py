@@ -337,3 +337,22 @@ def test_rough_and_exact_phases_reach_the_tolerance(tol):
         least = objective(Z, targets[name], best.coef_, best.intercept_, 1.0)
         assert fits[name].converged
         assert fits[name].objective == pytest.approx(least, rel=2 * tol)
+
+
+@pytest.mark.parametrize("l2", [1.0, 0.01])
+def test_rows_far_from_the_others_and_hardly_a_penalty(l2: float) -> None:
+    # The curvature of few rows is that of the far ones: steps are cut short again and again, and a
+    # decrement that falls behind such a step is no sign of the end.
+    rng = np.random.default_rng(4)
+    X = rng.normal(size=(1500, 50)).astype(np.float32)
+    X[rng.integers(1500, size=15)] *= 50
+    logits = X @ rng.normal(size=(50, 12)) / X.std() - 2 * np.log(np.arange(1, 13))
+    y = (logits + rng.gumbel(size=(1500, 12))).argmax(1)
+    fit = fit_many(X, {"y": y}, l2=l2, tol=1e-6)["y"]
+    Z = StandardScaler().fit_transform(X.astype(np.float64))
+    best = LogisticRegression(C=1 / l2, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+    log_p = best.fit(Z, y).predict_log_proba(Z)
+    right = np.searchsorted(best.classes_, y)
+    objective = -log_p[np.arange(1500), right].sum() + l2 / 2 * (best.coef_**2).sum()
+    assert fit.converged
+    assert fit.objective == pytest.approx(objective, rel=2e-6)
