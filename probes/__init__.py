@@ -14,8 +14,9 @@ if __name__ == "probes":  # by its short name: the same modules as layerscope.pr
 
     same_modules("probes")
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from layerscope.lazy import lazy
 
 if TYPE_CHECKING:
     from .codelength import CodeLength as CodeLength
@@ -45,43 +46,20 @@ if TYPE_CHECKING:
     from .sparse import SparseProbe as SparseProbe
     from .sparse import sparse_sweep as sparse_sweep
 
-_MODULES = {
-    "CodeLength": "codelength",
-    "online_code": "codelength",
-    "CrossTable": "crosstable",
-    "cross_table": "crosstable",
-    "Design": "design",
-    "NonFiniteError": "design",
-    "Inlp": "erasure",
-    "Leace": "erasure",
-    "erased": "erasure",
-    "Fit": "fit",
-    "LDAProbe": "gaussian",
-    "MeanDifferenceProbe": "gaussian",
-    "LogisticProbe": "linear",
-    "RidgeProbe": "linear",
-    "Moments": "moments",
-    "LowRankProbe": "networks",
-    "MLPProbe": "networks",
-    "NetworkFit": "networks",
-    "networks_many": "networks",
-    "RIDGE_L2": "ridge",
-    "RidgeFit": "ridge",
-    "ridge_many": "ridge",
-    "DEFAULT_L2": "solver",
-    "fit_many": "solver",
-    "SparseProbe": "sparse",
-    "sparse_sweep": "sparse",
-}
-"""Public name -> the module that has it."""
-__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__, __getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "codelength": ("CodeLength", "online_code"),
+        "crosstable": ("CrossTable", "cross_table"),
+        "design": ("Design", "NonFiniteError"),
+        "erasure": ("Inlp", "Leace", "erased"),
+        "fit": ("Fit",),
+        "gaussian": ("LDAProbe", "MeanDifferenceProbe"),
+        "linear": ("LogisticProbe", "RidgeProbe"),
+        "moments": ("Moments",),
+        "networks": ("LowRankProbe", "MLPProbe", "NetworkFit", "networks_many"),
+        "ridge": ("RIDGE_L2", "RidgeFit", "ridge_many"),
+        "solver": ("DEFAULT_L2", "fit_many"),
+        "sparse": ("SparseProbe", "sparse_sweep"),
+    },
+)

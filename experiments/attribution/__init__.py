@@ -10,8 +10,9 @@ A name is imported when it is first used, so the command line can read the table
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from layerscope.lazy import lazy
 
 from .methods import METHODS, Method, method_named
 
@@ -43,16 +44,5 @@ _MODULES = {
     "single_text": ("attribute", "explain"),
     "units": ("LEVELS", "AttributionError", "Units", "find_units"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-__all__ = ["METHODS", "Method", "method_named", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+_LAZY, __getattr__, __dir__ = lazy(__name__, _MODULES)
+__all__ = ["METHODS", "Method", "method_named", *_LAZY]  # pyright: ignore[reportUnsupportedDunderAll]

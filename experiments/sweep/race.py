@@ -3,8 +3,8 @@
 Prompts come in random order, in stages that grow. After each stage a part stops if K others are
 surely ahead of it (`elimination`), given one gradient of every prompt and its effects so far. In
 simulations, some part of the true top K stopped in fewer than `WRONG` of the races, also with heavy
-tails and with effects on a fifth of the prompts alone; an effect on fewer prompts, of which the
-gradient shows nothing, can be missed.
+tails and with effects on three of ten prompts alone; an effect on fewer prompts, of which the
+gradient shows nothing, can be missed (7% of the races at one of five).
 
 Those that are left have run on every prompt: their effects, intervals and tests are those of a run
 without a race. A part that stopped has an estimate of its effect over all prompts, and an interval
