@@ -150,6 +150,27 @@ PEERS = {
 }
 
 
+def values_of_all_sets(live: Game, given: argparse.Namespace) -> np.ndarray:
+    """The values of all 2^n sets, from the file of ``--table`` if it is there.
+
+    Raises:
+        ValueError: the file holds another game's.
+    """
+    game = repr((Path(given.model).name, given.words, given.text, given.target, given.removal))
+    if given.table and Path(given.table).exists():
+        with np.load(given.table) as saved:
+            if str(saved["game"]) != game:
+                raise ValueError(
+                    f"{given.table}: expected the values of {game}, got those of {saved['game']}"
+                )
+            return saved["values"]
+    every_set = (np.arange(2**live.n)[:, None] >> np.arange(live.n)) & 1 > 0
+    values = live(every_set)
+    if given.table:
+        np.savez(given.table, values=values, game=game)
+    return values
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -161,7 +182,7 @@ def main() -> None:
     parser.add_argument("--removal", default=None)
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--table", default=None, help="a file that keeps the 2^n values")
+    parser.add_argument("--table", default=None, help="a file (.npz) that keeps the 2^n values")
     parser.add_argument("--peers", default=None)
     given = parser.parse_args()
     if given.peers:
@@ -175,13 +196,7 @@ def main() -> None:
     question = ask(subject, text, Target(given.target, measure="logit") if given.target else None)
     n = len(question.units)
     live = Game(Scorer(question), given.removal)
-    every_set = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 > 0
-    try:
-        table = np.load(given.table or "")
-    except OSError:
-        table = live(every_set)
-        if given.table:
-            np.save(given.table, table)
+    table = values_of_all_sets(live, given)
     tabled = Tabled(table)
     exact = shapley.shapley_values(table)
     wanted = given.share * float(np.abs(exact).max())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import multiprocessing
@@ -79,7 +80,7 @@ def writing(base, given):
 
 
 def reading(base, given):
-    """One layer of a store of 5 GB against as many bytes of one file and the
+    """One layer of a store of 5 GB against a plain file of as many bytes and the
     same ranges read plainly, cached and not.
     """
     for order in ("in order", "out of order"):
@@ -106,53 +107,56 @@ def reading_rows(base, given, order):
     taken = time.perf_counter() - before
     store = ActivationStore(base / "large")
     size = shards * values.numel() * 2
-    plain = base / "plain"
-    with plain.open("wb") as file:
-        for _ in range(shards):
-            file.write(values.numpy().data)
+    plain = {name: base / f"plain-{number}" for number, name in enumerate(names)}
+    for path in plain.values():
+        with path.open("wb") as file:
+            for _ in range(shards):
+                file.write(values.numpy().data)
     os.sync()
     print(
         f"a store of rows {order}, {store.size() / 1e9:.2f} GB, {shards} shards, "
         f"written in {taken:.1f} s; one layer {size / 1e6:.0f} MB"
     )
 
-    def forgotten(run):
-        def cold():
-            for path in (plain, *(base / "large").iterdir()):
-                with path.open("rb") as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            before = time.perf_counter()
-            run()
-            return time.perf_counter() - before
-
-        return cold
-
-    slots = {
-        name: read_header(store.folder, name, length).slots[names[5]]
+    headers = {
+        name: read_header(store.folder, name, length)
         for name, length in store.folder.sizes().items()
         if name.startswith("shard")
     }
 
-    def ranges():
+    def ranges(site):
         whole, at = np.empty(size, dtype=np.uint8), 0
-        for name, slot in slots.items():
+        for name, header in headers.items():
+            slot = header.slots[site]
             with (base / "large" / name).open("rb", buffering=0) as file:
                 file.seek(slot.start)
                 at += file.readinto(whole[at : at + slot.stop - slot.start].data)
         assert at == size
 
     sides = {
-        "plain": lambda: np.fromfile(plain, dtype=np.uint8),
+        "plain": lambda site: np.fromfile(plain[site], dtype=np.uint8),
         "ranges": ranges,
-        "store": lambda: store.read(names[5]),
+        "store": store.read,
     }
-    two = alternate(given.repeats, **sides)
-    say_rates("in the page cache", two, size)
-    cold = {name: [] for name in sides}
+    one = {name: functools.partial(read, names[5]) for name, read in sides.items()}
+    say_rates("one layer, in the page cache", alternate(given.repeats, **one), size)
+
+    def dropped(read, site):
+        for path in (*plain.values(), *(base / "large").iterdir()):
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        before = time.perf_counter()
+        read(site)
+        return time.perf_counter() - before
+
+    # Each read is of another layer than the one before: the host of a virtual machine keeps what
+    # was read last.
+    cold, read_before = {name: [] for name in sides}, 0
     for turn in range(given.repeats):
         for name in list(sides)[:: 1 if turn % 2 else -1]:
-            cold[name].append(forgotten(sides[name])())
-    say_rates("dropped from it", cold, size)
+            cold[name].append(dropped(sides[name], names[read_before % len(names)]))
+            read_before += 1
+    say_rates("another layer each time, dropped from the page cache", cold, size)
 
 
 def say_rates(what, two, size):
@@ -160,7 +164,7 @@ def say_rates(what, two, size):
         f"{size / median(two[name]) / 1e9:.2f} GB/s" for name in ("plain", "ranges", "store")
     )
     print(
-        f"reading one layer, {what}: one plain file {plain}, the shards' ranges without us "
+        f"reading {what}: one plain file {plain}, the shards' ranges without us "
         f"{ranges}, store {ours}: {ratio(two['plain'], two['store'])} of the plain file's "
         f"rate (bound 0.9), {ratio(two['ranges'], two['store'])} of the ranges'"
     )

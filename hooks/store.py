@@ -46,7 +46,7 @@ from .spool import Spool
 
 __all__ = ["COLUMNS", "ActivationStore", "StoreError"]
 
-_READERS = 4
+_READERS = 8
 """Threads that read a site."""
 _AHEAD = 256 << 20
 """Bytes that a disk is asked for before they are read."""
