@@ -145,5 +145,8 @@ def significance_text(records: Sequence[EffectRecord], noun: str, change: str) -
     limits = power_note(records, noun)
     if not passing and limits:
         return f"There are too few prompts to test {len(records)} {noun} one by one. {limits}"
-    count = f"{change} significantly (FDR < {LEVEL}) at {passing} of {len(records)} {noun}."
-    return f"{count} {limits}".rstrip()
+    count = f"{change} significantly (FDR < {LEVEL}) at {passing} of {len(records)} {noun}"
+    # A race and a screen by gradient test some of the parts; the others count as not significant.
+    if (n_tested := sum(record.p is not None for record in records)) < len(records):
+        count += f", of which {n_tested} were tested"
+    return f"{count}. {limits}".rstrip()

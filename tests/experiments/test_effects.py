@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,20 @@ def test_six_prompts_are_no_finding_of_nothing() -> None:
     text = significance_text(few, "heads", "Zero ablation changes it")
     assert text == "Effects of heads cannot be tested: 5 prompts, and a test at 5% needs 6."
     assert power_note(some_records(np.tile(effects, 4), np.arange(24)), "heads") == ""
+
+
+def test_what_was_not_tested_is_said() -> None:
+    """Of a race and of a screen: 1 of 8 heads has an effect, and 3 of them a test."""
+    effects = np.random.default_rng(0).normal(size=(8, 24))
+    effects[0] += 5
+    records = some_records(effects, np.arange(24))
+    some = [replace(r, p=None, q=None) if n > 2 else r for n, r in enumerate(records)]
+    text = significance_text(some, "heads", "It changes it")
+    assert text == (
+        "It changes it significantly (FDR < 0.05) at 1 of 8 heads, of which 3 were tested."
+    )
+    text = significance_text(records, "heads", "It changes it")
+    assert text == "It changes it significantly (FDR < 0.05) at 1 of 8 heads."
 
 
 # -- the metric did not change, or the activation did not
