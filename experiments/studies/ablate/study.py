@@ -47,6 +47,7 @@ from ...metrics.usable import (
     with_pictures,
 )
 from ...report.schema import Finding, Interval, Note
+from ...report.words import plural
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError, RunFolder
@@ -308,9 +309,8 @@ def cost(inputs: AblateInputs) -> Cost:
     """Every part edited in every batch."""
     options, parts, groups = inputs.options, inputs.parts, inputs.groups
     kind = options.given[0] if options.given else "sentences"
-    text = (
-        f"{len(parts):,} {options.component} x {len(inputs.items)} {kind} in {len(groups)} batches"
-    )
+    batches = plural(len(groups), "batch", "batches")
+    text = f"{len(parts):,} {options.component} x {len(inputs.items)} {kind} in {batches}"
     return Cost(
         text, memory=sweep_bytes(inputs.subject, groups, len(parts), inputs.metric.of_targets)
     )

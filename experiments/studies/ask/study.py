@@ -90,9 +90,10 @@ def cost(inputs: ReasonsInputs | ConfidenceInputs) -> Cost:
     """A written answer for each prompt, and forwards without its words."""
     if isinstance(inputs, ConfidenceInputs):
         return confidence.cost(inputs)
-    draws = f"{inputs.options.null_draws} draws of random words"
+    draws = f"{plural(inputs.options.null_draws, 'draw')} of random words"
     return Cost(
-        f"{len(inputs.prompts)} prompts: an answer about each, its words removed, and {draws}"
+        f"{plural(len(inputs.prompts), 'prompt')}: an answer about each, its words removed, "
+        f"and {draws}"
     )
 
 

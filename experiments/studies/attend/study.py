@@ -30,6 +30,7 @@ from ...metrics.metrics import images_of, show_pictures, sounds_of
 from ...metrics.reads import text_of
 from ...metrics.usable import unusable_notes, usable_each, with_pictures
 from ...report.schema import Interval, Note
+from ...report.words import plural
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -197,9 +198,11 @@ def cost(inputs: AttendInputs) -> Cost:
     """One pass; what is kept does not grow with the texts."""
     if inputs.sounds:
         n_positions = sum(map(len, inputs.rows))
-        return Cost(f"{len(inputs.rows):,} sounds, {n_positions:,} frames and tokens, in one pass")
-    n_texts, n_tokens = len(inputs.sentences), inputs.layout.n_tokens
-    return Cost(f"{n_texts:,} texts, {n_tokens:,} tokens, {len(inputs.layers)} layers, in one pass")
+        sounds = plural(len(inputs.rows), "sound")
+        return Cost(f"{sounds}, {n_positions:,} frames and tokens, in one pass")
+    texts = plural(len(inputs.sentences), "text")
+    tokens, layers = plural(inputs.layout.n_tokens, "token"), plural(len(inputs.layers), "layer")
+    return Cost(f"{texts}, {tokens}, {layers}, in one pass")
 
 
 def measure(inputs: AttendInputs, run: Run) -> Results:

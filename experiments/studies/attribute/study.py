@@ -31,6 +31,7 @@ from ...corpus.prompts import Prompt, Unusable
 from ...metrics.metrics import show_pictures
 from ...metrics.usable import joined_notes, unusable_notes, usable_each, usable_texts
 from ...report.schema import Interval, Note, as_json, from_json
+from ...report.words import plural
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...subject import Subject
@@ -184,8 +185,9 @@ def cost(inputs: AttributeInputs) -> Cost:
     options = inputs.options
     units = sum(len(question.units) for question in inputs.questions)
     return Cost(
-        f"{len(inputs.questions)} texts of {units} {options.level}s, {len(inputs.methods)} "
-        f"methods, each compared with {options.null_draws} random attributions"
+        f"{plural(len(inputs.questions), 'text')} of {plural(units, options.level)}, "
+        f"{plural(len(inputs.methods), 'method')}, each compared with "
+        f"{plural(options.null_draws, 'random attribution')}"
     )
 
 

@@ -26,7 +26,7 @@ from ...features.sites import vector_sites
 from ...features.stored import made_from
 from ...metrics.usable import usable_items
 from ...report.schema import Finding, Note
-from ...report.words import size
+from ...report.words import plural, size
 from ...runs import console
 from ...runs.engine import Engine, Local
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, load_subject
@@ -141,7 +141,7 @@ def cost(inputs: CaptureInputs) -> Cost:
     memory = inputs.memory(batch_tokens)
     smaller = "" if batch_tokens == asked else f" (asked: {asked:,})"
     text = (
-        f"about {inputs.rows:,} rows at {len(inputs.sites)} sites, one pass; "
+        f"about {plural(inputs.rows, 'row')} at {plural(len(inputs.sites), 'site')}, one pass; "
         f"{size(inputs.disk)} on disk; in memory up to {size(memory)}, "
         f"{size(inputs.need.held)} of it held already, with batches of {batch_tokens:,} "
         f"tokens{smaller}"

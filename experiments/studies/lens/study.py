@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ...lenses.jacobian import reliabilities_of
 from ...report.schema import Note
+from ...report.words import plural
 from ...runs.execute import Cost, Run
 from .findings import circuit_findings, findings
 from .fitting import fitted_lenses
@@ -30,9 +31,9 @@ def cost(inputs: LensInputs) -> Cost:
     """Texts, and the matrices of the lenses."""
     fitted = [kind for kind in inputs.kinds if kind != "logit"]
     width, n_layers = inputs.subject.d_model, inputs.subject.n_layers
-    text = f"{len(inputs.prompts)} texts to read by {', '.join(inputs.kinds)}"
+    text = f"{plural(len(inputs.prompts), 'text')} to read by {', '.join(inputs.kinds)}"
     if inputs.train:
-        text += f"; {len(inputs.train):,} texts to fit on, {len(inputs.test):,} to test on"
+        text += f"; {plural(len(inputs.train), 'text')} to fit on, {len(inputs.test):,} to test on"
     size = len(fitted) * n_layers * width * width * 4
     return Cost(text, memory=6 * size, disk=size)
 

@@ -35,6 +35,7 @@ from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_an
 from ...metrics.reads import MetricError, Reads
 from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Interval, Note, as_json, from_json
+from ...report.words import plural
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -224,8 +225,9 @@ def cost(inputs: NeuronsInputs) -> Cost:
     widths = site_widths(inputs.model, inputs.places).values()
     what = options.given[0] if options.given else "texts"
     text = (
-        f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {what} through "
-        f"each with every set of neurons changed, {options.null_draws} random sets for comparison"
+        f"{plural(rows, 'word')} at {plural(len(inputs.places), 'site')}; "
+        f"{len(inputs.items)} {what} through each with every set of neurons changed, "
+        f"{plural(options.null_draws, 'random set')} for comparison"
     )
     vector_bytes = rows * BYTES
     return Cost(text, memory=HELD * vector_bytes * max(widths), disk=vector_bytes * sum(widths))

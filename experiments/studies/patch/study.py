@@ -29,6 +29,7 @@ from ...metrics.metrics import Metric, get_metric
 from ...metrics.reads import ItemError, MetricError, Reads, naming
 from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Note
+from ...report.words import plural
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
@@ -208,8 +209,8 @@ def cost(inputs: PatchInputs) -> Cost:
     """Every part patched in every batch, in each direction."""
     options, parts, groups = inputs.options, inputs.parts, inputs.sides["clean"]
     text = (
-        f"{len(parts):,} patches by {options.by} x {len(inputs.items)} prompts in "
-        f"{len(groups)} batches, {' and '.join(inputs.directions)}"
+        f"{len(parts):,} patches by {options.by} x {plural(len(inputs.items), 'prompt')} in "
+        f"{plural(len(groups), 'batch', 'batches')}, {' and '.join(inputs.directions)}"
     )
     return Cost(
         text, memory=sweep_bytes(inputs.subject, groups, len(parts), inputs.metric.of_targets)

@@ -33,7 +33,7 @@ from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_an
 from ...metrics.reads import MetricError
 from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Interval, Note
-from ...report.words import size
+from ...report.words import plural, size
 from ...runs import console
 from ...runs.execute import Cost, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -130,8 +130,8 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
 def cost(inputs: PruneInputs) -> Cost:
     """A second model in memory, and a model on disk for each step."""
     text = (
-        f"{inputs.steps} steps from {inputs.heads.n_heads} heads a layer, "
-        f"{len(inputs.items)} texts; each step writes up to {size(inputs.size)} to "
+        f"{plural(inputs.steps, 'step')} from {plural(inputs.heads.n_heads, 'head')} a layer, "
+        f"{plural(len(inputs.items), 'text')}; each step writes up to {size(inputs.size)} to "
         f"{inputs.options.out / 'models'}"
     )
     return Cost(text, memory=inputs.size, disk=inputs.steps * inputs.size)

@@ -26,6 +26,7 @@ from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_an
 from ...metrics.reads import MetricError
 from ...metrics.usable import check_share, joined_notes, unusable_notes, usable
 from ...report.schema import Finding, Interval, Note, estimated
+from ...report.words import plural
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
@@ -190,7 +191,7 @@ def _variants(
 
 def cost(inputs: SwapInputs) -> Cost:
     """Forwards over the texts, swapped and under the controls."""
-    sizes = [f"{one.words.name} in {len(one.items):,} texts" for one in inputs.lists]
+    sizes = [f"{one.words.name} in {plural(len(one.items), 'text')}" for one in inputs.lists]
     return Cost(f"{', '.join(sizes)}; {inputs.options.null_draws} random swaps of each")
 
 

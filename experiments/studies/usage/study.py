@@ -40,7 +40,7 @@ from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
 from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Note, estimated, from_json, is_above
-from ...report.words import DOUBT, interval, size
+from ...report.words import DOUBT, interval, plural, size
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, with_device
 from ...runs.folder import RunError
@@ -212,10 +212,10 @@ def _measured(
 def cost(inputs: UsageInputs) -> Cost:
     """What is held and stored; refuses memory that is not allowed (`memory.Fits`)."""
     text = (
-        f"{inputs.view.layout.n_rows:,} words x {inputs.subject.d_model} dimensions x "
-        f"{len(inputs.places)} layers, {size(inputs.disk)} on disk; {inputs.fits.line()}; "
-        f"{len(inputs.items)} {inputs.kind} through each layer, "
-        f"{inputs.options.null_draws} random changes for comparison"
+        f"{plural(inputs.view.layout.n_rows, 'word')} x {inputs.subject.d_model} dimensions x "
+        f"{plural(len(inputs.places), 'layer')}, {size(inputs.disk)} on disk; "
+        f"{inputs.fits.line()}; {len(inputs.items)} {inputs.kind} through each layer, "
+        f"{plural(inputs.options.null_draws, 'random change')} for comparison"
     )
     return Cost(text, memory=inputs.fits.memory - inputs.need.held, disk=inputs.disk)
 
