@@ -16,7 +16,7 @@ from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .design import as_features, check_finite
+from .design import as_features, check_dense, check_finite
 from .labels import refuse_text
 from .moments import Moments
 
@@ -60,9 +60,7 @@ def as_array(values: Any) -> Any:
     """
     if not isinstance(values, Tensor):
         return values
-    if values.is_meta or values.layout != torch.strided:
-        got = "one on the device meta" if values.is_meta else f"the layout {values.layout}"
-        raise InputError(f"expected a dense tensor with values, got {got}")
+    check_dense(values)
     tensor = values.detach().cpu()
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()

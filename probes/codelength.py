@@ -29,9 +29,9 @@ from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .design import Design, as_features, penalties
+from .design import Design, as_features, check_finite, penalties
 from .fit import Fit
-from .labels import Labels, encode_classes, encode_with, of_dev
+from .labels import Labels, encode_classes, encode_dev
 from .solver import fit_many
 
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -114,10 +114,12 @@ def online_code(
         tol: relative error of the objective of a block.
 
     Raises:
-        ValueError: fractions that do not rise to 1, fewer than two sentences, a target with one
-            class, or one that dev does not have.
+        ValueError: features that are not finite, fractions that do not rise to 1, fewer than two
+            sentences, a target with one class, with labels of another length, or one that dev does
+            not have.
     """
     features = as_features(X, device)
+    check_finite(features)
     owners = np.asarray(sentences)
     if len(owners) != len(features):
         raise InputError(f"expected a sentence for each of {len(features)} rows, got {len(owners)}")
@@ -128,7 +130,10 @@ def online_code(
     coded_dev = None
     if dev is not None:
         dev_features, dev_labels = dev
-        dev_index = {m.name: encode_with(of_dev(m.name, dev_labels), m.classes) for m in messages}
+        dev_features = as_features(dev_features, device)
+        dev_index = {
+            m.name: encode_dev(m.name, dev_labels, m.classes, len(dev_features)) for m in messages
+        }
         coded_dev = dev_features, dev_index
 
     fits: dict[str, Fit] = {}
@@ -168,7 +173,7 @@ class _Message:
     @classmethod
     def of(cls, name: str, labels: Labels, order: np.ndarray, first: int) -> _Message:
         """The labels in the order of sending; the first block by the uniform code."""
-        classes, index = encode_classes(name, labels)
+        classes, index = encode_classes(name, labels, len(order))
         return cls(name, classes, index[order], [first * float(np.log2(len(classes)))], [])
 
     def send(self, X: Float[Tensor, "m d"], start: int, stop: int, fit: Fit | None) -> None:

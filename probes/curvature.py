@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .objective import LOWEST_LOG_PROBABILITY, back, dot, per_target
+from .objective import LOWEST_LOG_PROBABILITY, back, dot, per_target, spread_over
 
 LEADING = 64
 """Directions of most variance in which the preconditioner knows how features vary together."""
@@ -38,8 +38,9 @@ class Curvature:
     The preconditioner takes each class by itself. Its curvature is that of the rows which it is not
     sure of, H_c = sum_s w_s p_sc (1 - p_sc) z_s z_s' + l2: in the directions of most variance as
     ``ClassBlocks``, where they are given, and elsewhere with the variance of all rows,
-    e sum_s w_s p_sc (1 - p_sc) / n + l2. What is the same for all classes changes no probability:
-    its curvature is the penalty, exactly, and it is kept apart.
+    e sum_s w_s p_sc (1 - p_sc) / n + l2. What is the same for all classes changes no probability,
+    and is 0 at the optimum: no solution has any of it. Of a gradient it is rounding alone, which
+    the penalty, its only curvature, would make the most of a step where it is weak.
 
     Rows in bfloat16 round z_s and the logits' change by 2^-9 or less, which leaves H symmetric and
     positive to that accuracy: enough for a direction, whose length and end are judged by objectives
@@ -95,23 +96,14 @@ class Curvature:
         out.blocks = None if self.blocks is None else self.blocks.select(keep)
         return out
 
-    def _shared(self, R: Float[Tensor, "r k c"]) -> Float[Tensor, "r k c"]:
-        """What all classes of a target have in common: their mean, at each of them."""
-        mean = (R * self.present).sum(-1, keepdim=True) / self.present.sum(-1, keepdim=True)
-        return mean * self.present
-
     def precondition(self, R: Float[Tensor, "r k c"]) -> Float[Tensor, "r k c"]:
-        """About H^-1 R."""
-        shared = self._shared(R)
-        apart = R * self.present - shared
+        """About H^-1 R, without what all classes share."""
+        apart = R * self.present - spread_over(self.present, R)
         solved = apart * self.inverse
         if self.blocks is not None:
             leading = slice(-self.blocks.width, None)
             solved[leading] = self.blocks.solve(apart[leading])
-        solved -= self._shared(solved)
-        # A bias that all classes share has no curvature, and a gradient of mere rounding.
-        solved[:-1] += shared[:-1] / per_target(self.l2, shared)
-        return solved
+        return solved - spread_over(self.present, solved)
 
     def times(self, V: Float[Tensor, "r k c"]) -> Float[Tensor, "r k c"]:
         """H V."""
@@ -135,13 +127,16 @@ class Curvature:
         accuracy: Float[Tensor, " k"],
         max_iter: int,
         enough: Float[Tensor, " k"],
-    ) -> Float[Tensor, "r k c"]:
+    ) -> tuple[Float[Tensor, "r k c"], Float[Tensor, " k"]]:
         """Preconditioned conjugate gradients for H X = B, each target with its own coefficients.
 
         A target leaves the products once its residual, in the preconditioner's norm, has shrunk by
         ``accuracy``, or once i steps, each like the best of the last ``PLATEAU``, would take less
         than ``enough`` off X' H X / 2 - B' X, after i steps. Source: Nocedal & Wright 2006,
         Numerical Optimization, algorithm 5.3.
+
+        Returns:
+            X, and R' M^-1 R of what it leaves, R = B - H X, with the preconditioner M.
         """
         H, solution = self, torch.zeros_like(B)
         index = torch.arange(B.shape[1], device=B.device)
@@ -150,12 +145,13 @@ class Curvature:
         p, rz = z.clone(), dot(r, z)
         goal = accuracy**2 * rz
         gains = torch.full((PLATEAU, len(rz)), torch.inf, dtype=rz.dtype, device=rz.device)
+        left = rz.clone()
         live = rz > 0
         for taken in range(1, max_iter + 1):
             if not bool(live.all()):
-                solution[:, index[~live]] = x[:, ~live]
+                solution[:, index[~live]], left[index[~live]] = x[:, ~live], rz[~live]
                 if not bool(live.any()):
-                    return solution
+                    return solution, left
                 H, index, rz = H.select(live), index[live], rz[live]
                 goal, enough, gains = goal[live], enough[live], gains[:, live]
                 x, r, p = x[:, live], r[:, live], p[:, live]
@@ -172,8 +168,8 @@ class Curvature:
             live = (rz_after > goal) & ~is_little & (step > 0)
             p = z + per_target(rz_after / rz, z) * p
             rz = rz_after
-        solution[:, index] = x
-        return solution
+        solution[:, index], left[index] = x, rz
+        return solution, left
 
 
 class ClassBlocks:

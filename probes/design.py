@@ -5,6 +5,7 @@ matrix.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Real
 
 import numpy as np
 import torch
@@ -37,12 +38,10 @@ def as_features(X: object, device: torch.device | str | None = None) -> Float[Te
         ValueError: if X is not a non-empty matrix of real numbers.
     """
     if isinstance(X, Tensor):
+        check_dense(X)
         tensor = X.detach()
     else:
-        array = np.asarray(X)
-        # torch warns about memory that must not be written to (memory maps); a view of a copy is
-        # safe
-        tensor = torch.as_tensor(array if array.flags.writeable else array.copy())
+        tensor = torch.as_tensor(_numbers(X))
     if tensor.ndim != 2 or 0 in tensor.shape:
         raise InputError(f"X must be a matrix [n d] that is not empty, got {list(tensor.shape)}")
     if tensor.is_complex():
@@ -52,6 +51,29 @@ def as_features(X: object, device: torch.device | str | None = None) -> Float[Te
     elif tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
     return tensor.to(device) if device is not None else tensor
+
+
+def check_dense(tensor: Tensor) -> None:
+    """Raise `InputError` for a tensor without values (``meta``), or a sparse one."""
+    if tensor.is_meta or tensor.layout != torch.strided:
+        got = "one on the device meta" if tensor.is_meta else f"the layout {tensor.layout}"
+        raise InputError(f"expected a dense tensor with values, got {got}")
+
+
+def _numbers(X: object) -> np.ndarray:
+    """An array that torch can share: of its types, in this machine's order of bytes and in memory
+    that may be written to, without steps backwards; a copy of any other.
+    """
+    try:
+        array = np.asarray(X)
+        is_known = array.dtype.kind in "biufc" and array.dtype.char not in "gG"  # not 80 bits
+        array = array if is_known else array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"X must be a matrix [n d] of numbers ({error})") from None
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    # torch warns about memory that must not be written to (memory maps), and refuses steps back.
+    is_usable = array.flags.writeable and min(array.strides, default=0) >= 0
+    return array if is_usable else array.copy()
 
 
 def check_finite(X: Float[Tensor, "n d"] | OnDisk, name: str = "X", block: int = 1 << 14) -> None:
@@ -93,8 +115,11 @@ def penalties(l2: float | Sequence[float], choose: bool = False) -> list[float]:
     Raises:
         ValueError: a penalty that is not positive and finite, or several and nothing to choose on.
     """
-    is_single = isinstance(l2, int | float)
-    path = [float(l2)] if is_single else sorted({float(v) for v in l2}, reverse=True)
+    is_single = isinstance(l2, Real) or getattr(l2, "ndim", None) == 0
+    try:
+        path = [float(l2)] if is_single else sorted({float(v) for v in l2}, reverse=True)
+    except (TypeError, ValueError):
+        raise InputError(f"l2: expected a positive number or several, got {l2!r}") from None
     if not path or not all(np.isfinite(path)) or min(path) <= 0:
         raise InputError(f"l2 must be positive and finite, got {l2}")
     if len(path) > 1 and not choose:
@@ -205,7 +230,17 @@ class Design:
         return mean, (square / self.n).sqrt()
 
     def _scale(self, deviation: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-        """What a feature is divided by: 1 for a constant one."""
+        """What a feature is divided by: 1 for a constant one.
+
+        Raises:
+            ValueError: a feature whose standard deviation is not a finite number.
+        """
+        if not bool(deviation.isfinite().all()):
+            column = int((~deviation.isfinite()).nonzero()[0, 0])
+            raise InputError(
+                "expected features whose squares are finite, "
+                f"got a mean of {float(self.mean[column]):.3g} in column {column}"
+            )
         self.constant = deviation <= 10 * torch.finfo(self.dtype).eps * self.mean.abs()
         scale = deviation if self.standardize else torch.ones_like(deviation)
         return torch.where(self.constant, torch.ones_like(scale), scale)

@@ -30,7 +30,7 @@ from layerscope.errors import InputError
 
 from .checks import features_and_classes, fitted_features, more_rows
 from .controls import majority
-from .design import as_features
+from .design import as_features, check_finite
 from .evaluation import accuracy
 from .labels import check_classes
 from .moments import Moments
@@ -56,6 +56,11 @@ class Eraser(TransformerMixin, Saved):
     right_: Float[np.ndarray, "d k"]
     classes_: np.ndarray
     _arrays = ("mean_", "left_", "right_", "class_means_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
 
     def transform(self, X: Any) -> np.ndarray:
         """X without the property, with the same data type."""
@@ -202,6 +207,7 @@ class Inlp(Eraser):
         """
         X, y = features_and_classes(self, X, y)
         features = as_features(X)
+        check_finite(features)
         centre = features.double().mean(0)
         centred = (features - centre).to(features.dtype)
         basis = torch.zeros(features.shape[1], 0, dtype=torch.float64)

@@ -26,7 +26,8 @@ class Fit:
         objective: sum_i CE_i + l2/2 ||W||^2 (nats; W on standardised features), in float64.
         gradient_norm: norm of its gradient, all rows, computed in float64 from the features as they
             were given.
-        gap: bound on objective - minimum that follows from the gradient (see ``newton.gap_bound``).
+        gap: bound on objective - minimum that follows from the gradient alone (see
+            ``newton.gap_bound``); loose where the penalty is weak.
         n_iter: Newton iterations at the chosen penalty, from where the choice left it.
         converged: whether gap, or else the Newton decrement of the float64 gradient, is within tol
             * objective.

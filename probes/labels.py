@@ -23,7 +23,8 @@ def as_label_array(labels: Labels) -> np.ndarray:
         ValueError: if the labels are an array of more than one dimension.
     """
     if isinstance(labels, torch.Tensor):
-        labels = labels.detach().cpu().numpy()
+        labels = labels.detach().cpu()
+        labels = (labels.float() if labels.dtype == torch.bfloat16 else labels).numpy()
     if isinstance(labels, np.ndarray):
         if labels.ndim != 1:
             raise InputError(f"labels must have one dimension [n], got shape {labels.shape}")
@@ -82,7 +83,10 @@ def encode(labels: Labels) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
     if array.dtype != object:
         classes, index = np.unique(array, return_inverse=True)
         return classes, index.astype(np.int64)
-    kinds = ordered(array.tolist())
+    try:
+        kinds = ordered(array.tolist())
+    except TypeError as error:
+        raise InputError(f"labels must be hashable ({error})") from None
     place = {kind: i for i, kind in enumerate(kinds)}
     index = np.fromiter((place[label] for label in array), dtype=np.int64, count=len(array))
     classes = np.empty(len(kinds), dtype=object)
@@ -90,14 +94,21 @@ def encode(labels: Labels) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
     return classes, index
 
 
-def encode_classes(name: str, labels: Labels) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
-    """The same of a target to be fitted.
+def encode_classes(name: str, labels: Labels, n: int) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
+    """The same of a target to be fitted on n rows.
 
     Raises:
-        ValueError: one class only.
+        ValueError: one class only, a label that is NaN, or not one label per row.
     """
-    classes, index = encode(labels)
+    array = as_label_array(labels)
+    is_missing = np.asarray(array != array)  # only NaN differs from itself
+    if is_missing.any():
+        row = int(np.flatnonzero(is_missing)[0])
+        raise InputError(f"target {name!r}: the label of row {row} is NaN, expected a class")
+    classes, index = encode(array)
     check_classes(classes.tolist(), f"target {name!r}: ")
+    if len(index) != n:
+        raise InputError(f"target {name!r} has {len(index)} labels, but X has {n} rows")
     return classes, index
 
 
@@ -117,6 +128,20 @@ def of_dev(name: str, dev: Mapping[str, Values]) -> Values:
     if name not in dev:
         raise InputError(f"target {name!r} has no dev labels, got them for {list(dev)}")
     return dev[name]
+
+
+def encode_dev(
+    name: str, dev: Mapping[str, Labels], classes: np.ndarray, m: int
+) -> Int[np.ndarray, " m"]:
+    """Class index of each of a target's labels for m dev rows; -1 where training has it not.
+
+    Raises:
+        ValueError: there are none, or not one label per row.
+    """
+    index = encode_with(of_dev(name, dev), classes)
+    if len(index) != m:
+        raise InputError(f"target {name!r} has {len(index)} dev labels for {m} rows")
+    return index
 
 
 def encode_with(labels: Labels, classes: np.ndarray) -> Int[np.ndarray, " n"]:

@@ -38,8 +38,8 @@ from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .design import check_finite
-from .labels import Labels, encode_classes, encode_with, of_dev
+from .design import check_finite, penalties
+from .labels import Labels, encode_classes, encode_dev
 from .mix_search import GAP, Search, starts_of
 from .solver import DEFAULT_L2
 
@@ -103,7 +103,7 @@ def mix_many(
     dev: tuple[Sequence[Float[Tensor, "m d"]], Mapping[str, Labels]],
     *,
     cumulative: bool = True,
-    l2: Sequence[float] = DEFAULT_L2,
+    l2: float | Sequence[float] = DEFAULT_L2,
     seed: int = 0,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[tuple[str, int], MixFit]:
@@ -123,13 +123,26 @@ def mix_many(
         ValueError: layers of other shapes or not finite, a target with one class, or one that dev
             does not have.
     """
+    path = tuple(penalties(l2, choose=True))
     shapes = {tuple(values.shape) for values in layers}
     if len(shapes) != 1:
         raise InputError(f"expected layers of one shape, got {sorted(shapes)}")
+    if len(dev[0]) != len(layers):
+        raise InputError(f"expected {len(layers)} layers of dev, got {len(dev[0])}")
     for place, (train_layer, dev_layer) in enumerate(zip(layers, dev[0], strict=True)):
         check_finite(train_layer, f"layer {place}")
         check_finite(dev_layer, f"dev, layer {place},")
-    coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
+    widths = {values.shape[1] for values in (*layers, *dev[0])}
+    if len(widths) != 1 or len({len(values) for values in dev[0]}) != 1:
+        raise InputError(
+            f"expected dev layers of one shape and {layers[0].shape[1]} features, "
+            f"got {[list(values.shape) for values in dev[0]]}"
+        )
+    n, m = len(layers[0]), len(dev[0][0])
+    coded = {name: encode_classes(name, labels, n) for name, labels in targets.items()}
+    dev_indices = {
+        name: encode_dev(name, dev[1], classes, m) for name, (classes, _) in coded.items()
+    }
     mean = torch.stack([values.float().mean(0) for values in layers])
     scale = torch.stack([values.float().std(0, correction=0) for values in layers])
     scale = scale.clamp_min(_LEAST_SCALE)
@@ -140,8 +153,7 @@ def mix_many(
     tops = range(len(layers)) if cumulative else (len(layers) - 1,)
     mixes: dict[tuple[str, int], MixFit] = {}
     for name, (classes, index) in coded.items():
-        dev_index = encode_with(of_dev(name, dev[1]), classes)
-        search = Search(train_Z, index, dev_Z, dev_index, tuple(l2))
+        search = Search(train_Z, index, dev_Z, dev_indices[name], path)
         mix, fit = None, None
         for top in tops:
             starts = starts_of(top, mix)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, no_type_check
+from typing import Any, Literal, get_args, no_type_check
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from jaxtyping import Float, Int
 from sklearn.base import ClassifierMixin
 from torch import Tensor
 
+from layerscope.errors import InputError
+
 from .checks import features_and_classes, fitted_features
 from .design import as_features, check_finite
-from .labels import Labels, encode_classes, encode_with, of_dev
+from .labels import Labels, encode_classes, encode_dev
 from .storage import Saved
 from .training import Schedule, train
 
@@ -99,14 +101,23 @@ def networks_many(
         (target, seed) -> its network.
 
     Raises:
-        ValueError: for features or dev that are not finite, a target with one class, or one that
-            dev does not have.
+        ValueError: for features or dev that are not finite or of another width, a target with one
+            class, with labels of another length or one that dev does not have, sizes below 1, or an
+            unknown activation.
     """
+    _check_sizes(hidden=hidden, epochs=epochs, batch=batch, seeds=len(seeds))
+    if activation not in get_args(Activation):
+        raise InputError(
+            f"activation: expected one of {list(get_args(Activation))}, got {activation!r}"
+        )
     features = as_features(X, device).float()
     check_finite(features)
     generator = torch.Generator().manual_seed(seeds[0])
     order = torch.randperm(len(features), generator=generator)
-    coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
+    n = len(features)
+    coded = {name: encode_classes(name, labels, n) for name, labels in targets.items()}
+    if not coded:
+        return {}
     goal = torch.stack([torch.from_numpy(index) for _, index in coded.values()])  # target row
     if dev is None:
         cut = max(1, round(len(order) * HELD_OUT))
@@ -116,7 +127,9 @@ def networks_many(
     else:
         held_X = as_features(dev[0], device).float()
         check_finite(held_X, "dev")
-        held_y = _dev_labels(coded, dev[1])
+        if held_X.shape[1] != features.shape[1]:
+            raise InputError(f"dev has {held_X.shape[1]} features, but X has {features.shape[1]}")
+        held_y = _dev_labels(coded, dev[1], len(held_X))
     features, goal = features[order], goal[:, order]
     mean, scale = _moments(features)
     Z, held_Z = (features - mean) / scale, (held_X - mean) / scale
@@ -158,6 +171,12 @@ def networks_many(
             bool(trained.stationary[i]),
         )
     return fits
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"{name}: expected at least 1, got {size}")
 
 
 class _Networks:
@@ -226,14 +245,23 @@ class _Networks:
 
 
 def _dev_labels(
-    coded: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: Mapping[str, Labels]
+    coded: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: Mapping[str, Labels], m: int
 ) -> Int[Tensor, "t m"]:
     """Each target's dev labels as places of its classes;
     -1 for a class that training does not have.
+
+    Raises:
+        ValueError: none of a target's dev labels is one of training.
     """
     rows = []
     for name, (classes, _) in coded.items():
-        rows.append(torch.from_numpy(encode_with(of_dev(name, labels), classes)))
+        index = encode_dev(name, labels, classes, m)
+        if not (index >= 0).any():
+            raise InputError(
+                f"target {name!r}: none of its dev labels is in training, "
+                "expected some to decide when to stop"
+            )
+        rows.append(torch.from_numpy(index))
     return torch.stack(rows)
 
 

@@ -115,20 +115,27 @@ class _Sampling:
 
 
 def gap_bound(
-    gradient: Float[Tensor, "r k c"], predicted: Float[Tensor, "k c"], l2: Float[Tensor, " k"]
+    gradient: Float[Tensor, "r k c"],
+    of_bias: Float[Tensor, "k c"],
+    l2: Float[Tensor, " k"],
+    coupling: float = 0.0,
 ) -> Float[Tensor, " k"]:
-    """How far the objective can be above its minimum.
+    r"""How far the objective can be above its minimum.
 
-        f(W) - min f <= ||grad_W||^2 / (2 l2) + sum_c grad_bc^2 / (2 max(predicted_c, 1))
+        f(W) - min f <= (||grad_W|| + sqrt(e_max d))^2 / (2 l2) + d,
+                   d = sum_c grad_bc^2 / (2 h_c)
 
-    The first term is the bound of an l2-strongly convex function. The bias is not penalised; its
-    term is a Newton decrement with the curvature of a class's expected count, and is negligible
-    at the tolerances used here.
+    The bias is not penalised: d is what its own optimum would take off, class by class. Where the
+    bias is optimal, the rest is l2-strongly convex in W. Moving it there changes grad_W by
+    Z' (diag p - p p') v with v = grad_b / h, which is no longer than sqrt(e_max d).
+
+    Args:
+        of_bias: h, the bias's curvature sum_i p_ic (1 - p_ic).
+        coupling: e_max, the largest eigenvalue of Z'Z; 0 leaves out that W follows the bias.
     """
-    coef = dot(gradient[:-1], gradient[:-1]) / (2 * l2)
-    expected_count = predicted.double().clamp(min=1)
-    bias = (gradient[-1].double() ** 2 / (2 * expected_count)).sum(-1)
-    return coef + bias
+    size = dot(gradient[:-1], gradient[:-1]).sqrt()
+    bias = (gradient[-1].double() ** 2 / (2 * of_bias.double())).nan_to_num(0.0).sum(-1)
+    return (size + (coupling * bias).sqrt()) ** 2 / (2 * l2) + bias
 
 
 def _systematic_sample(
@@ -315,7 +322,7 @@ def decrement(
     seed: int = 1,
 ) -> Float[Tensor, " k"]:
     """Newton decrement g' H^-1 g / 2, about objective - minimum, with a fresh curvature sample,
-    to about ``enough``.
+    to about ``enough``: what conjugate gradients find of it, and what they leave.
 
     The sample is larger than that of the first iterations and none of theirs, so that it does not
     repeat an error that stopped the iteration too early.
@@ -329,7 +336,10 @@ def decrement(
     curvature.blocks = ClassBlocks(curvature)
     g = gradient.to(W.dtype)
     residual = torch.full_like(l2, DECREMENT_RESIDUAL)
-    return dot(g, curvature.solve(g, residual, DECREMENT_STEPS, SOLVE_REST * enough)) / 2
+    x, left = curvature.solve(g, residual, DECREMENT_STEPS, SOLVE_REST * enough)
+    # ||g|| <= ||H x|| + ||g - H x|| in the norm of H^-1: a solve that came to nothing proves
+    # nothing.
+    return (dot(g, x).clamp(min=0).sqrt() + left.clamp(min=0).sqrt()) ** 2 / 2
 
 
 def minimise(
@@ -510,7 +520,8 @@ def _is_proved(point: Point, tol: float) -> Tensor:
     """Which targets' gradients prove that they are done;
     an objective of 0 is done at gradient 0.
     """
-    gap = gap_bound(point.gradient, point.predicted, point.l2)
+    # A class's expected count stands in for the bias's curvature: the certificate takes that.
+    gap = gap_bound(point.gradient, point.predicted.clamp(min=1), point.l2)
     return gap <= tol * point.loss + _TINY
 
 
@@ -530,7 +541,7 @@ def _inner_solve(
         steps = SOLVE_STEPS_EXACT
     else:
         steps = SOLVE_STEPS_SAMPLED if is_sampled else SOLVE_STEPS
-    return lambda B: curvature.solve(B, accuracy, steps, enough)
+    return lambda B: curvature.solve(B, accuracy, steps, enough)[0]
 
 
 def _asks_for_rows(

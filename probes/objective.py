@@ -19,6 +19,9 @@ LOWEST_LOG_PROBABILITY = -40.0
 # exp(-40) = 4e-18 changes no sum that matters, while denormal numbers slow products tenfold.
 
 
+SURE = 0.5
+"""Probability of all classes but the label's below which its logarithm is that of 1 less this."""
+
 ABSENT = -1e4
 # Bias of a column that only pads a target to the width of its group: probability 0.
 
@@ -31,6 +34,29 @@ def dot(a: Float[Tensor, "r k c"], b: Float[Tensor, "r k c"]) -> Float[Tensor, "
 def per_target(values: Float[Tensor, " k"], like: Tensor) -> Float[Tensor, "1 k 1"]:
     """One number per target, shaped to scale [r k c]."""
     return values.to(like.dtype).view(1, -1, 1)
+
+
+def spread_over(columns: Float[Tensor, "k c"], R: Float[Tensor, "r k c"]) -> Float[Tensor, "r k c"]:
+    """What all classes of a target have in common: their mean, at each of them."""
+    mean = (R * columns).sum(-1, keepdim=True) / columns.sum(-1, keepdim=True)
+    return mean * columns
+
+
+def residuals(
+    logits: Float[Tensor, "m k c"], y: Int[Tensor, "m k"]
+) -> tuple[Float[Tensor, "m k c"], Float[Tensor, "m k"]]:
+    """p - [y = c], and -log p_y in nats.
+
+    Of the label both are computed from the sum s of the other probabilities, as -s and -log(1 - s):
+    where a probe is sure, 1 - p_y and log p_y themselves would be differences of rounding.
+    """
+    label = y.unsqueeze(-1)
+    log_p = torch.log_softmax(logits, dim=-1)
+    of_label = log_p.gather(2, label).squeeze(-1)
+    p = log_p.clamp_(min=LOWEST_LOG_PROBABILITY).exp_().scatter_(2, label, 0.0)
+    others = p.sum(-1)
+    nats = torch.where(others < SURE, -torch.log1p(-others.clamp(max=SURE)), -of_label)
+    return p.scatter_(2, label, -others.unsqueeze(-1)), nats
 
 
 def back(values: Float[Tensor, "m q"], Z: Float[Tensor, "m r"]) -> Float[Tensor, "r q"]:
@@ -136,15 +162,14 @@ class Point:
         shares = shares.to(W.dtype).view(2, k * c)
         for start in range(0, len(Z), self.block):
             rows = slice(start, start + self.block)
-            part, y = Z[rows], Y[rows].unsqueeze(-1)
-            log_p = torch.log_softmax(logits(rows, part), dim=-1)
-            loss -= log_p.gather(2, y).squeeze(-1).sum(0, dtype=torch.float64)
-            p = log_p.clamp_(min=LOWEST_LOG_PROBABILITY).exp_().view(-1, k * c)
+            part = Z[rows]
+            residual, nats = residuals(logits(rows, part), Y[rows])
+            loss += nats.sum(0, dtype=torch.float64)
+            residual = residual.view(-1, k * c)
             if self.spread is not None and k == self.W.shape[1]:
-                torch.mm(p - p * p, shares.T, out=self.spread[rows])
-            # The residual p - [y = c], in the place of p.
-            p.view(-1, k, c).scatter_add_(2, y, p.new_full((), -1.0).expand(y.shape))
-            gradient += back(p, part)
+                # p (1 - p), which is the same of the label's p and of 1 - p.
+                torch.mm(residual.abs() - residual * residual, shares.T, out=self.spread[rows])
+            gradient += back(residual, part)
         gradient = gradient.view(r, k, c)
         # The bias's gradient is what is predicted of each class less what there is.
         self.predicted[which] = (gradient[-1].double() + counts).clamp_(min=0)

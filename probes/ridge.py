@@ -115,6 +115,8 @@ def ridge_many(
     path = penalties(l2, choose=dev is not None)
     design = X if isinstance(X, Design) else Design(X, standardize, device)
     names = list(targets)
+    if not names:
+        return {}
     Y = np.stack([_values(name, targets[name], design.n) for name in names], axis=1)
     scores: dict[str, dict[float, float]] = {name: {} for name in names}
     with torch.no_grad():

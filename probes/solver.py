@@ -24,9 +24,9 @@ from layerscope.errors import InputError
 
 from .design import CPU_BLOCK, Design, penalties
 from .fit import Fit
-from .labels import Labels, encode_classes, encode_with, of_dev
+from .labels import Labels, encode_classes, encode_dev, encode_with
 from .newton import Solution, decrement, gap_bound, is_rough, minimise
-from .objective import ABSENT, dot
+from .objective import ABSENT, dot, residuals
 from .rows import OnDisk, blocks_of
 
 DEFAULT_L2 = (1e4, 1e3, 3e2, 1e2, 3e1, 1e1, 1.0)
@@ -117,15 +117,14 @@ class _Target:
 
 
 def _targets(
-    n: int, targets: Mapping[str, Labels], dev: tuple[object, Mapping[str, Labels]] | None
+    n: int, targets: Mapping[str, Labels], m: int, dev_labels: Mapping[str, Labels] | None
 ) -> list[_Target]:
+    """Targets of n rows, and of m dev rows where there are dev labels."""
     coded = []
     for name, labels in targets.items():
-        classes, index = encode_classes(name, labels)
-        if len(index) != n:
-            raise InputError(f"target {name!r} has {len(index)} labels, but X has {n} rows")
-        dev_index = None if dev is None else encode_with(of_dev(name, dev[1]), classes)
-        coded.append(_Target(name, classes, index, dev_index))
+        classes, index = encode_classes(name, labels, n)
+        of_dev = None if dev_labels is None else encode_dev(name, dev_labels, classes, m)
+        coded.append(_Target(name, classes, index, of_dev))
     return coded
 
 
@@ -160,11 +159,18 @@ def _start(
         fit = fits.get(target.name) if fits else None
         if fit is None:
             continue
+        if fit.coef.shape[1] != design.d:
+            raise InputError(
+                f"start: the fit of {target.name!r} has {fit.coef.shape[1]} features, "
+                f"but X has {design.d}"
+            )
         at = torch.from_numpy(encode_with(fit.classes, target.classes))
         is_known = at >= 0
         coef, bias = design.turned(fit.coef.to(design.device), fit.intercept.to(design.device))
         W[:-1, j, at[is_known]] = coef.cpu()[:, is_known]
         W[-1, j, at[is_known]] = bias.cpu()[is_known]
+        # What all classes share is 0 at the optimum, and no step changes it.
+        W[:-1, j, : len(counts)] -= W[:-1, j, : len(counts)].mean(-1, keepdim=True)
     return W.to(design.device, design.dtype)
 
 
@@ -211,7 +217,7 @@ def fit_many(
 
     Raises:
         ValueError: for features that are not finite (naming where), a target with one class, labels
-            of another length, a penalty that is not positive, or a path without dev.
+            of another length or NaN, a penalty that is not positive, or a path without dev.
 
     Warns:
         ConvergenceWarning: naming the targets that did not reach tol.
@@ -225,7 +231,9 @@ def fit_many(
     if not tol > 0 or max_iter < 1:
         raise InputError(f"tol must be > 0 and max_iter >= 1, got {tol} and {max_iter}")
     design = X if isinstance(X, Design) else Design(X, standardize, device)
-    todo = _targets(design.n, targets, dev)
+    dev_rows, dev_labels = (None, None) if dev is None else (design.held(dev[0]), dev[1])
+    m = 0 if dev_rows is None else len(dev_rows)
+    todo = _targets(design.n, targets, m, dev_labels)
     # Every penalty of a path is a solve, and the chosen one is solved again, to ``tol``.
     n_solves = len(todo) * (len(path) + 1 if len(path) > 1 else 1)
     n_done = 0
@@ -238,7 +246,6 @@ def fit_many(
 
     fits: dict[str, Fit] = {}
     with torch.no_grad():
-        dev_rows = None if dev is None else _dev_rows(design, dev[0], todo)
         for group in _groups(todo):
             begin = _start(group, design, len(group[0].classes), start)
             strengths = path * len(group)
@@ -301,17 +308,6 @@ def _warn_unconverged(fits: Sequence[tuple[str, Fit]], tol: float, max_iter: int
         ConvergenceWarning,
         stacklevel=3,
     )
-
-
-def _dev_rows(
-    design: Design, X: Features, targets: Sequence[_Target]
-) -> Float[Tensor, "m r"] | OnDisk:
-    rows = design.held(X)
-    for target in targets:
-        if target.dev is None or len(target.dev) != len(rows):
-            got = 0 if target.dev is None else len(target.dev)
-            raise InputError(f"target {target.name!r} has {got} dev labels for {len(rows)} rows")
-    return rows
 
 
 def _labels(group: Sequence[_Target], design: Design) -> Int[Tensor, "n k"]:
@@ -401,28 +397,30 @@ def _certify(
     V = torch.cat([coef, W[-1:]])
     Y = _labels(group, design)
     gradient, loss = torch.zeros_like(V), torch.zeros_like(l2)
-    predicted = torch.zeros_like(V[-1])
+    of_bias = torch.zeros_like(V[-1])
     for rows, part in design.blocks(torch.float64):
         with_constant = torch.cat([part, part.new_ones(len(part), 1)], dim=1)
         logits = (with_constant @ V.view(-1, k * c)).view(-1, k, c)
-        log_p = torch.log_softmax(logits, dim=-1)
-        y = Y[rows].unsqueeze(-1)
-        loss -= log_p.gather(2, y).squeeze(-1).sum(0)
-        residual = log_p.exp()
-        predicted += residual.sum(0)
-        residual.scatter_add_(2, y, residual.new_full((), -1.0).expand(y.shape))
+        residual, nats = residuals(logits, Y[rows])
+        loss += nats.sum(0)
+        of_bias += (residual.abs() - residual.square()).sum(0)
         gradient += (with_constant.T @ residual.view(-1, k * c)).view_as(gradient)
     gradient[:-1] += l2.view(1, -1, 1) * coef
     loss += l2 / 2 * dot(coef, coef)
-    norm, gap = dot(gradient, gradient).sqrt(), gap_bound(gradient, predicted, l2)
+    norm = dot(gradient, gradient).sqrt()
+    gap = gap_bound(gradient, of_bias, l2, coupling=float(design.eigenvalues.max()))
     proved = gap <= tol * loss
     if not bool(proved.all()):  # the bound is loose where the penalty is weak: ask the curvature
         rest = ~proved
         rotated = torch.einsum("dr,dkc->rkc", design.basis, gradient[:-1])
         in_basis = torch.cat([rotated, gradient[-1:]])
+        # Directions that the basis left out as rounding have no curvature but the penalty's.
+        outside = gradient[:-1] - torch.einsum("dr,rkc->dkc", design.basis, rotated)
+        of_outside = dot(outside, outside)[rest] / (2 * l2[rest])
         at = W[:, rest].to(design.dtype)
         enough = tol * loss[rest]
-        error = decrement(design, Y[:, rest], at, l2[rest], in_basis[:, rest], enough)
+        inside = decrement(design, Y[:, rest], at, l2[rest], in_basis[:, rest], enough)
+        error = (inside.sqrt() + of_outside.sqrt()) ** 2
         proved[rest] = (error <= enough) & (gap[rest] < torch.inf)
     fits = {}
     for j, target in enumerate(group):

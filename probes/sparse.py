@@ -21,7 +21,8 @@ from torch import Tensor
 from layerscope.errors import InputError
 
 from .checks import features_and_classes
-from .design import as_features, check_finite
+from .design import as_features, check_finite, penalties
+from .labels import Labels, as_label_array, encode_classes, encode_with
 from .linear import LinearClassifier
 from .nested import nested_regressions
 from .rankings import rank
@@ -78,11 +79,12 @@ class SparseProbe(LinearClassifier):
             raise InputError(
                 f"Only binary classification is supported: expected 2 classes, got {one}"
             )
+        (l2,) = penalties(self.l2)
         if self.k < 1:
             raise InputError(f"k: expected at least 1, got {self.k}")
         self.neurons_ = rank(X, y, self.ranking)[: self.k]
         chosen = torch.from_numpy(X[:, self.neurons_].T)
-        coefs, biases = nested_regressions(chosen, y == self.classes_[1], self.l2, [self.k])
+        coefs, biases = nested_regressions(chosen, y == self.classes_[1], l2, [self.k])
         # The softmax of (0, w x + b) is the sigmoid of w x + b: the form of a logistic probe of two
         # classes.
         self.coef_, self.intercept_ = np.zeros((2, X.shape[1])), np.array([0.0, biases[0]])
@@ -106,9 +108,9 @@ def _one_thread() -> Iterator[None]:
 @_one_thread()
 def sparse_sweep(
     X: Float[np.ndarray, "n d"],
-    y: np.ndarray,
+    y: Labels,
     X_test: Float[np.ndarray, "m d"],
-    y_test: np.ndarray,
+    y_test: Labels,
     ks: Sequence[int],
     ranking: str = "standard_difference",
     l2: float = 1e-2,
@@ -132,13 +134,21 @@ def sparse_sweep(
             rotated_f1, ...`` (means and
         95% of the draws; with few rotations their whole range), ``random_mcc, rotated_mcc``.
     """
-    labels, gold_labels = _chosen(y, train), _chosen(y_test, test)
-    classes = np.unique(labels)
+    if not ks or min(ks) < 1:
+        raise InputError(f"ks: expected numbers of neurons from 1, got {list(ks)}")
+    if X.ndim != 2 or X_test.ndim != 2 or X.shape[1] != X_test.shape[1]:
+        raise InputError(
+            f"expected X and X_test of one width, got {list(X.shape)} and {list(X_test.shape)}"
+        )
+    (l2,) = penalties(l2)
+    labels = _chosen("y", y, len(X), train)
+    gold_labels = _chosen("y_test", y_test, len(X_test), test)
+    classes, index = encode_classes("y", labels, len(labels))
     if len(classes) != 2:
         raise InputError(
             f"Only binary classification is supported: expected 2 classes, got {len(classes)}"
         )
-    positive, gold = labels == classes[1], gold_labels == classes[1]
+    positive, gold = index == 1, encode_with(gold_labels, classes) == 1
     d, widest = X.shape[1], max(ks)
     rng = np.random.default_rng(seed)
 
@@ -186,8 +196,16 @@ def sparse_sweep(
     return records
 
 
-def _chosen(y: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-    return np.asarray(y) if rows is None else np.asarray(y)[rows]
+def _chosen(name: str, y: Labels, n: int, rows: np.ndarray | None) -> np.ndarray:
+    """The labels of some rows.
+
+    Raises:
+        InputError: not one label for each of n rows.
+    """
+    labels = as_label_array(y)
+    if len(labels) != n:
+        raise InputError(f"{name}: expected a label for each of {n} rows, got {len(labels)}")
+    return labels if rows is None else labels[rows]
 
 
 def _columns(

@@ -4,11 +4,13 @@ and that moving step by step arrives where computing afresh does.
 
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
+
 import pytest
 import torch
 from torch import Tensor
 
-from probes.objective import ABSENT, Point
+from probes.objective import ABSENT, Point, residuals
 
 N, R, C = 300, 7, 5
 CLASSES = (5, 3)
@@ -74,3 +76,18 @@ def test_rough_products_err_in_proportion_to_the_step() -> None:
         errors.append(float((point.logits - (Z @ point.W.view(R, -1)).view(N, 2, C)).abs().max()))
     assert 1e-3 < errors[0] < 0.1
     assert errors[1] == pytest.approx(0.01 * errors[0], rel=0.5)
+
+
+def test_sure_rows_keep_their_digits_in_single_precision() -> None:
+    """1 - p_y and log p_y of a row that is sure, against 50 digits."""
+    margins = [-30.0, -2.0, -0.5, 0.0, 0.5, 2.0, 8.0, 16.0, 30.0]
+    logits = torch.tensor([[[margin, 0.25, -0.5]] for margin in margins])
+    y = torch.zeros(len(margins), 1, dtype=torch.int64)
+    residual, nats = residuals(logits, y)
+    with localcontext(prec=50):
+        for row, margin in enumerate(margins):
+            e = [Decimal(value).exp() for value in (margin, 0.25, -0.5)]
+            p = [float(value / sum(e)) for value in e[1:]]
+            missed = float((e[1] + e[2]) / sum(e))
+            assert residual[row, 0].tolist() == pytest.approx([-missed, *p], rel=1e-6)
+            assert float(nats[row]) == pytest.approx(float((sum(e) / e[0]).ln()), rel=1e-6)

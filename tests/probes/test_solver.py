@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -16,6 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from probes import Design, Fit, NonFiniteError, fit_many
 from probes import newton as newton_module
 from probes import solver as solver_module
+from probes.newton import gap_bound
+from probes.objective import Point
 
 
 def softmax_data(n, d, c, seed, noise=3.0):
@@ -66,6 +69,90 @@ def test_objective_is_that_of_newton_cholesky(n, d, c, l2, kind, noise):
     coef, intercept = standardized_solution(fit, scaler)
     assert objective(Z, y, coef, intercept, l2) == pytest.approx(fit.objective, rel=1e-7)
     assert np.abs(coef - best.coef_).max() < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "l2", "size", "standardize"),
+    [
+        (20, 200, 1e-4, 1.0, True),
+        (8, 50, 2e-5, 1.0, True),
+        (20, 50, 1e-6, 1.0, True),
+        (200, 20, 1e6, 1e6, False),
+        (200, 20, 1e8, 1e6, False),
+        (60, 40, 1e-12, 1e-6, False),
+    ],
+)
+def test_weak_penalties_and_large_features_are_solved_in_single_precision(
+    n, d, l2, size, standardize
+):
+    """Next to no curvature is left there: what rounding leaves of a gradient must stay out."""
+    X, y = softmax_data(n, d, 3, seed=n, noise=0.01)
+    X = (size * X).astype(np.float32)
+    scaler = StandardScaler(with_std=standardize).fit(X.astype(np.float64))
+    fit = fit_many(X, {"y": y}, l2=l2, standardize=standardize)["y"]
+    assert fit.converged
+    exact = fit_many(X.astype(np.float64), {"y": y}, l2=l2, standardize=standardize, tol=1e-10)["y"]
+    assert fit.objective == pytest.approx(exact.objective, rel=2e-6)
+    Z, scale = scaler.transform(X.astype(np.float64)), scaler.scale_ if standardize else 1.0
+    coef, bias = fit.coef.numpy() * scale, fit.intercept.numpy() + fit.coef.numpy() @ scaler.mean_
+
+    def loss(flat):
+        table = torch.from_numpy(flat).view(3, -1).requires_grad_()
+        logits = torch.from_numpy(Z) @ table[:, :-1].T + table[:, -1]
+        value = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y), reduction="sum")
+        value = value + l2 / 2 * table[:, :-1].square().sum()
+        value.backward()
+        return value.item(), table.grad.numpy().ravel()
+
+    at = np.column_stack([coef, bias]).ravel()
+    assert loss(at)[0] == pytest.approx(fit.objective, rel=1e-6)
+    # Another optimiser, from where this one ended, finds nothing that is left.
+    further = minimize(loss, at, jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    assert fit.objective <= further.fun * (1 + 1e-6)
+
+
+def test_the_bound_holds_where_only_the_bias_is_away_from_its_optimum():
+    """Rows that are sure leave a bias little curvature, far less than its class's count."""
+    rng = np.random.default_rng(0)
+    n, l2 = 40, 1e-2
+    x = np.concatenate([rng.normal(-6, 1, n // 2), rng.normal(6, 1, n // 2)])
+    Z = torch.from_numpy(np.column_stack([x - x.mean(), np.ones(n)]))
+    Y = torch.tensor([[0]] * (n // 2) + [[1]] * (n // 2))
+    l2s = torch.tensor([l2], dtype=torch.float64)
+
+    def point(weights):
+        W = torch.tensor(weights, dtype=torch.float64).view(2, 1, 2)
+        return Point(Z, Y, W, l2s, block=n)
+
+    def value(weights):
+        at = point([-weights[0], weights[0], -weights[1], weights[1]])
+        g = at.gradient[:, 0]
+        return float(at.loss[0]), (g[:, 1] - g[:, 0]).numpy()
+
+    best = minimize(value, [0.3, 0.0], jac=True, tol=1e-14)
+    largest = float((Z[:, :-1] ** 2).sum())
+    for shift in (0.01, 0.1, 0.5):
+        b = best.x[1] + shift
+        w = minimize(lambda w, b=b: value([w[0], b])[0], [best.x[0]], tol=1e-14).x[0]
+        at = point([-w, w, -b, b])
+        p = torch.softmax(Z @ at.W[:, 0], 1)
+        curvature = (p * (1 - p)).sum(0)[None]
+        left = float(at.loss[0]) - best.fun
+        bound = gap_bound(at.gradient, curvature, l2s, coupling=max(largest, n))
+        assert left <= float(bound[0])
+        assert left > float(gap_bound(at.gradient, at.predicted, l2s)[0])  # counts do not bound it
+
+
+def test_directions_that_single_precision_lost_are_not_called_converged():
+    """Their gradient meets no curvature but the penalty's, which the certificate knows."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 2)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(int)
+    X[:, 1] *= 1e6  # without standardisation the first feature is rounding beside it
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        fit = fit_many(X, {"y": y}, l2=1.0, standardize=False)["y"]
+    assert not fit.converged
+    assert fit_many(X, {"y": y}, l2=1.0)["y"].converged
 
 
 def test_high_precision_in_float64():
