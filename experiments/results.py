@@ -235,7 +235,7 @@ def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
     Raises:
         RunError: no run, or one that is not finished.
     """
-    from .compare import compared_page
+    from .comparison import compared_page
     from .pages import blaming_edits
     from .report.render import rendered
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # of ``from layerscope import *``; the rooms' names may be a user's own
+        return sorted(set(__dir__()).difference(ROOMS))
     if not name.startswith("_"):
         if name in ROOMS:
             return importlib.import_module(f"layerscope.{name}")

@@ -22,12 +22,16 @@ def interrupt_again(unraisable: Any) -> None:
 def main() -> int:
     """Run the command line; returns its exit status."""
     sys.unraisablehook = interrupt_again
+    was_enabled = gc.isenabled()
     gc.disable()  # until a command has read its inputs: see `experiments.runs.collector`
     try:
         return importlib.import_module("layerscope.experiments.cli").main()
     except KeyboardInterrupt:  # while modules are imported, which takes a second
         print("layerscope: interrupted; nothing was done yet", file=sys.stderr)
         return 130
+    finally:  # a program that calls this goes on, whatever the command came to
+        if was_enabled:
+            gc.enable()
 
 
 if __name__ == "__main__":

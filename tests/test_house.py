@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "probes": {"probes"},
     "experiments": {"experiments", "hooks", "probes"},
 }
-FACES = {"__init__", "api", "cli", "compare", "explorer", "pages", "results", "terminal", "tidy"}
+FACES = {"__init__", "api", "cli", "comparison", "explorer", "pages", "results", "terminal", "tidy"}
 """Rooms of experiments that may know every study."""
 
 

@@ -65,14 +65,15 @@ def _found(
 def _built(tokens: TokenLines, forms: Sequence[str]) -> tuple[str, list[Span]]:
     """A text made of the forms, and the spans of the surface tokens."""
     misc = tokens.column("misc")
-    built = ""
+    built = gap = ""
     spans: list[Span] = []
     for row, _, _ in tokens.surface:
         form = forms[row]
+        built += gap
         spans.append((len(built), len(built) + len(form)))
-        has_no_space = "SpaceAfter=No" in misc[row].split("|")
-        built += form if has_no_space else form + " "
-    return built.rstrip(" "), spans
+        built += form
+        gap = "" if "SpaceAfter=No" in misc[row].split("|") else " "
+    return built, spans
 
 
 def _instead(text: str, start: int, form: str) -> str:

@@ -56,12 +56,15 @@ def opened_text(path: Path) -> Iterator[io.TextIOBase]:
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks of UTF-16."""
+GZIP = b"\x1f\x8b"
 
 
 def encoding_of(error: UnicodeDecodeError) -> str:
     """What a file that is no UTF-8 holds, as far as its first bad byte tells."""
     if error.start == 0 and error.object.startswith(UTF16):
         return "UTF-16: save it as UTF-8"
+    if error.object.startswith(GZIP):
+        return "gzip: unpack it"
     return f"the byte 0x{error.object[error.start]:02x}"
 
 

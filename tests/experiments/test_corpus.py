@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from pathlib import Path
 
@@ -96,6 +97,15 @@ def test_text_is_built_from_forms_where_it_is_missing(tmp_path: Path) -> None:
         "Pont",
         "!",
     ]
+
+
+def test_a_last_form_that_ends_in_white_space_is_in_the_text_that_is_built(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, row("1", "so"), row("2", "! ", misc="SpaceAfter=No"))
+    (sentence,) = read_conllu(path).sentences
+    assert sentence.text == "so ! "
+    assert spans(path) == [("so", 0, 2), ("! ", 3, 5)]
 
 
 @pytest.mark.parametrize("blank", ["\u00a0", "  ", "\u2009", "\u200b", "\t", "\u3000 "])
@@ -298,6 +308,8 @@ def test_bytes_that_are_not_utf8_are_found_by_line(tmp_path: Path) -> None:
     path = tmp_path / "latin.conllu"
     path.write_bytes(b"# c\n" + row("1", "caf").encode() + b"\n# \xe9\n")
     assert message(path) == f"{path}:3: expected UTF-8 text, got the byte 0xe9"
+    path.write_bytes(gzip.compress(row("1", "cat").encode()))
+    assert message(path) == f"{path}:1: expected UTF-8 text, got gzip: unpack it"
 
 
 def test_what_is_not_a_file_is_named_with_what_is(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from recorded import make
 from recorded.altered import deeper, with_effects, with_markup, with_relation
 
-from experiments.compare import compared_page, names
+from experiments.comparison import compared_page, names
 from experiments.pages import page_of as run_page
 from experiments.pages import render_report
 from experiments.report import packing

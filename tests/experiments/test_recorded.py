@@ -24,7 +24,7 @@ from recorded.altered import with_relation
 from recorded.unread import UNREAD
 
 from experiments import cli, terminal
-from experiments.compare import compared_page
+from experiments.comparison import compared_page
 from experiments.pages import page_of, render_report
 from experiments.report.render import rendered
 from experiments.report.schema import Interval, ResultsError, tidy

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny
 from layerscope.experiments import subject
 
 from layerscope.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -34,3 +39,38 @@ def test_a_command_rests_the_collector_until_its_inputs_are_read(tmp_path, monke
     assert while_reading == [False]
     assert gc.isenabled()
     assert gc.get_freeze_count() > 10_000
+
+
+@pytest.mark.parametrize("words", ["attribute --no-such-option", "report no-such-folder"])
+def test_the_collector_runs_again_after_a_command_that_failed(words, monkeypatch, collecting):
+    monkeypatch.setattr("sys.argv", ["layerscope", *words.split()])
+    try:
+        status = main()
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert gc.isenabled()
+
+
+PUBLIC_NAMES = """
+import pkgutil, sys, types
+from layerscope import *
+given = dict(globals())
+import layerscope as ls
+rooms = ls.hooks, ls.probes, ls.experiments
+expected = {name for room in rooms for name in room.__all__}
+assert expected <= set(given), expected - set(given)
+before = {name: getattr(ls, name) for name in dir(ls)}
+for room in rooms:
+    for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+        __import__(module.name)
+for name, thing in before.items():
+    assert getattr(ls, name) is thing, f"{name} is {getattr(ls, name)}"
+"""
+
+
+def test_public_names_come_with_a_star_and_stay_when_all_modules_are_imported():
+    # a module that has a public name would take its place once something imports it
+    command = [sys.executable, "-W", "error::ImportWarning", "-c", PUBLIC_NAMES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
