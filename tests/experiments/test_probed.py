@@ -187,6 +187,10 @@ def test_a_studys_probe_is_ablated_from_the_command_line(
         ),
         (["--probe", str(file), "--metric", "loss"], "unknown metric 'loss' of a probe"),
         (["--probe", str(file), "--value", "optimal"], "not a probe's"),
+        (
+            ["--probe", str(file), "--limit", "12", "--race", "2"],
+            "--race 2: expected fewer than the 2 mlps that are ablated",
+        ),
         (["--probe", str(file), "--bos", "never"], "give --bos"),
         (["--probe", str(tmp_path / "none")], "found no file"),
     ):

@@ -160,6 +160,14 @@ def test_what_does_not_fit_is_one_line(
     assert expected in capsys.readouterr().err
 
 
+def test_two_lists_of_one_name_are_refused(tmp_path: Path, capsys: Any) -> None:
+    model, words = classifier(tmp_path / "model", biased=True), tmp_path / "pronouns.jsonl"
+    words.write_text(json.dumps({"a": "nurse", "b": "clerk"}), encoding="utf-8")
+    line = f"swap --model {model} --labelled {texts(tmp_path)} --out {tmp_path / 'run'}"
+    assert cli.main([*line.split(), "--list", "pronouns", "--words", str(words)]) == 2
+    assert "two lists are called pronouns: expected another name" in capsys.readouterr().err
+
+
 def test_a_language_model_is_measured_on_its_prompts(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     lines = [

@@ -150,14 +150,14 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     batches = _batches(options, subject, items, reads)
     groups = [chunk for of_stage in batches for chunk in of_stage]
     parts = components(subject.model, options.component, groups[0].batch)
-    if options.race is not None and options.race >= len(parts):
-        raise RunError(
-            f"--race {options.race}: expected fewer than the {len(parts)} "
-            f"{options.component} of this model"
-        )
     # what comes after the probed layer changes nothing that the probe reads
     if metric.readout is not None:
         parts = [part for part in parts if part.layer <= metric.readout.layer]
+    if options.race is not None and options.race >= len(parts):
+        raise RunError(
+            f"--race {options.race}: expected fewer than the {len(parts)} "
+            f"{options.component} that are ablated"
+        )
     return AblateInputs(
         options=options,
         subject=subject,

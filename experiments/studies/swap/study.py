@@ -140,7 +140,17 @@ def _lists(options: SwapOptions) -> tuple[list[WordList], list[Note]]:
         check_share(unusable, n_pairs + len(unusable), options.skip, "pairs of words")
         own, notes = [*own, *read], unusable_notes(unusable, n_pairs, "pairs of words")
     names = options.list or (() if own else tuple(LISTS))
-    return [*(WordList(name, LISTS[name]) for name in dict.fromkeys(names)), *own], notes
+    lists = [*(WordList(name, LISTS[name]) for name in dict.fromkeys(names)), *own]
+    # by its name a list is found again in a run that is continued
+    seen: set[str] = set()
+    for words in lists:
+        if words.name in seen:
+            raise RunError(
+                f"two lists are called {words.name}: expected another name in --words "
+                "(its column list, or else the file's name)"
+            )
+        seen.add(words.name)
+    return lists, notes
 
 
 def _positive(subject: Subject, options: SwapOptions) -> str | None:
