@@ -5,9 +5,10 @@
 
 All k share the standardised rows and one bound B = Z' diag(v) Z / 4 + l2 of the curvature (Böhning
 & Lindsay 1988). B's Cholesky factor is nested as the neurons are: the factor of the first k columns
-is its corner. One step then takes two products for all k together, in the type of the values:
-float32 rounds a decrement by less than 1e-12 a row, under what ends a solve. Where predictions are
-sure the bound is loose, and Newton's method with a line search takes over, in float64.
+is its corner. One step then takes two products for all k that are not settled, in the type of the
+values: float32 rounds a decrement by less than 1e-12 a row, under what ends a solve. Where
+predictions are sure the bound is loose, and Newton's method with a line search takes over, in
+float64.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import expit, log_expit
 from torch import Tensor
 
@@ -35,19 +36,25 @@ def nested_regressions(
     positive: Bool[np.ndarray, " n"],
     l2: float,
     ks: Sequence[int],
-) -> tuple[Float[np.ndarray, "c width"], Float[np.ndarray, " c"]]:
+    order: Int[Tensor, " k"] | None = None,
+) -> tuple[Float[np.ndarray, "c k"], Float[np.ndarray, " c"]]:
     """Weights, 0 beyond the first k neurons, and biases for each k, in the neurons' own units.
 
     Args:
         columns: the values of each neuron, the first ones first.
         ks: how many neurons; all, where there are fewer.
+        order: which columns instead of all, the first ones first.
     """
-    width, n = columns.shape
-    signs = torch.from_numpy(np.where(positive, 1.0, -1.0)).to(columns.dtype)
+    n = columns.shape[1]
+    width = len(columns) if order is None else len(order)
+    is_positive = torch.from_numpy(positive)
+    signs = is_positive.to(columns.dtype).mul_(2).sub_(1)
     # Rows times their labels' signs: the loss is then a function of their product with w alone.
     rows = columns.new_empty(width + 1, n)
     rows[0] = signs
     features = rows[1:]
+    if order is not None:
+        columns = torch.index_select(columns, 0, order, out=features)
     # The mean and the scale as rounded: what was taken away is what the weights put back.
     mean = columns.mean(1)
     torch.sub(columns, mean[:, None], out=features)
@@ -55,62 +62,76 @@ def nested_regressions(
     features /= scale[:, None]
     features *= signs
     # Both classes weigh the same, however many rows they have.
-    n_positive = int(positive.sum())
-    share = torch.where(signs > 0, n / (2 * n_positive), n / (2 * (n - n_positive)))
-    ridge = torch.full((width + 1,), l2, dtype=torch.float64)
+    n_positive = np.count_nonzero(positive)
+    share = torch.where(is_positive, n / (2 * n_positive), n / (2 * (n - n_positive)))
+    share = share.to(columns.dtype)
+    ridge = np.full(width + 1, l2)
     ridge[0] = 0.0  # the bias
 
-    widths = torch.tensor([min(k, width) for k in ks])
-    within = (torch.arange(width + 1) <= widths[:, None]).double()
+    widths = np.minimum(ks, width)
+    within = (np.arange(width + 1) <= widths[:, None]).astype(np.float64)
     weights = _by_the_bound(rows, share, ridge, within)
-    coefs = weights[:, 1:] / scale.double()
-    return coefs.numpy(), (weights[:, 0] - coefs @ mean.double()).numpy()
+    coefs = weights[:, 1:] / scale.double().numpy()
+    return coefs, weights[:, 0] - coefs @ mean.double().numpy()
 
 
 def _by_the_bound(
     rows: Float[Tensor, "k n"],
     share: Float[Tensor, " n"],
-    ridge: Float[Tensor, " k"],
-    within: Float[Tensor, "c k"],
-) -> Float[Tensor, "c k"]:
+    ridge: Float[np.ndarray, " k"],
+    within: Float[np.ndarray, "c k"],
+) -> Float[np.ndarray, "c k"]:
     """The weights of least loss, of rows times their labels' signs.
 
     Args:
         within: 1 where a regression reads a column.
     """
     n = rows.shape[1]
-    # In float64: float32 could leave the bound of many rows of collinear columns not definite.
-    exact = rows.double()
-    bound = (exact * (share / 4)) @ exact.T + torch.diag(ridge + 1e-10 * n)
+    # In the type of the rows, with that type's rounding of a sum on the diagonal: collinear columns
+    # leave it definite, and a bound that is larger costs steps only.
+    rounding = n * (1e-10 + torch.finfo(rows.dtype).eps * len(rows) ** 0.5 / 4)
+    bound = ((rows * (share / 4)) @ rows.T).double() + torch.from_numpy(np.diag(ridge + rounding))
     # L^-1 of the bound's factor: its corners are those of the regressions of fewer columns.
     eye = torch.eye(len(ridge), dtype=torch.float64)
-    root = torch.linalg.solve_triangular(torch.linalg.cholesky(bound), eye, upper=False)
-    weights = torch.zeros_like(within)
+    root = torch.linalg.solve_triangular(torch.linalg.cholesky(bound), eye, upper=False).numpy()
+    found = np.zeros_like(within)
+    # What is not settled yet: a product's time grows with its rows, so regressions that are leave.
+    left = np.arange(len(within))
+    weights, is_read = found, within
     # The step's length, by the secant of the last step: the bound's own is 1, and too short.
-    length = torch.ones(len(weights), dtype=torch.float64)
-    step = decrement = torch.zeros(())
-    miss = torch.full((1, 1), 0.5)  # at weights of 0
+    length = np.ones(len(within))
+    step = decrement = length
+    miss, unsettled = rows.new_full((1, 1), 0.5), []  # at weights of 0
     for number in range(BOUNDED):
-        miss = torch.sigmoid(-(weights.to(rows.dtype) @ rows))
-        slope = within * (ridge * weights - ((miss * share) @ rows.T).double())
         if number:
-            left = decrement - (step * slope).sum(1)
-            length = (length * decrement / left).nan_to_num(1.0).clamp(1.0, 1 / UNSURE)
+            miss = torch.sigmoid(torch.from_numpy(-weights).to(rows.dtype) @ rows)
+        slope = is_read * (ridge * weights - ((miss * share) @ rows.T).numpy())
+        if number:
+            rest = decrement - (step * slope).sum(1)
+            length = np.clip(length * decrement / rest, 1.0, 1 / UNSURE)
         # The corner's factor: what lies beyond the first k is 0 between the two products.
-        step = (within * (slope @ root.T)) @ root
+        step = (is_read * (slope @ root.T)) @ root
         decrement = (slope * step).sum(1)
-        weights -= length[:, None] * step
-        if bool((decrement < SETTLED * n).all()):
+        weights = weights - length[:, None] * step
+        is_settled = decrement < SETTLED * n
+        if not is_settled.any():
+            continue
+        found[left] = weights
+        squares = torch.linalg.vector_norm(miss, dim=1).square() / miss.shape[1]
+        is_sure = (4 * (miss.mean(1) - squares) <= UNSURE).numpy()
+        unsettled += left[is_settled & is_sure].tolist()
+        kept = ~is_settled
+        left, weights, is_read, length, step, decrement = (
+            values[kept] for values in (left, weights, is_read, length, step, decrement)
+        )
+        if not len(left):
             break
-    curvature = 4 * (miss - miss.square())
-    is_sure = curvature.mean(1) <= UNSURE
-    for place in ((decrement >= SETTLED * n) | is_sure).nonzero()[:, 0].tolist():
+    found[left] = weights
+    for place in sorted([*unsettled, *left.tolist()]):
         read = within[place] > 0
-        Z = rows[read].T.double().numpy()
-        start = weights[place, read].numpy()
-        found = _newton(Z, share.double().numpy(), ridge[read].numpy(), start)
-        weights[place, read] = torch.from_numpy(found)
-    return weights
+        Z = rows[torch.from_numpy(read)].T.double().numpy()
+        found[place, read] = _newton(Z, share.double().numpy(), ridge[read], found[place, read])
+    return found
 
 
 def _newton(

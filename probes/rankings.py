@@ -31,6 +31,8 @@ from .rows import chosen_blocks
 
 BLOCK = 128
 """Rows at a time: what stays in a processor's cache."""
+BAG = 128
+"""Rows of a class that are summed in their own type."""
 Scores = Float[np.ndarray, " d"]
 Rows = Int[np.ndarray, " n"] | None
 """Which rows of X the labels are of: all by default."""
@@ -64,31 +66,62 @@ def _class_means(
             amid the rows.
     """
     features = as_features(X)
-    index = None if rows is None else torch.as_tensor(rows)
     classes, codes = encode(y)
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(codes), len(classes))
-    of_class = one_hot.to(features.dtype).T
-    n, width = of_class.shape[1], features.shape[1]
-    sums = torch.zeros(len(classes), width, dtype=torch.float64)
+    counts = np.bincount(codes, minlength=len(classes))
+    index = None if rows is None else torch.as_tensor(rows)
+    deviation = np.zeros(features.shape[1])
+    if squares:
+        sums, square_sums = _sums_about(features, index, codes, len(classes))
+        n = len(codes)
+        deviation = (square_sums / n - (sums.sum(0) / n) ** 2).clamp_min(0).sqrt().numpy()
+    else:
+        sums = _sums(features, rows, codes, counts)
+    # A sum is finite only if all its values are, apart from overflow.
+    if not bool(sums.isfinite().all()):
+        check_finite(features if index is None else features[index])
+    return sums.numpy() / counts[:, None], deviation
+
+
+def _sums(
+    X: Float[Tensor, "m d"], rows: Rows, codes: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"]
+) -> Float[Tensor, "c d"]:
+    """Sums by class: of a few rows of a class at a time where they lie, in the type of X."""
+    # Small integers are sorted by counting.
+    small = codes.astype(np.min_scalar_type(len(counts)))
+    order = np.argsort(small, kind="stable")  # the rows of one class after another
+    order = order if rows is None else rows[order]
+    bags = -(-counts // BAG)  # of each class
+    of_class = np.repeat(np.arange(len(counts)), bags)
+    within = np.arange(len(of_class)) - np.repeat(bags.cumsum() - bags, bags)
+    starts = np.repeat(counts.cumsum() - counts, bags) + within * BAG
+    parts = torch.nn.functional.embedding_bag(
+        torch.from_numpy(order), X, torch.from_numpy(starts), mode="sum"
+    )
+    first = bags.cumsum() - bags
+    return torch.from_numpy(np.add.reduceat(parts.double().numpy(), first, axis=0))
+
+
+def _sums_about(
+    X: Float[Tensor, "m d"],
+    index: Int[Tensor, " n"] | None,
+    codes: Int[np.ndarray, " n"],
+    n_classes: int,
+) -> tuple[Float[Tensor, "c d"], Float[Tensor, " d"]]:
+    """Sums by class and of all squares, about a point amid the rows."""
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(codes), n_classes)
+    of_class = one_hot.to(X.dtype).T
+    width = X.shape[1]
+    sums = torch.zeros(n_classes, width, dtype=torch.float64)
     square_sums = torch.zeros(width, dtype=torch.float64)
-    room, ones = features.new_empty(BLOCK, width), features.new_ones(BLOCK)
+    room, ones = X.new_empty(BLOCK, width), X.new_ones(BLOCK)
     amid = None
-    for block, values in chosen_blocks(features, index, BLOCK):
-        if not squares:
-            sums += of_class[:, block] @ values
-            continue
+    for block, values in chosen_blocks(X, index, BLOCK):
         # About a point amid the rows, squares lose no digits to a large mean.
         amid = values.mean(0) if amid is None else amid
         part = torch.sub(values, amid, out=room[: len(values)])
         sums += of_class[:, block] @ part
         square_sums += ones[: len(part)] @ part.square_()
-    # A sum is finite only if all its values are, apart from overflow.
-    if not bool(sums.isfinite().all()):
-        check_finite(features if index is None else features[index])
-    mean = sums.sum(0) / n
-    deviation = (square_sums / n - mean**2).clamp_min(0).sqrt()
-    counts = of_class.sum(1, dtype=torch.float64)
-    return (sums / counts[:, None]).numpy(), deviation.numpy()
+    return sums, square_sums
 
 
 def f(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:

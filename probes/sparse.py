@@ -9,13 +9,12 @@ in the same way, which shows whether the basis of the neurons matters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, no_type_check
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerscope.errors import InputError
@@ -29,10 +28,12 @@ from .rankings import rank
 from .rows import chosen_blocks
 
 BAND = (0.025, 0.975)
-GATHERED = 256
-"""Rows at a time whose chosen neurons are taken out: they stay in a processor's cache."""
-HOLD = 1 << 28
-"""Bytes of neurons that draws may hold together."""
+TURNED = 1 << 16
+"""Values that are turned at a time: they stay in a processor's cache."""
+FEW = 4
+"""Rows that are less than this part of a matrix are taken out before their neurons are."""
+HOLD = 1 << 27
+"""Bytes of neurons that draws may hold together (twice, while they are turned)."""
 
 
 class SparseProbe(LinearClassifier):
@@ -92,20 +93,6 @@ class SparseProbe(LinearClassifier):
         return self
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Products as small as a sweep's gain nothing from threads; beside other processes, every one
-    of them would wait for a thread that is not running.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
 def sparse_sweep(
     X: Float[np.ndarray, "n d"],
     y: Labels,
@@ -154,27 +141,29 @@ def sparse_sweep(
 
     def scores(
         X: np.ndarray, X_test: np.ndarray, orders: Sequence[np.ndarray]
-    ) -> list[list[tuple[float, float]]]:
+    ) -> list[Float[np.ndarray, "c 2"]]:
         """F1 and Matthews' correlation of the probe on each order's first k neurons, for each k."""
         orders = [order[:widest] for order in orders]
         # What several orders read is taken out of the rows once.
         neurons = np.unique(np.concatenate(orders))
-        columns = _columns(X, train, neurons, "X")
-        test_columns = _columns(X_test, test, neurons, "X_test")
+        if 2 * len(neurons) > d:
+            neurons = np.arange(d)
+        columns, test_columns = _columns(neurons, (X, train), (X_test, test))
+        _check_columns(columns, X, train, "X")
+        _check_columns(test_columns, X_test, test, "X_test")
         found = []
         for order in orders:
             place = torch.from_numpy(np.searchsorted(neurons, order))
-            coefs, biases = nested_regressions(columns.index_select(0, place), positive, l2, ks)
+            coefs, biases = nested_regressions(columns, positive, l2, ks, place)
             read = test_columns.index_select(0, place).double()
             logits = (torch.from_numpy(coefs) @ read).numpy() + biases[:, None]
-            predicted = logits > 0
-            found.append([(_f1(gold, row), _mcc(gold, row)) for row in predicted])
+            found.append(_f1_and_mcc(gold, logits > 0))
         return found
 
-    order = rank(X, labels, ranking, train)
+    order = rank(X, positive, ranking, train)
     (ranked,) = scores(X, X_test, [order])
     draws = [rng.permutation(d) for _ in range(n_random)]
-    together = max(1, HOLD // (X.itemsize * len(labels) * min(widest, d)))
+    together = max(1, HOLD // (X.itemsize * len(X) * min(widest, d)))
     random = []
     for start in range(0, n_random, together):
         random += scores(X, X_test, draws[start : start + together])
@@ -185,10 +174,10 @@ def sparse_sweep(
         Q = rotation(d, rng).astype(X.dtype)
         turned = X @ Q
         turned_test = turned if X_test is X else X_test @ Q
-        rotated += scores(turned, turned_test, [rank(turned, labels, ranking, train)])
+        rotated += scores(turned, turned_test, [rank(turned, positive, ranking, train)])
     records = []
     for place, k in enumerate(ks):
-        f1, mcc = ranked[place]
+        f1, mcc = ranked[place].tolist()
         record = {"k": k, "neurons": order[:k].tolist(), "f1": f1, "mcc": mcc}
         record |= _draws_summary("random", [draw[place] for draw in random])
         record |= _draws_summary("rotated", [draw[place] for draw in rotated])
@@ -209,28 +198,39 @@ def _chosen(name: str, y: Labels, n: int, rows: np.ndarray | None) -> np.ndarray
 
 
 def _columns(
-    X: np.ndarray, rows: np.ndarray | None, neurons: np.ndarray, name: str
-) -> Float[Tensor, "k n"]:
-    """The rows' values of some neurons, one neuron after the other.
-
-    Raises:
-        NonFiniteError: values that are not finite.
+    neurons: Int[np.ndarray, " k"], *sides: tuple[np.ndarray, np.ndarray | None]
+) -> list[Tensor]:
+    """Values [k n] of some neurons, which are in order, in the rows of each side of a split, one
+    neuron after the other.
     """
-    features, chosen = as_features(X), torch.from_numpy(neurons)
-    index = None if rows is None else torch.as_tensor(rows)
-    n = len(features) if index is None else len(index)
-    columns = features.new_empty(len(neurons), n)
-    room = features.new_empty(min(GATHERED, n), len(neurons))
-    for block, values in chosen_blocks(features, index, GATHERED):
-        part = torch.index_select(values, 1, chosen, out=room[: len(values)])
-        columns[:, block] = part.T
+    found, seen, values = [], None, torch.empty(0, 0)
+    for X, rows in sides:
+        index = None if rows is None else torch.as_tensor(rows)
+        # Of every row, and once: rows are read fastest where they lie.
+        if X is not seen:
+            values, seen = as_features(X), X
+            if index is not None and FEW * len(index) < len(values):
+                values, index, seen = values.index_select(0, index), None, None
+            if len(neurons) < values.shape[1]:
+                values = values.index_select(1, torch.from_numpy(neurons))
+        columns = values.new_empty(len(neurons), len(values) if index is None else len(index))
+        for block, part in chosen_blocks(values, index, max(1, TURNED // len(neurons))):
+            columns[:, block] = part.T
+        found.append(columns)
+    return found
+
+
+def _check_columns(
+    columns: Float[Tensor, "k n"], X: np.ndarray, rows: np.ndarray | None, name: str
+) -> None:
+    """Raise `NonFiniteError` for values that are not finite."""
     # The sum is finite only if all values are, apart from overflow.
     if not bool(columns.sum().isfinite()):
-        check_finite(features if index is None else features[index], name)
-    return columns
+        features = as_features(X)
+        check_finite(features if rows is None else features[torch.as_tensor(rows)], name)
 
 
-def _draws_summary(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+def _draws_summary(name: str, pairs: Sequence[np.ndarray]) -> dict[str, float]:
     """Means of F1 and of Matthews' correlation over draws, and 95% of the F1s."""
     if not pairs:
         return {}
@@ -249,14 +249,16 @@ def rotation(width: int, rng: np.random.Generator) -> Float[np.ndarray, "d d"]:
     return np.linalg.qr(rng.normal(size=(width, width)))[0]
 
 
-def _f1(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """2 TP / (2 TP + FP + FN); 0 without any."""
-    return float(2 * (gold & predicted).sum() / max(gold.sum() + predicted.sum(), 1))
-
-
-def _mcc(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """Matthews' correlation; 0 where one side does not vary."""
-    n, both = len(gold), float((gold & predicted).sum())
-    n_gold, n_predicted = float(gold.sum()), float(predicted.sum())
+def _f1_and_mcc(
+    gold: Bool[np.ndarray, " m"], predicted: Bool[np.ndarray, "c m"]
+) -> Float[np.ndarray, "c 2"]:
+    """F1, 2 TP / (2 TP + FP + FN), 0 without any; and Matthews' correlation, 0 where one side does
+    not vary.
+    """
+    n, n_gold = float(len(gold)), float(np.count_nonzero(gold))
+    both = np.count_nonzero(predicted & gold, axis=1).astype(np.float64)
+    n_predicted = np.count_nonzero(predicted, axis=1).astype(np.float64)
     size = n_gold * (n - n_gold) * n_predicted * (n - n_predicted)
-    return (n * both - n_gold * n_predicted) / size**0.5 if size else 0.0
+    apart = n * both - n_gold * n_predicted
+    mcc = np.divide(apart, size**0.5, out=np.zeros_like(apart), where=size > 0)
+    return np.stack([2 * both / np.maximum(n_gold + n_predicted, 1), mcc], axis=1)

@@ -99,12 +99,27 @@ def test_nested_regressions_are_scikit_learns_one_by_one(kind: str, dtype: type)
 
 
 @pytest.mark.parametrize("ranking", ["mean_difference", "standard_difference", "f"])
-def test_a_split_by_rows_is_that_of_its_copies(ranking: str) -> None:
+@pytest.mark.parametrize("n_train", [2000, 600])
+def test_a_split_by_rows_is_that_of_its_copies(ranking: str, n_train: int) -> None:
     turn = np.random.default_rng(2).permutation(len(X))
-    train, test = turn[:2000], turn[2100:]
+    train, test = turn[:n_train], turn[2100:]
     given = {"ks": (1, 5), "ranking": ranking, "n_random": 3, "n_rotations": 1}
     apart = sparse_sweep(X[train], Y[train], X[test], Y[test], **given)
     assert sparse_sweep(X, Y, X, Y, train=train, test=test, **given) == apart
+
+
+def test_classes_of_any_size_have_their_own_sums() -> None:
+    rng = np.random.default_rng(6)
+    values = (rng.normal(size=(700, 4)) + 5).astype(np.float32)
+    labels = np.repeat([0, 1, 2, 3], [1, 64, 65, 570])[rng.permutation(700)]
+    rows = rng.permutation(700)[:650]
+    means = [values[rows][labels[rows] == c].mean(0, dtype=np.float64) for c in range(4)]
+    apart = sum(np.abs(means[c] - means[b]) for c in range(4) for b in range(c))
+    for found in (
+        RANKINGS["mean_difference"](values, labels[rows], rows),
+        RANKINGS["mean_difference"](values[rows], labels[rows]),
+    ):
+        np.testing.assert_allclose(found, apart, rtol=1e-5)
 
 
 def test_values_that_are_not_finite_are_refused_on_both_sides_of_a_split() -> None:
