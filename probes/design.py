@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,8 +117,9 @@ def penalties(l2: float | Sequence[float], choose: bool = False) -> list[float]:
         ValueError: a penalty that is not positive and finite, or several and nothing to choose on.
     """
     is_single = isinstance(l2, Real) or getattr(l2, "ndim", None) == 0
+    given: Any = [l2] if is_single else l2
     try:
-        path = [float(l2)] if is_single else sorted({float(v) for v in l2}, reverse=True)
+        path = sorted({float(v) for v in given}, reverse=True)
     except (TypeError, ValueError):
         raise InputError(f"l2: expected a positive number or several, got {l2!r}") from None
     if not path or not all(np.isfinite(path)) or min(path) <= 0:

@@ -32,7 +32,7 @@ class Fit:
         converged: whether gap, or else the Newton decrement of the float64 gradient, is within tol
             * objective.
         dev_scores: dev accuracy, or minus the dev labels' bits (``choose``), by penalty, as the
-            choice saw it (``solver.CHOICE_TOL``); a penalty that is absent was not tried.
+            choice saw it (``choice.CHOICE_TOL``); a penalty that is absent was not tried.
     """
 
     l2: float

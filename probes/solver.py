@@ -8,35 +8,30 @@ scikit-learn's binomial fit of the same data has penalty C = 2/l2.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .design import CPU_BLOCK, Design, penalties
+from .certificate import certify
+from .choice import Choose, Target, choose_penalties, judge, labels_of
+from .design import Design, penalties
 from .fit import Fit
 from .labels import Labels, encode_classes, encode_dev, encode_with
-from .newton import Solution, decrement, gap_bound, is_rough, minimise
-from .objective import ABSENT, dot, residuals
-from .rows import OnDisk, blocks_of
+from .newton import Solution, minimise
+from .objective import ABSENT
+from .rows import OnDisk
 
 DEFAULT_L2 = (1e4, 1e3, 3e2, 1e2, 3e1, 1e1, 1.0)
 """Strong to weak: on standardised features of language models dev accuracy peaks around 1e2 for
 tens of thousands of words and around 1e1 for thousands; half a decade apart where it matters."""
-
-CHOICE_TOL, CHOICE_TOL_EXACT = 2e-5, 1e-6
-"""Relative error of the objective to which a penalty is solved to be judged on dev: by rough
-products, and by exact ones, whose next step costs little. The chosen one is solved to ``tol``.
-"""
 
 FURTHER = 20
 """By what factor further a fit is solved whose certificate was missed: its curvature said that it
@@ -51,86 +46,23 @@ with which a target joins the group.
 MAX_COLUMNS = 1024  # columns solved together; more bring no speed and cost memory
 
 Features = Float[Tensor, "n d"] | np.ndarray | OnDisk
-Choose = Literal["accuracy", "bits"]
-"""What a penalty is judged by on dev: how many rows are right, or how few bits the labels take. A
-penalty that is right most often may be far too sure of what it gets wrong: where bits are reported,
-bits must choose."""
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What a penalty gives on dev.
-
-    Attributes:
-        accuracy: share of the ``n`` rows that are right.
-        bits: mean of the labels that training has; 0 where it has none of them.
-    """
-
-    accuracy: float
-    bits: float
-    n: int
-
-    def score(self, choose: Choose) -> float:
-        """The larger the better."""
-        return -self.bits if choose == "bits" else self.accuracy
-
-    def adds_little_to(self, stronger: _Judged) -> bool:
-        """Whether the weaker penalty brings less than a standard error of accuracy, and few bits.
-
-        The rule of one standard error (Hastie, Tibshirani & Friedman 2009, section 7.10): what is
-        left to win is less than dev can tell, while each weaker penalty takes several times as
-        long. Bits keep a path going that has not left the majority class yet.
-        """
-        error = math.sqrt(self.accuracy * (1 - self.accuracy) / self.n)
-        is_level = self.accuracy - stronger.accuracy < error
-        return is_level and self.bits > (1 - LITTLE) * stronger.bits
-
-
-@dataclass
-class _Target:
-    """One target on its way: its labels, and the best penalty so far."""
-
-    name: str
-    classes: np.ndarray
-    index: Int[np.ndarray, " n"]
-    dev: Int[np.ndarray, " m"] | None
-    scores: dict[float, float] = field(default_factory=dict)
-    best: tuple[float, Tensor] | None = None  # the penalty and its coefficients
-    judged: _Judged | None = None  # of the last penalty
-    falls: int = 0
-    is_level: bool = False
-
-    def consider(self, l2: float, W: Tensor, judged: _Judged, choose: Choose) -> None:
-        """Keep the penalty if it is the best so far. Penalties come strong to weak."""
-        score = judged.score(choose)
-        if self.judged is not None:
-            self.falls = self.falls + 1 if score < self.judged.score(choose) else 0
-            self.is_level = choose == "accuracy" and judged.adds_little_to(self.judged)
-        if self.best is None or score > max(self.scores.values()):
-            self.best = l2, W
-        self.scores[l2], self.judged = score, judged
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether a weaker penalty is worth its time."""
-        return self.falls < FALLS and not self.is_level
 
 
 def _targets(
     n: int, targets: Mapping[str, Labels], m: int, dev_labels: Mapping[str, Labels] | None
-) -> list[_Target]:
+) -> list[Target]:
     """Targets of n rows, and of m dev rows where there are dev labels."""
     coded = []
     for name, labels in targets.items():
         classes, index = encode_classes(name, labels, n)
         of_dev = None if dev_labels is None else encode_dev(name, dev_labels, classes, m)
-        coded.append(_Target(name, classes, index, of_dev))
+        coded.append(Target(name, classes, index, of_dev))
     return coded
 
 
-def _groups(targets: Sequence[_Target]) -> Iterable[list[_Target]]:
+def _groups(targets: Sequence[Target]) -> Iterable[list[Target]]:
     """Targets of about the same number of classes, so that little is wasted on padding."""
-    group: list[_Target] = []
+    group: list[Target] = []
     # By falling number of classes: the first of a group is its widest.
     for target in sorted(targets, key=lambda t: -len(t.classes)):
         width = len(group[0].classes) if group else 0
@@ -145,7 +77,7 @@ def _groups(targets: Sequence[_Target]) -> Iterable[list[_Target]]:
 
 
 def _start(
-    group: Sequence[_Target], design: Design, width: int, fits: Mapping[str, Fit] | None = None
+    group: Sequence[Target], design: Design, width: int, fits: Mapping[str, Fit] | None = None
 ) -> Float[Tensor, "r k c"]:
     """Coefficients 0 and the bias at the log class frequencies; of classes that a fit has,
     what it says.
@@ -200,9 +132,9 @@ def fit_many(
         l2: one penalty, or several, which need ``dev``: each target gets the penalty with the best
             dev score (ties: the stronger). Penalties are solved from strong to weak, each starting
             from the previous solution, to a relative error of ``CHOICE_TOL``, and the chosen one
-            then to ``tol``. Weaker penalties are skipped once the dev score has fallen twice in a
-            row, or, where accuracy chooses, once a penalty added less than a standard error of
-            accuracy and less than 1% of the bits.
+            then to ``tol`` (`probes.choice`). Weaker penalties are skipped once the dev score has
+            fallen twice in a row, or, where accuracy chooses, once a penalty added less than a
+            standard error of accuracy and less than 1% of the bits.
         dev: features [m d] and labels by target name. Classes may be absent from dev; a dev label
             that is absent from training counts as wrong, and is excluded from bits.
         choose: the dev score: accuracy, or minus the bits per label.
@@ -250,13 +182,13 @@ def fit_many(
             begin = _start(group, design, len(group[0].classes), start)
             strengths = path * len(group)
             if dev_rows is not None and len(path) > 1:
-                begin, strengths = _choose(
+                begin, strengths = choose_penalties(
                     design, group, begin, path, dev_rows, choose, tol, max_iter, advance
                 )
             l2s = torch.tensor(strengths, dtype=torch.float64, device=design.device)
-            labels = _labels(group, design)
+            labels = labels_of(group, design)
             solution = minimise(design, labels, begin, l2s, tol=tol, max_iter=max_iter)
-            solved = _certify(design, group, solution, l2s, tol, dev_rows, choose)
+            solved = _fits(design, group, solution, l2s, tol, dev_rows, choose)
             solved |= _polish(design, group, solution, solved, tol, max_iter, dev_rows, choose)
             fits |= solved
             advance(len(group))
@@ -266,7 +198,7 @@ def fit_many(
 
 def _polish(
     design: Design,
-    group: Sequence[_Target],
+    group: Sequence[Target],
     solution: Solution,
     solved: Mapping[str, Fit],
     tol: float,
@@ -287,13 +219,13 @@ def _polish(
     members = [group[j] for j in which]
     penalty_of = [solved[target.name].l2 for target in members]
     l2s = torch.tensor(penalty_of, dtype=torch.float64, device=design.device)
-    labels = _labels(members, design)
+    labels = labels_of(members, design)
     left = max_iter - int(solution.n_iter[which].min())
     start = solution.W[:, which]
     further = tol / FURTHER
     exact = minimise(design, labels, start, l2s, tol=further, max_iter=left, exact=True)
     exact = replace(exact, n_iter=solution.n_iter[which] + exact.n_iter)
-    return _certify(design, members, exact, l2s, tol, held, choose)
+    return _fits(design, members, exact, l2s, tol, held, choose)
 
 
 def _warn_unconverged(fits: Sequence[tuple[str, Fit]], tol: float, max_iter: int) -> None:
@@ -310,134 +242,33 @@ def _warn_unconverged(fits: Sequence[tuple[str, Fit]], tol: float, max_iter: int
     )
 
 
-def _labels(group: Sequence[_Target], design: Design) -> Int[Tensor, "n k"]:
-    return torch.from_numpy(np.stack([t.index for t in group], axis=1)).to(design.device)
-
-
-FALLS = 2
-"""Penalties in a row whose dev score falls, after which a target goes no weaker."""
-LITTLE = 0.01
-"""A share of the dev bits that is not worth a weaker penalty."""
-
-
-def _choose(
+def _fits(
     design: Design,
-    group: Sequence[_Target],
-    start: Float[Tensor, "r k c"],
-    path: Sequence[float],
-    held: Float[Tensor, "m r"] | OnDisk,
-    choose: Choose,
-    tol: float,
-    max_iter: int,
-    advance: Callable[[int], None],
-) -> tuple[Float[Tensor, "r k c"], list[float]]:
-    """The penalty of every target that is best on dev,
-    and its coefficients to about ``CHOICE_TOL``.
-    """
-    W = start.clone()
-    loose = max(tol, CHOICE_TOL if is_rough(design, CHOICE_TOL) else CHOICE_TOL_EXACT)
-    active = list(range(len(group)))
-    for step, penalty in enumerate(path):
-        members = [group[j] for j in active]
-        l2 = torch.full((len(members),), penalty, dtype=torch.float64, device=design.device)
-        labels = _labels(members, design)
-        # Each penalty begins where the stronger one before it ended.
-        solution = minimise(design, labels, W[:, active], l2, tol=loose, max_iter=max_iter)
-        W[:, active] = solution.W
-        for j, target in enumerate(members):
-            coefficients = solution.W[:, j]
-            judged = _judge(target, coefficients, held)
-            target.consider(penalty, coefficients.clone(), judged, choose)
-        active = [j for j in active if group[j].goes_on]
-        # A target that goes no weaker leaves out the solves of all penalties to come.
-        left_out = (len(members) - len(active)) * (len(path) - step - 1)
-        advance(len(members) + left_out)
-        if not active:
-            break
-    best = [target.best for target in group if target.best is not None]
-    return torch.stack([W for _, W in best], dim=1), [l2 for l2, _ in best]
-
-
-def _judge(
-    target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk
-) -> _Judged:
-    """Accuracy and bits on dev."""
-    assert target.dev is not None
-    coefficients = W[:, : len(target.classes)]
-    gold = torch.from_numpy(target.dev).to(coefficients.device)
-    right, nats = 0, 0.0
-    for rows in blocks_of(len(held), CPU_BLOCK):
-        logits, labels = held[rows] @ coefficients, gold[rows]
-        right += int((logits.argmax(1) == labels).sum())
-        is_known = labels >= 0
-        log_p = torch.log_softmax(logits[is_known].double(), 1)
-        nats -= float(log_p.gather(1, labels[is_known, None]).sum())
-    n_known = max(1, int((gold >= 0).sum()))
-    return _Judged(right / len(gold), nats / math.log(2) / n_known, len(gold))
-
-
-def _certify(
-    design: Design,
-    group: Sequence[_Target],
+    group: Sequence[Target],
     solution: Solution,
     l2: Float[Tensor, " k"],
     tol: float,
     held: Float[Tensor, "m r"] | OnDisk | None,
     choose: Choose,
 ) -> dict[str, Fit]:
-    """Objective and gradient of the final coefficients in float64, from the features as given.
-
-    A fit counts as converged only by what is computed here, whatever ended the iteration: by the
-    bound that follows from the gradient, or else by the Newton decrement of that gradient.
-    """
-    W = solution.W.double()
-    r, k, c = W.shape
-    # Out of the eigenbasis, so that rounding in the rotated rows cannot hide an error.
-    coef = (design.basis @ W[:-1].reshape(r - 1, k * c)).view(design.d, k, c)
-    V = torch.cat([coef, W[-1:]])
-    Y = _labels(group, design)
-    gradient, loss = torch.zeros_like(V), torch.zeros_like(l2)
-    of_bias = torch.zeros_like(V[-1])
-    for rows, part in design.blocks(torch.float64):
-        with_constant = torch.cat([part, part.new_ones(len(part), 1)], dim=1)
-        logits = (with_constant @ V.view(-1, k * c)).view(-1, k, c)
-        residual, nats = residuals(logits, Y[rows])
-        loss += nats.sum(0)
-        of_bias += (residual.abs() - residual.square()).sum(0)
-        gradient += (with_constant.T @ residual.view(-1, k * c)).view_as(gradient)
-    gradient[:-1] += l2.view(1, -1, 1) * coef
-    loss += l2 / 2 * dot(coef, coef)
-    norm = dot(gradient, gradient).sqrt()
-    gap = gap_bound(gradient, of_bias, l2, coupling=float(design.eigenvalues.max()))
-    proved = gap <= tol * loss
-    if not bool(proved.all()):  # the bound is loose where the penalty is weak: ask the curvature
-        rest = ~proved
-        rotated = torch.einsum("dr,dkc->rkc", design.basis, gradient[:-1])
-        in_basis = torch.cat([rotated, gradient[-1:]])
-        # Directions that the basis left out as rounding have no curvature but the penalty's.
-        outside = gradient[:-1] - torch.einsum("dr,rkc->dkc", design.basis, rotated)
-        of_outside = dot(outside, outside)[rest] / (2 * l2[rest])
-        at = W[:, rest].to(design.dtype)
-        enough = tol * loss[rest]
-        inside = decrement(design, Y[:, rest], at, l2[rest], in_basis[:, rest], enough)
-        error = (inside.sqrt() + of_outside.sqrt()) ** 2
-        proved[rest] = (error <= enough) & (gap[rest] < torch.inf)
+    """The targets' fits, in the units of the features, with what is proved of them."""
+    certificate = certify(design, labels_of(group, design), solution.W, l2, tol)
     fits = {}
     for j, target in enumerate(group):
-        weights, intercept = design.unrotate(W[:, j, : len(target.classes)])
+        weights, intercept = design.unrotate(solution.W[:, j, : len(target.classes)])
         if held is not None and not target.scores:
-            score = _judge(target, solution.W[:, j], held).score(choose)
+            score = judge(target, solution.W[:, j], held).score(choose)
             target.scores[float(l2[j])] = score
         fits[target.name] = Fit(
             l2=float(l2[j]),
             coef=weights,
             intercept=intercept,
             classes=target.classes,
-            objective=float(loss[j]),
-            gradient_norm=float(norm[j]),
-            gap=float(gap[j]),
+            objective=float(certificate.loss[j]),
+            gradient_norm=float(certificate.norm[j]),
+            gap=float(certificate.gap[j]),
             n_iter=int(solution.n_iter[j]),
-            converged=bool(proved[j]),
+            converged=bool(certificate.proved[j]),
             dev_scores=target.scores,
         )
     return fits
