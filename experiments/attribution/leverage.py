@@ -1,16 +1,23 @@
-"""Shapley values to a stated error: paired leverage-score sampling, adjusted by a surrogate of all
-evaluations so far.
+"""Shapley values to a stated error: a Gaussian process over sets, given the values of the sets that
+tell most about them.
 
-    phi(v) = phi(f) + phi(v - f)
+    phi ~ Normal(E[phi | values], var[phi | values])
 
-f is a Gaussian process over sets (`set_process`), whose Shapley values are exact; those of what it
-misses come from the weighted regression that defines them, on sets drawn by their leverage: every
-size as often, a set with its complement, none twice. Each size is a stratum of known weight. What f
-misses of a set is what the other evaluations miss of it, so that f cannot hide its errors by
-passing through the points. Rounds go on until the standard error is small enough.
+Candidates are drawn by their leverage (every size as often, a set with its complement, none twice);
+of these the most telling are evaluated (`design`). The Shapley values are normal given their
+values, and known once all sets are (`set_process`). Rounds go on until the standard error is small
+enough.
+
+The time of the process grows with the cube of its pairs. Later pairs are drawn by leverage and
+correct what it misses, without bias: phi is linear in the game, and of each size s the mean over
+drawn pairs stands for all N_s that the process was not given,
+
+    phi = E[phi] + lambda sum_s N_s mean_s phi(missed at one pair),  lambda = e^2 / (e^2 + d^2)
+
+with e the process's standard error and d the draw's.
 
 Source: Musco and Witter 2025, algorithm 1 (leverage scores, without replacement); Witter et al.
-2025 (regression adjustment).
+2025 (a surrogate, corrected on other draws).
 """
 
 from __future__ import annotations
@@ -23,12 +30,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..report.schema import Note
+from .design import most_telling
 from .game import Game
-from .jackknife import jackknife
 from .options import Options
 from .result import Found, largest_share
-from .set_process import Kernel, SetProcess, signs
-from .shapley import kernel_weight, over_draws
+from .set_process import Kernel, SetProcess, shapley_of_one, signs
+from .shapley import over_draws
 from .units import AttributionError
 
 MOST_SAMPLES = 4096
@@ -36,12 +43,16 @@ FIRST_ROUND = 4
 """Pairs of each size in the first round, at most."""
 GROWTH = 1.5
 """Every round brings the evaluations to so many times what they were."""
+ROUNDING = 1e-12
+"""Largest part of the largest value that a line may miss and be exact."""
 MOST_IN_PROCESS = 1024
-"""Pairs that the process is fitted on, at most: the time grows with their cube."""
-CLEARLY = 0.7
-"""What the surrogate must leave of the variance."""
-MOST_PULLED = 0.05
-"""Least share of a pair's residual that its own pull on the line is taken to leave."""
+"""Pairs that the process is given, at most: the time grows with their cube."""
+EXPECTED_DECAY = 1.0
+"""Of the kernel that sets are chosen under: units interact more than the learnt kernel expects at
+first, so that all sizes are chosen.
+"""
+CANDIDATES, MOST_CANDIDATES = 4, 1024
+"""Drawn for each pair that is evaluated, and at most so many more than are evaluated."""
 
 Masks = Bool[np.ndarray, "rows units"]
 
@@ -52,13 +63,12 @@ class Stratum:
 
     Args:
         size: units of the smaller set.
-        n_pairs: how many such pairs there are.
-        drawn: which were drawn, as the bytes of the smaller set.
+        taken: which are in the sample, as the bytes of the smaller set.
     """
 
     units: int
     size: int
-    drawn: set[bytes] = field(default_factory=set)
+    taken: set[bytes] = field(default_factory=set)
 
     @property
     def n_pairs(self) -> int:
@@ -66,23 +76,109 @@ class Stratum:
         return sets // 2 if 2 * self.size == self.units else sets
 
     @property
-    def weight(self) -> float:
-        """The kernel's weight of one set."""
-        return kernel_weight(self.units, self.size)
+    def n_left(self) -> int:
+        """Pairs that are not in the sample."""
+        return self.n_pairs - len(self.taken)
+
+    @property
+    def leverage(self) -> int:
+        """The number of sizes that it stands for."""
+        return 1 if 2 * self.size == self.units else 2
 
     def draw(self, pairs: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Sets that were not drawn before, as many as there are."""
-        wanted = min(pairs, self.n_pairs - len(self.drawn))
-        while wanted:
+        """So many different sets that are not in the sample."""
+        drawn = set(self.taken)
+        while len(drawn) < len(self.taken) + pairs:
             mask = np.zeros(self.units, dtype=bool)
             mask[rng.permutation(self.units)[: self.size]] = True
             if 2 * self.size == self.units and not mask[0]:
                 mask = ~mask  # of the two halves the one with the first unit names the pair
-            if mask.tobytes() in self.drawn:
-                continue
-            self.drawn.add(mask.tobytes())
-            wanted -= 1
-            yield mask
+            if mask.tobytes() not in drawn:
+                drawn.add(mask.tobytes())
+                yield mask
+
+
+class Sample:
+    """Pairs of sets: the first are chosen for a process, the others drawn by leverage."""
+
+    def __init__(self, units: int, seed: int) -> None:
+        self.units = units
+        self.rng = np.random.default_rng(seed)
+        self.strata = [Stratum(units, size) for size in range(1, units // 2 + 1)]
+        self.firsts: Masks = np.zeros((0, units), dtype=bool)
+        """The smaller set of each pair; the other one is its complement."""
+
+    @property
+    def n_left(self) -> int:
+        """Pairs that are not in the sample."""
+        return sum(stratum.n_left for stratum in self.strata)
+
+    @property
+    def for_process(self) -> Masks:
+        """Of the pairs that the process is given."""
+        return self.firsts[:MOST_IN_PROCESS]
+
+    @property
+    def rest(self) -> Masks:
+        """Of the pairs that the process is not given."""
+        return self.firsts[MOST_IN_PROCESS:]
+
+    def grow(self, pairs: int) -> Masks:
+        """So many more pairs, or all that are left:
+        a set and its complement in neighbouring rows.
+        """
+        chosen = self._chosen(min(pairs, MOST_IN_PROCESS - len(self.firsts)))
+        added = np.concatenate([chosen, self._drawn(pairs - len(chosen))])
+        return np.stack([added, ~added], 1).reshape(-1, self.units)
+
+    def _chosen(self, pairs: int) -> Masks:
+        """The most telling pairs of a draw."""
+        if pairs <= 0:
+            return self.firsts[:0]
+        candidates = self._draw(min(CANDIDATES * pairs, pairs + MOST_CANDIDATES))
+        known = np.vstack([np.ones((1, self.units), dtype=bool), self.firsts])
+        kernel = Kernel.first(self.units, EXPECTED_DECAY)
+        chosen = candidates[most_telling(kernel, known, candidates, pairs)]
+        self._take(chosen)
+        return chosen
+
+    def _drawn(self, pairs: int) -> Masks:
+        """Pairs drawn by leverage."""
+        drawn = self.rng.permutation(self._draw(pairs))[:pairs]
+        self._take(drawn)
+        return drawn
+
+    def _take(self, firsts: Masks) -> None:
+        self.firsts = np.concatenate([self.firsts, firsts])
+        for mask in firsts:
+            self.strata[mask.sum() - 1].taken.add(mask.tobytes())
+
+    def _draw(self, pairs: int) -> Masks:
+        """About so many different sets that are not in the sample, by leverage."""
+        drawn: list[np.ndarray] = []
+        for stratum, number in zip(self.strata, self._numbers(pairs), strict=True):
+            drawn += stratum.draw(number, self.rng)
+        return np.array(drawn, dtype=bool).reshape(-1, self.units)
+
+    def _numbers(self, pairs: int) -> list[int]:
+        """Of each size, rounded up."""
+        numbers = [0] * len(self.strata)
+        open_sizes = list(range(len(self.strata)))
+        left = pairs
+        while open_sizes and left > 0:
+            total = sum(self.strata[n].leverage for n in open_sizes)
+            each = {n: math.ceil(left * self.strata[n].leverage / total) for n in open_sizes}
+            full = [n for n in open_sizes if self.strata[n].n_left <= each[n]]
+            if not full:
+                for n in open_sizes:
+                    numbers[n] = each[n]
+                break
+            # Sizes with few sets are taken whole; the others share what that leaves.
+            for n in full:
+                numbers[n] = self.strata[n].n_left
+                left -= numbers[n]
+                open_sizes.remove(n)
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -92,12 +188,14 @@ class Estimate:
     Args:
         scores: one for each unit.
         errors: their standard errors.
+        weights: what the odd part at each pair, and last at the whole text, adds to each score.
         explained: the share of the values' variance that the surrogate predicts of evaluations it
             has not seen.
     """
 
     scores: Float[np.ndarray, " units"]
     errors: Float[np.ndarray, " units"]
+    weights: Float[np.ndarray, "pairs_and_whole units"]
     explained: float
 
     @property
@@ -106,128 +204,80 @@ class Estimate:
         return largest_share(self.scores, self.errors)
 
 
-class Sample:
-    """Pairs of sets drawn by leverage, a few more in every round."""
-
-    def __init__(self, units: int, seed: int) -> None:
-        self.units = units
-        self.rng = np.random.default_rng(seed)
-        self.strata = [Stratum(units, size) for size in range(1, units // 2 + 1)]
-        self.masks: Masks = np.zeros((0, units), dtype=bool)
-        self.stratum_of = np.zeros(0, dtype=int)  # of each pair
-
-    def grow(self, pairs: int) -> Masks:
-        """So many more pairs, or all that are left:
-        a set and its complement in neighbouring rows.
-        """
-        new: list[np.ndarray] = []
-        numbers: list[int] = []
-        targets = self._targets(len(self.stratum_of) + pairs)
-        for number, (stratum, target) in enumerate(zip(self.strata, targets, strict=True)):
-            for mask in stratum.draw(target - len(stratum.drawn), self.rng):
-                new += [mask, ~mask]
-                numbers.append(number)
-        added = np.array(new, dtype=bool).reshape(-1, self.units)
-        self.masks = np.concatenate([self.masks, added])
-        self.stratum_of = np.append(self.stratum_of, numbers).astype(int)
-        return added
-
-    def _targets(self, pairs: int) -> list[int]:
-        """Pairs of each size: the leverage of a size is the number of sizes it stands for, 2,
-        or 1 in the middle.
-        """
-        targets = [0] * len(self.strata)
-        open_sizes = list(range(len(self.strata)))
-        left = pairs
-        while open_sizes and left > 0:
-            share = {n: 1 if 2 * self.strata[n].size == self.units else 2 for n in open_sizes}
-            total = sum(share.values())
-            each = {n: math.ceil(left * share[n] / total) for n in open_sizes}
-            full = [n for n in open_sizes if self.strata[n].n_pairs <= each[n]]
-            if not full:
-                for n in open_sizes:
-                    targets[n] = each[n]
-                break
-            # Sizes with few sets are taken whole; the others share what that leaves.
-            for n in full:
-                targets[n] = self.strata[n].n_pairs
-                left -= targets[n]
-                open_sizes.remove(n)
-        return [max(t, len(s.drawn)) for t, s in zip(targets, self.strata, strict=True)]
-
-    @property
-    def firsts(self) -> Masks:
-        """The drawn set of each pair; the other one is its complement."""
-        return self.masks[0::2]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every set was evaluated."""
-        return all(len(stratum.drawn) == stratum.n_pairs for stratum in self.strata)
-
-    @property
-    def weights(self) -> Float[np.ndarray, " pairs"]:
-        """Of each pair: the kernel's weight, times how many pairs of its size it stands for."""
-        of_stratum = [s.weight * s.n_pairs / max(len(s.drawn), 1) for s in self.strata]
-        return np.array(of_stratum)[self.stratum_of]
-
-    def regression(
-        self, values: Float[np.ndarray, " pairs"], total: float
-    ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
-        """The weighted regression of an odd game on which units are there, under sum(phi) = total;
-        its standard errors.
-
-        min_phi sum_p w_p (h_p - z_p.phi / 2)^2
-        """
-        z = signs(self.firsts) / 2
-        # The last unit's share is what the others leave of the total.
-        X, y = z[:, :-1] - z[:, -1:], values - z[:, -1] * total
-        weighted = X * self.weights[:, None]
-        solved = np.linalg.pinv(weighted.T @ X) @ weighted.T
-        beta = solved @ y
-        scores = np.append(beta, total - beta.sum())
-        # What each pair pulls, as if it had not been there (the jackknife, HC3): few pairs fit
-        # their own line too well.
-        pulled = (X * solved.T).sum(1)
-        residuals = (y - X @ beta) / np.maximum(1 - pulled, MOST_PULLED)
-        parts = np.vstack([solved, -solved.sum(0)]) * residuals
-        # Each size by itself, without replacement: a size of which every set is there adds no
-        # error.
-        variance = np.zeros(self.units)
-        for number, stratum in enumerate(self.strata):
-            of_size = parts[:, self.stratum_of == number]
-            n = of_size.shape[1]
-            if 1 < n < stratum.n_pairs:
-                centred = of_size - of_size.mean(1, keepdims=True)
-                variance += (1 - n / stratum.n_pairs) * (centred**2).sum(1) * n / (n - 1)
-        return scores, np.sqrt(variance)
-
-
 def estimated(
-    sample: Sample,
-    values: Float[np.ndarray, " rows"],
-    empty: float,
-    full: float,
-    start: Kernel | None = None,
-) -> tuple[Estimate, Kernel | None]:
-    """Shapley values of all evaluations so far, with the surrogate where it lowers the error,
-    and the surrogate's kernel.
+    sample: Sample, odd: Float[np.ndarray, " pairs_and_whole"], start: Kernel | None = None
+) -> tuple[Estimate, Kernel]:
+    """Shapley values of all evaluations so far, and the surrogate's kernel.
+
+    Args:
+        odd: the game's odd part at each pair, and last at the whole text.
     """
-    odd = (values[0::2] - values[1::2]) / 2
-    plain = Estimate(*sample.regression(odd, full - empty), explained=0.0)
-    spread = float((odd**2).mean())
-    if spread == 0 or len(odd) > MOST_IN_PROCESS:
-        return plain, start
-    process = SetProcess.fit(sample.firsts, odd, start)
-    predicted = process.predict(np.ones((1, sample.units), dtype=bool))
-    missed, alone = sample.regression(process.residuals, full - empty - 2 * float(predicted[0]))
-    # What the surrogate misses is no independent draw, and neither error is known well.
-    errors = np.maximum(alone, jackknife(sample, process, full - empty))
-    explained = max(0.0, 1 - float((process.residuals**2).mean()) / spread)
-    adjusted = Estimate(process.shapley() + missed, errors, explained)
-    # Clearly better: of two estimates as good as each other, the smaller error is the luckier one.
-    is_better = (adjusted.errors**2).sum() < CLEARLY * (plain.errors**2).sum()
-    return (adjusted if is_better else plain), process.kernel
+    known, rest = odd[:-1][:MOST_IN_PROCESS], odd[:-1][MOST_IN_PROCESS:]
+    process = SetProcess.fit(sample.for_process, known, float(odd[-1]), start)
+    power = float((known**2).mean())
+    explained = max(0.0, 1 - float((process.residuals**2).mean()) / power) if power else 0.0
+    weights, errors = process.to_shapley, process.errors
+    line = linear(sample, odd)
+    if line is not None:
+        weights, errors = line, np.zeros(sample.units)
+    elif not sample.n_left:
+        # Every set is known: the Shapley values are those of each by itself.
+        whole = np.ones((1, sample.units), dtype=bool)
+        weights = shapley_of_one(np.concatenate([sample.firsts, whole]))
+        errors = np.zeros(sample.units)
+    elif len(rest):
+        weights, errors = corrected(sample, process, rest)
+    return Estimate(odd @ weights, errors, weights, explained), process.kernel
+
+
+def linear(
+    sample: Sample, odd: Float[np.ndarray, " pairs_and_whole"]
+) -> Float[np.ndarray, "pairs_and_whole units"] | None:
+    """The weights of all values in the scores where each unit adds the same to every set but for
+    rounding, None of other games.
+    """
+    whole = np.ones((1, sample.units), dtype=bool)
+    z = signs(np.concatenate([sample.firsts, whole])) / 2
+    solved = np.linalg.pinv(z)
+    missed = odd - z @ (solved @ odd)
+    return solved.T if np.abs(missed).max() <= ROUNDING * np.abs(odd).max() else None
+
+
+def corrected(
+    sample: Sample, process: SetProcess, rest: Float[np.ndarray, " rest"]
+) -> tuple[Float[np.ndarray, "pairs_and_whole units"], Float[np.ndarray, " units"]]:
+    """The weights of all values in the scores, and the standard errors, where pairs were drawn that
+    the process was not given.
+
+    Args:
+        rest: the odd part at these.
+    """
+    of_one = shapley_of_one(sample.rest)
+    missed = (rest - process.predict(sample.rest))[:, None] * of_one
+    drawn_sizes, known_sizes = sample.rest.sum(1), sample.for_process.sum(1)
+    variance = np.zeros(sample.units)
+    for stratum in sample.strata:
+        of_size = drawn_sizes == stratum.size
+        n, stands_for = (
+            int(of_size.sum()),
+            stratum.n_pairs - int((known_sizes == stratum.size).sum()),
+        )
+        of_one[of_size] *= stands_for / max(n, 1)
+        if n < stands_for:
+            # Of one pair no spread is known, and of none no mean.
+            spread = missed[of_size].var(0, ddof=1) if n > 1 else np.inf
+            variance += stands_for**2 * (1 - n / stands_for) * spread / max(n, 1)
+    if not np.isfinite(variance).all():
+        unused = np.zeros((len(rest), sample.units))
+        weights = np.concatenate([process.to_shapley[:-1], unused, process.to_shapley[-1:]])
+        return weights, process.errors
+    # Two independent errors: the process's, and the draw's where all that it missed is added.
+    both = (process.errors**2).sum() + variance.sum()
+    part = float((process.errors**2).sum() / both) if both else 1.0
+    added = part * of_one
+    of_process = process.to_shapley - process.predictor(sample.rest).T @ added
+    weights = np.concatenate([of_process[:-1], added, of_process[-1:]])
+    return weights, np.hypot((1 - part) * process.errors, part * np.sqrt(variance))
 
 
 def leverage(game: Game, options: Options) -> Found:
@@ -248,38 +298,36 @@ def leverage(game: Game, options: Options) -> Found:
             f"got {2 * most}"
         )
     sample = Sample(game.n, options.seed)
-    each = np.zeros((game.draws, 0))
+    odd = np.zeros((game.draws, 0))
+    whole = (ends[:, :1] - ends[:, 1:]) / 2
     kernel: Kernel | None = None
     # Rounds are there to stop early: without an error that is asked for, one batch holds all.
     new = min(most, FIRST_ROUND * len(sample.strata) + game.n) if wanted else most
     rounds = 0
     while True:
-        each = np.concatenate([each, game.each(sample.grow(new))], 1)
+        values = game.each(sample.grow(new))
+        odd = np.concatenate([odd, (values[:, 0::2] - values[:, 1::2]) / 2], 1)
         rounds += 1
-        estimate, kernel = estimated(sample, each.mean(0), empty, value, kernel)
-        pairs = len(sample.stratum_of)
-        if sample.is_complete or pairs >= most or estimate.share <= wanted:
+        each = np.concatenate([odd, whole], 1)  # draw pair_or_whole
+        estimate, kernel = estimated(sample, each.mean(0), kernel)
+        pairs = len(sample.firsts)
+        if not sample.n_left or pairs >= most or estimate.share <= wanted:
             break
         new = min(most - pairs, math.ceil((GROWTH - 1) * pairs))
-    scores, errors = estimate.scores, estimate.errors
-    if len(each) > 1:  # the removal is drawn
-        of_draws = []
-        for values, of_empty in zip(each, empties.tolist(), strict=True):
-            odd = (values[0::2] - values[1::2]) / 2
-            of_draws.append(sample.regression(odd, value - of_empty)[0])
-        # Two independent errors: of the sets that were drawn, and of what took the removed units'
-        # place.
-        errors = np.hypot(errors, over_draws(np.stack(of_draws))[1])
+    # Two independent errors: of the sets that were chosen, and of what took the removed units'
+    # place where that is drawn.
+    errors = np.hypot(estimate.errors, over_draws(each @ estimate.weights)[1])
+    scores = estimate.scores
     figures = {
         "removal": game.removal,
-        "samples": len(sample.masks),
+        "samples": 2 * len(sample.firsts),
         "rounds": rounds,
         "surrogate": estimate.explained,
         "error": estimate.share,
         "asked_error": wanted,
     }
     text = (
-        f"with {len(sample.masks)} changed texts, the largest standard error is "
+        f"with {2 * len(sample.firsts)} changed texts, the largest standard error is "
         f"{estimate.share:.1%} of the largest score; a surrogate predicts "
         f"{estimate.explained:.0%} of the variance of unseen texts"
     )
@@ -287,7 +335,7 @@ def leverage(game: Game, options: Options) -> Found:
     if wanted and estimate.share > wanted:
         short = (
             f"the requested standard error of {wanted:.1%} was not reached with "
-            f"{len(sample.masks)} texts: give more --samples"
+            f"{2 * len(sample.firsts)} texts: give more --samples"
         )
         notes.append(Note(kind="warning", text=short))
     return Found(scores, value, errors, empty, notes=tuple(notes), more=figures)

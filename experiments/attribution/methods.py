@@ -202,7 +202,7 @@ _ROWS = (
     ),
     _of_game(
         "leverage-shap",
-        "Shapley values to a stated standard error, from sets drawn by leverage and a surrogate",
+        "Shapley values to a stated standard error, from the sets that tell most and a process",
         "leverage",
         "leverage",
         draws=True,

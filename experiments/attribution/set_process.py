@@ -1,19 +1,25 @@
 """A Gaussian process over sets of units: what a game's value is expected to be where it was not
-evaluated.
+evaluated, and its Shapley values given the evaluations.
 
 Shapley values are those of a game's odd part alone, h(S) = (v(S) - v(all without S)) / 2, so that
 is what is modelled. With z_i = 1 for a unit that is there and -1 for one that is absent:
 
     h ~ GP(0, k - k(not .)),  k(S, T) = s^2 / 2 exp(-sum over units i in exactly one of S and T of
-        theta_i) + l^2 z_S.z_T / M
+        theta_i) + l^2 z_S.z_T / 2M + r^2 [S = T]
+
+A smooth part, a line, and a rough part, of which no set tells another one anything. An evaluation
+is exact: the process passes through it. Shapley values phi are linear in h, so that given values h
+at some sets they are normal too, and exact once h is known at all sets:
+
+    mean = C^T K^-1 h,  variance = var(phi) - C^T K^-1 C,  K = cov(h),  C = cov(h, phi)
 
 The exponential is a product over units, so that its Shapley values are a one-dimensional integral:
 
     phi_i(k(., T)) = (g_i(1) - g_i(0)) int_0^1 prod over j /= i of [t g_j(1) + (1 - t) g_j(0)] dt
 
-with g_j(1) the factor of unit j where it is there, and g_j(0) where it is absent. The integrand is
-a polynomial of degree M - 1 in t: Gauss-Legendre gives it exactly. A large theta lets a unit
-matter, alone and together with other such units.
+with g_j(1) the factor of unit j where it is there, and g_j(0) where it is absent; var(phi) is the
+same integral once more. The integrand is a polynomial of degree M - 1 in t: Gauss-Legendre gives
+it exactly. A large theta lets a unit matter, alone and together with other such units.
 """
 
 from __future__ import annotations
@@ -25,20 +31,23 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
+from scipy.special import comb
 
 FIRST_DECAY = 0.5
-"""Where every theta starts, over the square root of the units."""
+"""Where every theta starts, times the square root of the units."""
 PRIOR_SPREAD = 1.0
 """Standard deviation of log theta around that start:
 few evaluations then cannot make one unit everything.
 """
-FIRST_SCALE, FIRST_LINE, FIRST_NOISE = 1.0, 1.0, 0.1
-"""Where the variances of the process, of its line and of the noise start,
+FIRST_SCALE, FIRST_LINE, FIRST_ROUGH = 1.0, 1.0, 0.1
+"""Where the variances of the smooth part, of the line and of the rough part start,
 in variances of the values.
 """
 LEARN_FROM = 256
 """Pairs that the kernel's parameters are learnt from, at most: the time grows with their cube."""
 ITERATIONS = 25
+LEAST_FREE = 0.25
+"""Least share of the evaluations that the kernel's parameters are taken to leave."""
 _DECAYS, _VARIANCES = (-9.0, 3.0), (-14.0, 7.0)
 """Bounds of the logarithms."""
 _FAILED = 1e10
@@ -57,53 +66,88 @@ class Kernel:
 
     Args:
         log_decays: of theta, for each unit.
-        log_variances: of the process (s^2), its line (l^2) and the noise, in variances of the
-            values.
+        log_variances: of the smooth part (s^2), the line (l^2) and the rough part (r^2), in
+            variances of the values.
     """
 
     log_decays: Float[np.ndarray, " units"]
     log_variances: Float[np.ndarray, " 3"]
 
     @classmethod
-    def first(cls, units: int) -> Kernel:
-        """Where learning starts."""
-        decays = np.full(units, math.log(FIRST_DECAY / math.sqrt(units)))
-        return cls(decays, np.log([FIRST_SCALE, FIRST_LINE, FIRST_NOISE]))
+    def first(cls, units: int, decay: float = FIRST_DECAY) -> Kernel:
+        """Where learning starts, or another kernel of equal units.
+
+        Args:
+            decay: theta times the square root of the units.
+        """
+        decays = np.full(units, math.log(decay / math.sqrt(units)))
+        return cls(decays, np.log([FIRST_SCALE, FIRST_LINE, FIRST_ROUGH]))
 
     @property
-    def noise(self) -> float:
-        """The variance of what the process does not follow."""
-        return math.exp(self.log_variances[2])
+    def _smallest(self) -> Float[np.ndarray, " units"]:
+        """Of each unit the factor of two sets of which one has it."""
+        return np.exp(-np.exp(self.log_decays))
 
     def __call__(
         self, a: Bool[np.ndarray, "a units"], b: Bool[np.ndarray, "b units"]
     ) -> Float[np.ndarray, "a b"]:
         """Covariance of the odd parts at two lists of sets."""
+        units = a.shape[1]
         decays = np.exp(self.log_decays)
         z, w = signs(a), signs(b)
-        scale, line, _ = np.exp(self.log_variances)
+        smooth, line, rough = np.exp(self.log_variances)
         # The distance to a set is (sum of theta - z.theta.w) / 2, that to its complement the rest
         # of the sum.
         agreement = (z * decays) @ w.T / 2
         half = decays.sum() / 2
-        return scale / 2 * (np.exp(agreement - half) - np.exp(-agreement - half)) + (
-            line / z.shape[1]
-        ) * (z @ w.T)
+        product = z @ w.T
+        is_same = (product == units).astype(float) - (product == -units)
+        near_less_far = np.exp(agreement - half) - np.exp(-agreement - half)
+        return smooth / 2 * near_less_far + line / units * product + rough * is_same
 
-    def shapley(self, masks: Masks) -> Float[np.ndarray, "pairs units"]:
-        """Shapley values of the odd game of each set."""
+    def with_shapley(self, masks: Masks) -> Float[np.ndarray, "pairs units"]:
+        """Covariance of the odd parts at these sets with the Shapley values: those of the odd game
+        k(., T) of each set T.
+        """
         units = masks.shape[1]
-        scale, line, _ = np.exp(self.log_variances)
-        small = np.exp(-np.exp(self.log_decays))
+        smooth, line, rough = np.exp(self.log_variances)
         points, weights = np.polynomial.legendre.leggauss(units // 2 + 1)
-        there, absent = np.where(masks, 1.0, small), np.where(masks, small, 1.0)
+        there = np.where(masks, 1.0, self._smallest)
+        absent = np.where(masks, self._smallest, 1.0)
         integral = np.zeros(masks.shape)
         for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
             factors = point * there + (1 - point) * absent
             integral += weight * factors.prod(1, keepdims=True) / factors
         # A game and its odd part have the same Shapley values: half of k(., T) less half of k(.,
         # not T) gives them all.
-        return scale * (there - absent) * integral + 2 * line / units * signs(masks)
+        of_smooth = smooth * (there - absent) * integral
+        return of_smooth + 2 * line / units * signs(masks) + rough * shapley_of_one(masks)
+
+    @property
+    def shapley_variance(self) -> Float[np.ndarray, " units"]:
+        """Variance of the Shapley values where nothing is known."""
+        units = len(self.log_decays)
+        smooth, line, rough = np.exp(self.log_variances)
+        points, weights = np.polynomial.legendre.leggauss(units // 2 + 1)
+        t = (points + 1) / 2
+        # Two random sets that hold each unit with probabilities t and u agree on it so often:
+        agree = np.outer(t, t) + np.outer(1 - t, 1 - t)
+        small = self._smallest[:, None, None]
+        factors = agree + (1 - agree) * small
+        others = factors.prod(0) / factors
+        of_smooth = (weights[:, None] * weights * 2 * (1 - small) * others).sum((1, 2)) / 4
+        of_rough = 4 / units**2 * (1 / comb(units - 1, np.arange(units))).sum()
+        return smooth * of_smooth + 4 * line / units + rough * of_rough
+
+
+def shapley_of_one(masks: Masks) -> Float[np.ndarray, "pairs units"]:
+    """Shapley values of the odd game that is 1 at one set, -1 at its complement and 0 elsewhere, of
+    each set.
+    """
+    units, sizes = masks.shape[1], masks.sum(1, keepdims=True)
+    added = 2 / units / comb(units - 1, np.maximum(sizes - 1, 0))
+    taken = 2 / units / comb(units - 1, np.minimum(sizes, units - 1))
+    return np.where(masks, added, -taken)
 
 
 def learnt(masks: Masks, values: Float[np.ndarray, " pairs"], start: Kernel) -> Kernel:
@@ -117,13 +161,13 @@ def learnt(masks: Masks, values: Float[np.ndarray, " pairs"], start: Kernel) -> 
 
     def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
         decays = np.exp(logs[:units])
-        scale, line, noise = np.exp(logs[units:])
+        smooth, line, rough = np.exp(logs[units:])
         agreement, half = (products @ decays).reshape(pairs, pairs) / 2, decays.sum() / 2
         near, far = np.exp(agreement - half), np.exp(-agreement - half)
-        process = scale / 2 * (near - far)
+        process = smooth / 2 * (near - far)
         lines = line / units * (z @ z.T)
         try:
-            factor = cho_factor(process + lines + noise * np.eye(pairs), lower=True)
+            factor = cho_factor(process + lines + rough * np.eye(pairs), lower=True)
         except LinAlgError:
             return _FAILED, np.zeros_like(logs)
         alpha = cho_solve(factor, values)
@@ -132,13 +176,13 @@ def learnt(masks: Masks, values: Float[np.ndarray, " pairs"], start: Kernel) -> 
         value = values @ alpha / 2 + np.log(np.diag(factor[0])).sum() + pull @ pull / 2
         # d loss / d K, then the chain rule to each logarithm.
         by_covariance = (inverse - np.outer(alpha, alpha)) / 2
-        by_near_and_far = by_covariance * scale / 2 * (near + far)
+        by_near_and_far = by_covariance * smooth / 2 * (near + far)
         by_process = (by_covariance * process).sum()
         slope = np.empty_like(logs)
         slope[:units] = (by_near_and_far.ravel() @ products - by_process) * decays / 2
         slope[:units] += pull / PRIOR_SPREAD
-        of_line, of_noise = (by_covariance * lines).sum(), np.trace(by_covariance) * noise
-        slope[units:] = by_process, of_line, of_noise
+        of_line, of_rough = (by_covariance * lines).sum(), np.trace(by_covariance) * rough
+        slope[units:] = by_process, of_line, of_rough
         return float(value), slope
 
     best = minimize(
@@ -154,61 +198,69 @@ def learnt(masks: Masks, values: Float[np.ndarray, " pairs"], start: Kernel) -> 
 
 @dataclass(frozen=True)
 class SetProcess:
-    """The process given the odd part of a game at some sets.
+    """The process given the odd part of a game at some sets and at the whole text.
 
     Args:
-        spread: root mean square of the values.
-        alpha: the weights of the evaluations, of the standardised values.
-        residuals: of each evaluation its value less what the others predict of it.
-        inverse: of the covariance of the standardised values.
+        masks: the sets; the whole text is the last.
+        values: the odd part at each.
+        inverse: of their covariance, where their mean square is 1.
+        to_shapley: what each value adds to each Shapley value.
+        scores: the expected Shapley values.
+        errors: their standard errors.
+        residuals: of each set but the whole text, its value less what the others predict of it.
     """
 
     kernel: Kernel
     masks: Masks
-    spread: float
-    alpha: Float[np.ndarray, " pairs"]
+    values: Float[np.ndarray, " pairs"]
     inverse: Float[np.ndarray, "pairs pairs"]
-    residuals: Float[np.ndarray, " pairs"]
+    to_shapley: Float[np.ndarray, "pairs units"]
+    scores: Float[np.ndarray, " units"]
+    errors: Float[np.ndarray, " units"]
+    residuals: Float[np.ndarray, " others"]
 
     @classmethod
     def fit(
-        cls, masks: Masks, values: Float[np.ndarray, " pairs"], start: Kernel | None = None
+        cls,
+        masks: Bool[np.ndarray, "others units"],
+        values: Float[np.ndarray, " others"],
+        whole: float,
+        start: Kernel | None = None,
     ) -> SetProcess:
         """The process of these evaluations.
 
         Args:
+            whole: the odd part at the whole text.
             start: the kernel of fewer evaluations.
         """
+        pairs, units = masks.shape
         spread = float(np.sqrt((values**2).mean())) or 1.0
-        standard = values / spread
-        kernel = Kernel.first(masks.shape[1]) if start is None else start
+        kernel = Kernel.first(units) if start is None else start
         # Evenly over all, as later pairs are of other sizes.
-        some = np.unique(np.linspace(0, len(masks) - 1, LEARN_FROM).astype(int))
-        kernel = learnt(masks[some], standard[some], kernel)
-        inverse = np.linalg.inv(kernel(masks, masks) + kernel.noise * np.eye(len(masks)))
-        alpha = inverse @ standard
-        # Leave-one-out in closed form (Rasmussen and Williams 2006, equation 5.12).
-        residuals = spread * alpha / np.diag(inverse)
-        return cls(kernel, masks, spread, alpha, inverse, residuals)
+        some = np.unique(np.linspace(0, pairs - 1, LEARN_FROM).astype(int))
+        kernel = learnt(masks[some], values[some] / spread, kernel)
+        masks = np.vstack([masks, np.ones((1, units), dtype=bool)])
+        inverse = np.linalg.inv(kernel(masks, masks))
+        values = np.append(values, whole)
+        with_shapley = kernel.with_shapley(masks)
+        to_shapley = inverse @ with_shapley
+        variance = kernel.shapley_variance - (with_shapley * to_shapley).sum(0)
+        # Leave-one-out in closed form (Rasmussen and Williams 2006, equations 5.10 to 5.12).
+        precision = np.diag(inverse)
+        residuals = (inverse @ values / precision)[:-1]
+        # What the others miss of a value should be as large as its variance says, or the process
+        # is too sure of itself.
+        surprise = max(float((residuals**2 * precision[:-1]).mean()) / spread**2, 1.0)
+        # The kernel was fitted to the values: its parameters cost some of them.
+        free = max(1 - (units + 3) / pairs, LEAST_FREE)
+        errors = spread * np.sqrt(np.maximum(variance, 0) * surprise / free)
+        scores = values @ to_shapley
+        return cls(kernel, masks, values, inverse, to_shapley, scores, errors, residuals)
 
-    def without_each(
-        self,
-    ) -> tuple[Float[np.ndarray, "without pairs"], Float[np.ndarray, "without pairs"]]:
-        """The weights of the evaluations without each of them, and what the process without both
-        it and another evaluation misses of that other one.
-        """
-        diagonal = np.diag(self.inverse)
-        missed = self.alpha / diagonal
-        # Row by row the inverse of the covariance without one evaluation (a Schur complement).
-        alphas = self.alpha - self.inverse * missed[:, None]
-        diagonals = diagonal - self.inverse**2 / diagonal[:, None]
-        np.fill_diagonal(diagonals, 1.0)  # of the evaluation that is left out, whose alpha is 0
-        return alphas, self.spread * alphas / diagonals
+    def predictor(self, masks: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, "rows pairs"]:
+        """What each value adds to the expected odd part at other sets."""
+        return self.kernel(masks, self.masks) @ self.inverse
 
     def predict(self, masks: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, " rows"]:
         """The expected odd part at other sets."""
-        return self.spread * (self.kernel(masks, self.masks) @ self.alpha)
-
-    def shapley(self) -> Float[np.ndarray, " units"]:
-        """Shapley values of the expected game."""
-        return self.spread * (self.alpha @ self.kernel.shapley(self.masks))
+        return self.predictor(masks) @ self.values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -23,10 +24,10 @@ from experiments.attribution import (
     shapley,
     surrogates,
 )
-from experiments.attribution.jackknife import jackknife
+from experiments.attribution.design import most_telling
 from experiments.attribution.paths import integrate
 from experiments.attribution.perturbation import leave_one_out, windows
-from experiments.attribution.set_process import SetProcess
+from experiments.attribution.set_process import Kernel, SetProcess
 from experiments.attribution.verified import most_unseen
 from experiments.subject import Subject
 
@@ -112,8 +113,8 @@ def test_shapley_values_are_those_of_all_orders() -> None:
 
 @pytest.mark.parametrize(
     ("method", "samples"),
-    [(shapley.kernel, 60), (shapley.permutations, 12), (leverage.leverage, 80)],
-    ids=["kernel", "permutations", "leverage"],
+    [(shapley.kernel, 60), (shapley.permutations, 12)],
+    ids=["kernel", "permutations"],
 )
 def test_the_standard_errors_are_the_spread_over_seeds(method: Any, samples: int) -> None:
     rng = np.random.default_rng(1)
@@ -128,16 +129,94 @@ def test_the_standard_errors_are_the_spread_over_seeds(method: Any, samples: int
     assert all(f.scores.sum() == pytest.approx(game.value - game.empty) for f in found)
 
 
-def test_the_process_has_the_shapley_values_of_its_own_expectation() -> None:
-    """The one-dimensional integral against the sum over all sets
-    of the game that the process expects.
+def test_the_standard_errors_of_leverage_shap_are_its_errors() -> None:
+    """On 40 games of which no set tells another anything: nearly the same sets are chosen for all,
+    so that the error is taken over games, against their exact values.
     """
+    errors, expected = [], []
+    for seed in range(40):
+        table = np.random.default_rng(seed).normal(size=1024)
+        game = Fake(10, lambda mask, t=table: t[int((mask * 2 ** np.arange(10)).sum())])
+        found = leverage.leverage(game, Options(samples=80, seed=seed))
+        assert found.errors is not None
+        errors.append(found.scores - shapley.exact(game, Options()).scores)
+        expected.append(found.errors)
+        assert found.scores.sum() == pytest.approx(game.value - game.empty)
+    ratio = np.sqrt(np.square(expected).mean() / np.square(errors).mean())
+    assert 0.8 < ratio < 1.4
+    spread = np.std(errors, ddof=1) / 40**0.5
+    assert (np.abs(np.mean(errors, axis=0)) < 4 * spread).all()  # and there is no bias
+
+
+def every_set(units: int) -> np.ndarray:
+    return (np.arange(2**units)[:, None] >> np.arange(units)) & 1 > 0
+
+
+def random_kernel(units: int) -> Kernel:
     rng = np.random.default_rng(0)
-    masks = np.unique(rng.random((12, 6)) < 0.5, axis=0)
-    process = SetProcess.fit(masks, rng.normal(size=len(masks)))
-    every_set = (np.arange(64)[:, None] >> np.arange(6)) & 1 > 0
-    expected = shapley.shapley_values(process.predict(every_set))
-    np.testing.assert_allclose(process.shapley(), expected, atol=1e-12)
+    return Kernel(rng.normal(-1, 1, size=units), rng.normal(-1, 1, size=3))
+
+
+def conditioned(kernel: Kernel, known: list[int], values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean and variance of the Shapley values by enumeration: the process at all sets given it at
+    those of these numbers, and Shapley values as the linear map that they are.
+    """
+    units = len(kernel.log_decays)
+    covariance = kernel(every_set(units), every_set(units))
+    to_shapley = np.array([shapley.shapley_values(one) for one in np.eye(2**units)])
+    gain = np.linalg.solve(covariance[np.ix_(known, known)], covariance[known])
+    rest = covariance - covariance[:, known] @ gain
+    return values @ gain @ to_shapley, np.diag(to_shapley.T @ rest @ to_shapley)
+
+
+def test_the_process_is_conditioned_on_its_evaluations() -> None:
+    """Against enumeration: the one-dimensional integrals, the rough part, the standard errors."""
+    units, rng = 6, np.random.default_rng(0)
+    numbers = rng.permutation(np.arange(1, 31))[
+        :20
+    ].tolist()  # without the last unit: one of a pair
+    values = rng.normal(size=20)
+    process = SetProcess.fit(every_set(units)[numbers], values, 0.7, random_kernel(units))
+    known, standard = [*numbers, 63], np.append(values, 0.7) / np.sqrt((values**2).mean())
+    mean, variance = conditioned(process.kernel, known, standard)
+    scale = np.sqrt((values**2).mean())
+    np.testing.assert_allclose(process.scores, scale * mean, rtol=1e-6, atol=1e-9)
+    precision = np.diag(process.inverse)[:-1]
+    surprise = max(1.0, float((process.residuals**2 * precision).mean()) / scale**2)
+    factor = surprise / (1 - (units + 3) / 20)
+    np.testing.assert_allclose(process.errors, scale * np.sqrt(variance * factor), rtol=1e-6)
+    everywhere = process.predict(every_set(units))
+    np.testing.assert_allclose(everywhere[known], np.append(values, 0.7), atol=1e-9)
+    np.testing.assert_allclose(everywhere, -everywhere[::-1], atol=1e-9)  # odd
+    np.testing.assert_allclose(process.scores, shapley.shapley_values(everywhere), atol=1e-9)
+
+
+def test_the_residuals_are_those_of_processes_without_each_evaluation() -> None:
+    rng = np.random.default_rng(0)
+    masks, values = every_set(6)[1:31:2], rng.normal(size=15)
+    process = SetProcess.fit(masks, values, 0.7)
+    for left_out in range(15):
+        others = [other for other in range(16) if other != left_out]
+        known = process.masks[others]
+        weights = np.linalg.solve(process.kernel(known, known), process.values[others])
+        expected = (process.kernel(process.masks[[left_out]], known) @ weights)[0]
+        assert process.residuals[left_out] == pytest.approx(values[left_out] - expected, rel=1e-6)
+
+
+def test_the_most_telling_set_lowers_the_variances_most() -> None:
+    """Step by step, against the variances by enumeration after each candidate."""
+    kernel, known, candidates = random_kernel(6), [63], list(range(1, 31, 2))
+    masks = every_set(6)
+    order = most_telling(kernel, masks[known], masks[candidates], 5)
+    for step in order:
+        left = [c for c in candidates if c not in known]
+        variances = []
+        for candidate in left:
+            given = [*known, candidate]
+            variances.append(conditioned(kernel, given, np.zeros(len(given)))[1].sum())
+        chosen = candidates[step]
+        assert variances[left.index(chosen)] == pytest.approx(min(variances), rel=1e-4)
+        known.append(chosen)
 
 
 def interacting(n: int, seed: int) -> Fake:
@@ -176,53 +255,45 @@ def test_leverage_shap_stops_at_the_error_that_it_prints() -> None:
     assert np.square(ours).mean() < 0.5 * np.square(kernel).mean()
 
 
-def test_the_jackknife_makes_the_estimate_again_without_each_pair() -> None:
-    """Against processes fitted anew without one and without two pairs,
-    and the regression's Lagrange equations.
+def test_pairs_beyond_the_process_correct_it_without_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a game that the process knows nothing of: the mean over draws is exact where the whole
+    correction counts, the standard errors are the spread, and all sets give exact values.
     """
-    units, game = 6, interacting(6, 0)
-    sample = leverage.Sample(units, 0)
-    values = game(sample.grow(14))
-    odd = (values[0::2] - values[1::2]) / 2
-    total = game.value - game.empty
-    process = SetProcess.fit(sample.firsts, odd)
+    monkeypatch.setattr(leverage, "MOST_IN_PROCESS", 20)
+    table = np.random.default_rng(1).normal(size=256)
+    game = Fake(8, lambda mask: table[int((mask * 2 ** np.arange(8)).sum())])
+    exact = shapley.exact(game, Options()).scores
+    errors, expected = [], []
+    for seed in range(40):
+        found = leverage.leverage(game, Options(samples=180, seed=seed))
+        assert found.more["samples"] == 180
+        assert found.scores.sum() == pytest.approx(game.value - game.empty)
+        errors.append(found.scores - exact)
+        expected.append(found.errors)
+    assert 0.7 < np.sqrt(np.square(errors).mean() / np.square(expected).mean()) < 1.4
+    every = leverage.leverage(game, Options(samples=254))
+    np.testing.assert_allclose(every.scores, exact, atol=1e-9)
+    np.testing.assert_allclose(every.errors, 0, atol=1e-12)
 
-    def fitted(pairs: list[int]) -> np.ndarray:
-        masks = sample.firsts[pairs]
-        covariance = process.kernel(masks, masks) + process.kernel.noise * np.eye(len(pairs))
-        return np.linalg.solve(covariance, odd[pairs])
 
-    def expected_at(pairs: list[int], mask: np.ndarray) -> float:
-        return float((process.kernel(mask[None], sample.firsts[pairs]) @ fitted(pairs))[0])
-
-    def estimate(pairs: list[int]) -> np.ndarray:
-        residuals, weights = [], []
-        for pair in pairs:
-            others = [other for other in pairs if other != pair]
-            residuals.append(odd[pair] - expected_at(others, sample.firsts[pair]))
-            stratum = sample.strata[sample.stratum_of[pair]]
-            n_same = (sample.stratum_of[pairs] == sample.stratum_of[pair]).sum()
-            weights.append(stratum.weight * stratum.n_pairs / n_same)
-        z = np.where(sample.firsts[pairs], 0.5, -0.5)
-        rest = total - 2 * expected_at(pairs, np.ones(units, dtype=bool))
-        gram = z.T @ np.diag(weights) @ z
-        ones = np.ones((units, 1))
-        system = np.block([[gram, ones], [ones.T, np.zeros((1, 1))]])
-        missed = np.linalg.solve(system, np.append(z.T @ (weights * np.array(residuals)), rest))
-        every_set = (np.arange(2**units)[:, None] >> np.arange(units)) & 1 > 0
-        game_of_process = np.array([expected_at(pairs, mask) for mask in every_set])
-        return shapley.shapley_values(game_of_process) + missed[:-1]
-
-    pairs = list(range(len(odd)))
-    without = np.array([estimate([p for p in pairs if p != left_out]) for left_out in pairs])
-    variance = np.zeros(units)
-    for number, stratum in enumerate(sample.strata):
-        of_size = without[sample.stratum_of == number]
-        n = len(of_size)
-        spread = ((of_size - of_size.mean(0)) ** 2).sum(0)
-        variance += (1 - n / stratum.n_pairs) * (n - 1) / n * spread
-    found = jackknife(sample, process, total)
-    np.testing.assert_allclose(found, np.sqrt(variance), rtol=1e-6)
+def test_a_drawn_pair_stands_for_those_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The correction over all draws of a sample is what the process misses of the Shapley values."""
+    monkeypatch.setattr(leverage, "MOST_IN_PROCESS", 20)
+    table = np.random.default_rng(2).normal(size=256)
+    exact = shapley.shapley_values(table)
+    odd = (table - table[::-1]) / 2
+    sums = np.zeros(8)
+    for draw in range(300):
+        sample = leverage.Sample(8, 0)  # the same pairs for the process
+        sample.grow(20)
+        sample.rng = np.random.default_rng(draw)
+        sample.grow(60)
+        at = odd[sample.firsts @ (1 << np.arange(8))]
+        process = SetProcess.fit(sample.for_process, at[:20], float(odd[-1]))
+        unsure = dataclasses.replace(process, errors=np.full(8, 1e6))  # so that all is added
+        weights, _ = leverage.corrected(sample, unsure, at[20:])
+        sums += np.append(at, odd[-1]) @ weights
+    np.testing.assert_allclose(sums / 300, exact, atol=0.03)
 
 
 def test_lime_stops_at_the_error_that_it_prints_and_it_covers() -> None:
