@@ -116,8 +116,10 @@ class Ratios:
         """
         y, m, n = self.above, self.below, len(self.above)
         # A resample's own error needs sum_c (y_c - v m_c)^2 at its ratio v, which is made of these
-        # five sums.
-        drawn = [weights @ column for column in (y, y**2, y * m, m, m**2)]
+        # five sums. They are drawn in one product, which reads the weights once.
+        sums = (y, y**2, y * m, m, m**2)
+        widths = [columns.shape[1] for columns in sums]
+        drawn = np.split(weights @ np.hstack(sums), np.cumsum(widths)[:-1], axis=1)
         total, squares, cross, size, size2 = drawn
         values = np.divide(total, size, out=np.full_like(total, np.nan), where=size != 0)
         variance = (squares - 2 * values * cross + values**2 * size2) * n / (n - 1)
