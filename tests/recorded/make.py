@@ -19,6 +19,8 @@ import io
 import json
 import math
 import os
+import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -405,9 +407,19 @@ def write(name: str, results: dict[str, Any]) -> None:
 
 def this_machine() -> dict[str, str]:
     """What decides the last digits of a number."""
-    cpu = torch.backends.cpu.get_cpu_capability()
+    cpu = f"{torch.backends.cpu.get_cpu_capability()}, {_processor()}"
     versions = {"torch": torch.__version__, "numpy": np.__version__, "sklearn": sklearn.__version__}
     return {"cpu": cpu, **versions, "transformers": hf.__version__}
+
+
+def _processor() -> str:
+    """Its maker and model: libraries choose their kernels by both."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    except OSError:
+        return platform.processor()
+    facts = dict(re.findall(r"^(vendor_id|cpu family|model)\s*: (.*)$", text, re.MULTILINE))
+    return " ".join(facts.values()) or platform.processor()
 
 
 def is_the_recording_machine() -> bool:
