@@ -282,7 +282,9 @@ def test_clicks_undos_and_keys_end_where_they_began_and_nothing_leaves_the_machi
     while browser.evaluate(f"{APP}.past.length"):
         click(browser, "undo")
     wait(browser)
-    assert {name: value for name, value in shown(browser).items() if name in start} == start
+    # Some processors' kernels round by where in memory the numbers lie.
+    undone = {name: value for name, value in shown(browser).items() if name in start}
+    assert undone == pytest.approx(start, abs=1e-6)
     assert browser.evaluate(f"{APP}.view.edits.length") == 0
     assert browser.errors == []
     own = (running.site.address, running.socket, "about:", "blob:")

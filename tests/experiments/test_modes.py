@@ -68,7 +68,12 @@ def test_an_ablation_of_an_offloaded_model_is_the_plain_models(folder: Path):
         assert cli.main(line) == 0
         results = json.loads((out / "results.json").read_text(encoding="utf-8"))
         records.append(results["records"])
-    assert records[0] == records[1]
+    plain, spread = (
+        {(record["site"], name): value for record in of_run for name, value in record.items()}
+        for of_run in records
+    )
+    # Some processors' kernels round by where in memory the numbers lie.
+    assert spread == pytest.approx(plain, abs=1e-6)
 
 
 @pytest.mark.parametrize(
