@@ -30,7 +30,7 @@ from ..placement import has_shards, is_offloaded
 from ..positions import PositionsUnknown
 from ..sites import SiteLike
 from . import ways
-from .exam import LOCAL, Exam, noise, quiet, relative
+from .exam import LOCAL, NOISE, Exam, noise, quiet, relative
 from .findings import Finding
 from .values import left_policy
 from .ways import Texts, Way
@@ -162,13 +162,16 @@ class Running:
         weights: float | None = None
         if telling:
             together, weights, _ = self._measured(way, telling, model, patterns)
-        right = together is not None and together <= self._bound
+        bound = self._bound()
+        right = together is not None and together <= bound
         # What is right under all edits at once is right without them, which is then not run.
         if not right or (weights is not None and not weights <= exam.far):
-            problem, unedited = self._as_it_is(way, model, patterns)
+            problem, itself, unedited = self._as_it_is(way, model, patterns)
             if problem:
                 yield exam.cannot("", f"{name}: {problem}")
                 return
+            bound = self._bound(itself)
+            right = together is not None and together <= bound
             if not right:  # weights under an edit that is wrong tell nothing more
                 weights = unedited
         if weights is not None:
@@ -177,31 +180,38 @@ class Running:
             yield exam.within(self.pattern, weights, exam.far, why)
         if right:
             assert together is not None
-            yield from (exam.within(t.site, together, self._bound) for t in telling)
+            yield from (exam.within(t.site, together, bound) for t in telling)
         elif telling:
-            yield from self._one_by_one(name, way, model, together)
+            yield from self._one_by_one(name, way, model, together, bound)
 
-    @property
-    def _bound(self) -> float:
-        """Where an edit counts as right."""
-        bound = TELLING * min((t.effect for t in self.telling), default=1.0)
-        return min(self.exam.far, max(self.exam.local, bound))
+    def _bound(self, itself: float = 0.0) -> float:
+        """Where an edit counts as right.
 
-    def _as_it_is(self, way: Way, model: nn.Module, patterns: bool) -> tuple[str, float | None]:
-        """Why a way says nothing of the hooks, if it does not;
-        and how far the newest token's weights are off.
+        Args:
+            itself: how far the way is off without an edit, as in half precision: an edit may be off
+                by twice as much, but by less than half of what it does.
+        """
+        least = min((t.effect for t in self.telling), default=1.0)
+        own = min(NOISE * itself, least / 2)
+        return min(self.exam.far, max(self.exam.local, TELLING * least, own))
+
+    def _as_it_is(
+        self, way: Way, model: nn.Module, patterns: bool
+    ) -> tuple[str, float, float | None]:
+        """Why a way says nothing of the hooks, if it does not; how far it is off without an edit,
+        and the newest token's weights.
         """
         try:
             itself, weights = self.error(way, [], model, patterns)
         except Exception as error:  # whatever a model may raise
             line = next(iter(str(error).splitlines()), "")
-            return f"the model raised {type(error).__name__}: {line[:120]}", None
+            return f"the model raised {type(error).__name__}: {line[:120]}", math.inf, None
         if not itself <= self.exam.far:
-            return f"{OUTSIDE} than in one forward pass (off by {itself:.1g})", None
-        return "", weights
+            return f"{OUTSIDE} than in one forward pass (off by {itself:.1g})", itself, None
+        return "", itself, weights
 
     def _one_by_one(
-        self, name: str, way: Way, model: nn.Module, together: float | None
+        self, name: str, way: Way, model: nn.Module, together: float | None, bound: float
     ) -> Iterator[Finding]:
         """Which of the edits are wrong, where they are not right together."""
         right = True
@@ -211,11 +221,11 @@ class Running:
                 yield self.exam.cannot(trial.site, f"{name}: refused: {why}")
             else:
                 why = why or "the edit has another effect than on the text alone"
-                yield self.exam.within(trial.site, error, self._bound, f"{name}: {why}")
-                right &= error <= self._bound
+                yield self.exam.within(trial.site, error, bound, f"{name}: {why}")
+                right &= error <= bound
         if right and together is not None and together < math.inf:
             why = f"{name}: edits are correct only one at a time"
-            yield self.exam.within("", together, self._bound, why)
+            yield self.exam.within("", together, bound, why)
 
     def _pattern_error(
         self, trials: list[Trial], answers: list[tuple[Tensor, int, Tensor]], newest: Tensor

@@ -20,6 +20,7 @@ from hooks import anatomy as anatomy_of
 from hooks import verify as examine
 from hooks.padding import Padding, Policy
 from hooks.verify import CHECKS
+from hooks.verify.running import Running, Trial
 from layerscope.errors import UseError
 
 QUICK = [check.name for check in CHECKS if check.quick]
@@ -665,3 +666,21 @@ def test_inputs_that_a_model_does_not_take_are_no_fault_of_its_sites():
 def test_blocks_that_text_alone_does_not_run_are_no_fault():
     """Mllama's cross-attention blocks run only with a picture."""
     assert verify(zoo.build("MllamaForConditionalGeneration"), quick=True).status == "OK"
+
+
+@pytest.mark.parametrize(
+    ("effect", "local", "itself", "bound"),
+    [
+        (1.6, 0.05, 0.0, 0.16),  # a tenth of the edit
+        (1.6, 0.05, 0.1, 0.2),  # twice what a cache in half precision is off without an edit ...
+        (1.6, 0.05, 0.2, 0.25),  # ... up to where the model itself counts as another
+        (0.3, 0.01, 0.2, 0.15),  # a missing edit is off by its whole effect
+    ],
+)
+def test_an_edit_may_be_off_by_more_where_the_way_is_off_without_one(
+    effect: float, local: float, itself: float, bound: float
+) -> None:
+    compared = object.__new__(Running)
+    compared.exam = types.SimpleNamespace(far=0.25, local=local)  # type: ignore[assignment]
+    compared.trials = [Trial("blocks.0.hook_resid_post", lambda rows: edits.zero(), effect)]
+    assert compared._bound(itself) == pytest.approx(bound)
