@@ -34,6 +34,7 @@ from ..subject.targets import in_target, plain
 from .game import Game, embedding
 from .gradients import FIRST_STEPS, GAP, MOST_STEPS
 from .options import Options
+from .quadrature import gauss_legendre
 from .question import Part, Question
 from .result import Found
 from .scorer import EMBED, TARGET_EMBED, Cost, Row, Scorer, part_values, row_batch
@@ -242,9 +243,9 @@ def _integrated(
     and the steps.
     """
     while True:
-        points, weights = np.polynomial.legendre.leggauss(steps)
+        points, weights = gauss_legendre(steps)
         values, embeds = torch.zeros_like(end.values), torch.zeros_like(end.embeds)
-        for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
+        for point, weight in zip(points, weights, strict=True):
             slopes = _slopes(scorer, part, start.toward(end, float(point)))
             values += float(weight) * slopes.values
             embeds += float(weight) * slopes.embeds

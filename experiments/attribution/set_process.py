@@ -33,6 +33,8 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import comb
 
+from .quadrature import gauss_legendre
+
 FIRST_DECAY = 0.5
 """Where every theta starts, times the square root of the units."""
 PRIOR_SPREAD = 1.0
@@ -111,11 +113,11 @@ class Kernel:
         """
         units = masks.shape[1]
         smooth, line, rough = np.exp(self.log_variances)
-        points, weights = np.polynomial.legendre.leggauss(units // 2 + 1)
+        points, weights = gauss_legendre(units // 2 + 1)
         there = np.where(masks, 1.0, self._smallest)
         absent = np.where(masks, self._smallest, 1.0)
         integral = np.zeros(masks.shape)
-        for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
+        for point, weight in zip(points, weights, strict=True):
             factors = point * there + (1 - point) * absent
             integral += weight * factors.prod(1, keepdims=True) / factors
         # A game and its odd part have the same Shapley values: half of k(., T) less half of k(.,
@@ -128,14 +130,13 @@ class Kernel:
         """Variance of the Shapley values where nothing is known."""
         units = len(self.log_decays)
         smooth, line, rough = np.exp(self.log_variances)
-        points, weights = np.polynomial.legendre.leggauss(units // 2 + 1)
-        t = (points + 1) / 2
+        t, weights = gauss_legendre(units // 2 + 1)
         # Two random sets that hold each unit with probabilities t and u agree on it so often:
         agree = np.outer(t, t) + np.outer(1 - t, 1 - t)
         small = self._smallest[:, None, None]
         factors = agree + (1 - agree) * small
         others = factors.prod(0) / factors
-        of_smooth = (weights[:, None] * weights * 2 * (1 - small) * others).sum((1, 2)) / 4
+        of_smooth = (weights[:, None] * weights * 2 * (1 - small) * others).sum((1, 2))
         of_rough = 4 / units**2 * (1 / comb(units - 1, np.arange(units))).sum()
         return smooth * of_smooth + 4 * line / units + rough * of_rough
 
