@@ -205,8 +205,7 @@ class SetProcess:
         masks: the sets; the whole text is the last.
         values: the odd part at each.
         inverse: of their covariance, where their mean square is 1.
-        to_shapley: what each value adds to each Shapley value.
-        scores: the expected Shapley values.
+        to_shapley: what each value adds to each expected Shapley value.
         errors: their standard errors.
         residuals: of each set but the whole text, its value less what the others predict of it.
     """
@@ -216,7 +215,6 @@ class SetProcess:
     values: Float[np.ndarray, " pairs"]
     inverse: Float[np.ndarray, "pairs pairs"]
     to_shapley: Float[np.ndarray, "pairs units"]
-    scores: Float[np.ndarray, " units"]
     errors: Float[np.ndarray, " units"]
     residuals: Float[np.ndarray, " others"]
 
@@ -255,8 +253,7 @@ class SetProcess:
         # The kernel was fitted to the values: its parameters cost some of them.
         free = max(1 - (units + 3) / pairs, LEAST_FREE)
         errors = spread * np.sqrt(np.maximum(variance, 0) * surprise / free)
-        scores = values @ to_shapley
-        return cls(kernel, masks, values, inverse, to_shapley, scores, errors, residuals)
+        return cls(kernel, masks, values, inverse, to_shapley, errors, residuals)
 
     def predictor(self, masks: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, "rows pairs"]:
         """What each value adds to the expected odd part at other sets."""

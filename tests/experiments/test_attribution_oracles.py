@@ -180,7 +180,9 @@ def test_the_process_is_conditioned_on_its_evaluations() -> None:
     known, standard = [*numbers, 63], np.append(values, 0.7) / np.sqrt((values**2).mean())
     mean, variance = conditioned(process.kernel, known, standard)
     scale = np.sqrt((values**2).mean())
-    np.testing.assert_allclose(process.scores, scale * mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        process.values @ process.to_shapley, scale * mean, rtol=1e-6, atol=1e-9
+    )
     precision = np.diag(process.inverse)[:-1]
     surprise = max(1.0, float((process.residuals**2 * precision).mean()) / scale**2)
     factor = surprise / (1 - (units + 3) / 20)
@@ -188,7 +190,9 @@ def test_the_process_is_conditioned_on_its_evaluations() -> None:
     everywhere = process.predict(every_set(units))
     np.testing.assert_allclose(everywhere[known], np.append(values, 0.7), atol=1e-9)
     np.testing.assert_allclose(everywhere, -everywhere[::-1], atol=1e-9)  # odd
-    np.testing.assert_allclose(process.scores, shapley.shapley_values(everywhere), atol=1e-9)
+    np.testing.assert_allclose(
+        process.values @ process.to_shapley, shapley.shapley_values(everywhere), atol=1e-9
+    )
 
 
 def test_the_residuals_are_those_of_processes_without_each_evaluation() -> None:
