@@ -1,17 +1,25 @@
 """Shapley values at equal error: what each library takes for the same distance to the exact values.
 
     python benchmarks/equal_error.py --model FOLDER_OR_GGUF [--words 12] [--share 0.05] \
-        [--seeds 12] [--target " and"]
-        [--text "..."] [--removal pad] [--peers DIR]
+        [--seeds 12] [--target " and"] [--text "..."] [--removal pad] [--peers DIR]
+        [--reference 50] [--most 60000] [--values FILE.npz]
 
-The values of all 2^n texts are computed once. From that table each method's root mean square error
-is measured over seeds at growing numbers of evaluations, until it is below --share of the largest
-exact score. Then each method is run live at the number that it needs: ours with its own scorer, the
-others on a plain forward in batches of 64 with the head at the position that is read. Captum's two
+Up to 16 words the values of all 2^n texts are computed once, and the Shapley values are exact. Of
+longer texts they are estimated from --reference times the evaluations that ours needs, and the
+reference's own standard error is printed beside what is asked.
+
+Each method's root mean square error is measured over seeds at growing numbers of evaluations, until
+it is below --share of the largest score; between the last two numbers the error is taken to fall on
+a line of logarithms. A method that is above it at --most evaluations is given the number at which
+its error would be small enough if it falls with the root of the evaluations, as that of draws does;
+its line says "about". No text is computed twice: --values keeps what is known.
+Then each method is run live at the number that it needs: ours with its own scorer, the
+others on a plain forward in batches of 64 with the head at the position that is read. An encoder is
+given a head of its own, a direction between two texts, and masks its words. Captum's two
 estimators, shapiq's (--peers is a folder that holds it and shap), and shap's partition explainer,
 whose values are Owen's: they do not become Shapley values with more evaluations, so its error is
-printed at 2^n. The last line is how often ours cover: |estimate - exact| <= 1.96 standard errors,
-over seeds and units.
+printed at 2^n, up to 16 words. The last line is how often ours cover: |estimate - exact| <= 1.96
+standard errors, over seeds and units.
 """
 
 from __future__ import annotations
@@ -19,12 +27,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from captum.attr import KernelShap, ShapleyValueSampling
 from layerscope.experiments.attribution import Game, Options, Scorer, Target, ask, shapley
 from layerscope.experiments.attribution import leverage as ours
@@ -39,25 +49,56 @@ TEXT = (
 )
 BATCH = 64
 Values = Callable[[np.ndarray], np.ndarray]
+Scores = Callable[[Values, int, int, int], np.ndarray]
+"""A method: of a game, its units, the evaluations and the seed."""
 
 
-class Tabled:
-    """A game whose values stand in a table."""
+class Remembered:
+    """A game of which no set is evaluated twice, whoever asks.
 
-    draws, removal = 1, "table"
+    Args:
+        name: of the game, which its file holds.
+        file: keeps the values that are known, from one run to the next.
 
-    def __init__(self, table: np.ndarray) -> None:
-        self.table, self.n = table, int(math.log2(len(table)))
+    Raises:
+        ValueError: the file holds another game's.
+    """
+
+    draws = 1
+
+    def __init__(self, live: Game, name: str, file: str | None) -> None:
+        self.live, self.n, self.removal = live, live.n, live.removal
+        self.name, self.file = name, file
+        self.known: dict[bytes, float] = {}
+        if file and Path(file).exists():
+            with np.load(file) as saved:
+                if str(saved["game"]) != name:
+                    raise ValueError(
+                        f"{file}: expected the values of {name}, got those of {saved['game']}"
+                    )
+                keys = [row.tobytes() for row in saved["sets"]]
+                self.known = dict(zip(keys, saved["values"].tolist(), strict=True))
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
-        return self.table[masks.astype(bool) @ (1 << np.arange(self.n))]
+        keys = [row.tobytes() for row in np.packbits(masks.astype(bool), axis=1)]
+        new = {key: row for row, key in enumerate(keys) if key not in self.known}
+        if new:
+            values = self.live(masks[list(new.values())].astype(bool))
+            self.known |= dict(zip(new, values.tolist(), strict=True))
+        return np.array([self.known[key] for key in keys])
 
     def each(self, masks: np.ndarray) -> np.ndarray:
         return self(masks)[None]
 
     @property
     def value(self) -> float:
-        return float(self.table[-1])
+        return float(self(np.ones((1, self.n), dtype=bool))[0])
+
+    def save(self) -> None:
+        if self.file:
+            sets = np.array([np.frombuffer(key, np.uint8) for key in self.known])
+            values = np.array(list(self.known.values()))
+            np.savez(self.file, sets=sets, values=values, game=self.name)
 
 
 def plain(game: Game) -> Values:
@@ -87,7 +128,7 @@ def plain(game: Game) -> Values:
     return values
 
 
-def captum(kind: type) -> Callable[[Values, int, int, int], np.ndarray]:
+def captum(kind: type) -> Scores:
     def scores(values: Values, n: int, samples: int, seed: int) -> np.ndarray:
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -103,7 +144,7 @@ def captum(kind: type) -> Callable[[Values, int, int, int], np.ndarray]:
     return scores
 
 
-def of_shapiq(name: str) -> Callable[[Values, int, int, int], np.ndarray]:
+def of_shapiq(name: str) -> Scores:
     def scores(values: Values, n: int, samples: int, seed: int) -> np.ndarray:
         import shapiq
 
@@ -150,25 +191,76 @@ PEERS = {
 }
 
 
-def values_of_all_sets(live: Game, given: argparse.Namespace) -> np.ndarray:
-    """The values of all 2^n sets, from the file of ``--table`` if it is there.
+CONTRAST = (
+    "a warm, funny and beautifully acted film that I would watch again",
+    "a dull, clumsy and badly acted film that I could not finish",
+)
+"""An encoder without a head is given one: the direction between what it makes of these texts."""
 
-    Raises:
-        ValueError: the file holds another game's.
+
+def with_direction(folder: str, into: str) -> str:
+    """The folder of the encoder with a head whose logits are that direction and its opposite."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    heard: list[torch.Tensor] = []
+    model.classifier.register_forward_pre_hook(lambda module, given: heard.append(given[0]))
+    with torch.no_grad():
+        model.eval()(**tokenizer(list(CONTRAST), return_tensors="pt", padding=True))
+        (of_texts,) = heard
+        direction = of_texts[0] - of_texts[1]
+        model.classifier.weight.copy_(torch.stack([-direction, direction]))
+        model.classifier.bias.zero_()
+    model.save_pretrained(into)
+    tokenizer.save_pretrained(into)
+    return into
+
+
+MOST_EXACT = 16
+"""Words of which all sets are evaluated."""
+PARTS = 8
+"""Of a long reference: runs of different seeds, whose spread is its standard error."""
+
+
+def exact_scores(game: Remembered) -> np.ndarray:
+    """The Shapley values, from the values of all sets."""
+    every_set = (np.arange(2**game.n)[:, None] >> np.arange(game.n)) & 1 > 0
+    return shapley.shapley_values(game(every_set))
+
+
+def long_reference(game: Remembered, samples: int) -> tuple[np.ndarray, float]:
+    """The mean of several long runs of ours, and its root mean square standard error."""
+    each = [our_scores(game, samples // PARTS, 1000 + part)[0] for part in range(PARTS)]
+    spread = np.var(each, axis=0, ddof=1) / PARTS
+    return np.mean(each, axis=0), math.sqrt(float(spread.mean()))
+
+
+def our_scores(game: object, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    found = ours.leverage(game, Options(samples=samples, seed=seed))
+    return found.scores, found.errors
+
+
+def needed(
+    error_of: Callable[[int], float], wanted: float, least: int, most: int, growth: float
+) -> tuple[int, str]:
+    """Evaluations at which the error is small enough, and how that is known.
+
+    Between the last two numbers the logarithm of the error is taken to fall on a line.
     """
-    game = repr((Path(given.model).name, given.words, given.text, given.target, given.removal))
-    if given.table and Path(given.table).exists():
-        with np.load(given.table) as saved:
-            if str(saved["game"]) != game:
-                raise ValueError(
-                    f"{given.table}: expected the values of {game}, got those of {saved['game']}"
-                )
-            return saved["values"]
-    every_set = (np.arange(2**live.n)[:, None] >> np.arange(live.n)) & 1 > 0
-    values = live(every_set)
-    if given.table:
-        np.savez(given.table, values=values, game=game)
-    return values
+    samples, before = least, None
+    while True:
+        error = error_of(samples)
+        if error <= wanted:
+            if before is None:
+                return samples, f"RMSE {error:.3g}"
+            fewer, larger = before
+            part = math.log(larger / wanted) / math.log(larger / error)
+            needs = math.ceil(fewer * (samples / fewer) ** part)
+            return needs, f"RMSE {larger:.3g} at {fewer}, {error:.3g} at {samples}"
+        if samples == most:
+            needs = math.ceil(samples * (error / wanted) ** 2)
+            return needs, f"about: RMSE {error:.3g} at {most}"
+        before = samples, error
+        samples = min(most, math.ceil(growth * samples))
 
 
 def main() -> None:
@@ -182,7 +274,12 @@ def main() -> None:
     parser.add_argument("--removal", default=None)
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--table", default=None, help="a file (.npz) that keeps the 2^n values")
+    parser.add_argument("--reference", type=int, default=50)
+    parser.add_argument("--most", type=int, default=60_000)
+    parser.add_argument("--growth", type=float, default=1.25, help="from one number to the next")
+    parser.add_argument("--covers", type=int, default=200, help="seeds that test the intervals")
+    parser.add_argument("--methods", nargs="*", choices=PEERS, help="of the others (default: all)")
+    parser.add_argument("--values", default=None, help="a file (.npz) that keeps what is known")
     parser.add_argument("--peers", default=None)
     given = parser.parse_args()
     if given.peers:
@@ -191,71 +288,78 @@ def main() -> None:
         sys.path.remove(str(Path(__file__).resolve().parent))
         sys.path.append(given.peers)
     start()
-    subject = load(given.model, dtype="float32", classifier=given.target is None)
+    with tempfile.TemporaryDirectory() as folder:
+        is_encoder = given.target is None and Path(given.model).is_dir()
+        source = with_direction(given.model, folder) if is_encoder else given.model
+        subject = load(source, dtype="float32", classifier=given.target is None)
     text = " ".join(given.text.split()[: given.words])
     question = ask(subject, text, Target(given.target, measure="logit") if given.target else None)
     n = len(question.units)
     live = Game(Scorer(question), given.removal)
-    table = values_of_all_sets(live, given)
-    tabled = Tabled(table)
-    exact = shapley.shapley_values(table)
+    name = repr((Path(given.model).name, given.words, given.text, given.target, given.removal))
+    game = Remembered(live, name, given.values)
+    if n <= MOST_EXACT:
+        exact, uncertain = exact_scores(game), 0.0
+    else:
+        stopped = ours.leverage(game, Options(error=given.share))
+        exact, uncertain = long_reference(game, given.reference * int(stopped.more["samples"]))
+    game.save()
     wanted = given.share * float(np.abs(exact).max())
-
-    def our_scores(game: object, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        found = ours.leverage(game, Options(samples=samples, seed=seed))
-        return found.scores, found.errors
+    print(
+        f"{n} words, {question.name}: largest score {np.abs(exact).max():.3g}, "
+        f"asked RMSE {wanted:.3g}, the reference's own {uncertain:.2g}",
+        flush=True,
+    )
 
     def error_of(scores: Callable[[int, int], np.ndarray], samples: int) -> float:
         each = [np.square(scores(samples, seed) - exact).mean() for seed in range(given.seeds)]
         return math.sqrt(float(np.mean(each)))
 
-    def needed(scores: Callable[[int, int], np.ndarray], most: int) -> tuple[int, float]:
-        samples, error = 4 * n, math.inf
-        while samples <= most:
-            error = error_of(scores, samples)
-            if error <= wanted:
-                return samples, error
-            samples = math.ceil(1.25 * samples)
-        return 0, error
+    def of_ours(samples: int) -> float:
+        return error_of(lambda k, seed: our_scores(game, k, seed)[0], samples)
 
-    print(
-        f"{n} words, {question.name}: largest score {np.abs(exact).max():.3g}, "
-        f"asked RMSE {wanted:.3g}"
-    )
-    samples, error = needed(lambda k, seed: our_scores(tabled, k, seed)[0], 2**n)
+    ours_need, known = needed(of_ours, wanted, 4 * n, given.most, given.growth)
     fresh = Game(Scorer(question), given.removal)
     begun = time.perf_counter()
-    found = ours.leverage(fresh, Options(samples=samples))
+    ours.leverage(fresh, Options(samples=ours_need))
     ours_seconds = time.perf_counter() - begun
     print(
-        f"leverage-shap: {samples} evaluations (RMSE {error:.3g}), {ours_seconds:.2f} s", flush=True
+        f"leverage-shap: {ours_need} evaluations ({known}), {ours_seconds:.2f} s",
+        flush=True,
     )
+    game.save()
     values = plain(live)
-    for name, method in PEERS.items():
-        samples, error = needed(lambda k, seed, m=method: m(tabled, n, k, seed), 60_000)
-        if not samples:
-            print(f"{name}: not reached in 60,000 evaluations (RMSE {error:.3g})", flush=True)
-            continue
+    for name in given.methods or PEERS:
+        method = PEERS[name]
+
+        def of_peer(samples: int, method: Scores = method) -> float:
+            return error_of(lambda k, seed: method(game, n, k, seed), samples)
+
+        samples, known = needed(of_peer, wanted, 4 * n, given.most, given.growth)
+        game.save()
         # Long runs are timed on a part: the time of an evaluation does not change.
         timed = min(samples, 1200)
         begun = time.perf_counter()
         method(values, n, timed, 0)
         seconds = (time.perf_counter() - begun) * samples / timed
         print(
-            f"{name}: {samples} evaluations (RMSE {error:.3g}), {seconds:.2f} s: "
-            f"{seconds / ours_seconds:.1f}x",
+            f"{name}: {samples} evaluations ({known}), {samples / ours_need:.1f}x; "
+            f"{seconds:.2f} s, {seconds / ours_seconds:.1f}x",
             flush=True,
         )
-    owen = partition(tabled, n, 2**n, 0)
-    print(f"shap partition, all it asks for: RMSE {math.sqrt(np.square(owen - exact).mean()):.3g}")
+    if n <= MOST_EXACT:
+        owen = partition(game, n, 2**n, 0)
+        missed = math.sqrt(np.square(owen - exact).mean())
+        print(f"shap partition, all it asks for: RMSE {missed:.3g}")
     covered = []
-    for seed in range(200):
-        for share in (0.15, 0.05):
-            found = ours.leverage(tabled, Options(error=share, seed=seed))
+    for seed in range(given.covers):
+        for share in (0.15, given.share):
+            found = ours.leverage(game, Options(error=share, seed=seed))
             covered.append(np.abs(found.scores - exact) <= 1.96 * found.errors + 1e-9)
+    game.save()
     print(
-        "95% intervals where ours stopped (errors of 15% and 5% asked, 200 seeds): "
-        f"{np.mean(covered):.3f}"
+        f"95% intervals where ours stopped (errors of 15% and {given.share:.0%} asked, "
+        f"{given.covers} seeds): {np.mean(covered):.3f}"
     )
 
 

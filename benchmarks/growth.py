@@ -35,7 +35,7 @@ from layerscope import ActivationStore, Design, capture, fit_many
 
 TEXTS = (1, 4, 16)
 """Times the smallest text."""
-SENTENCES = 50
+SENTENCES = 400
 """Of the smallest text, those of the embedded corpus again and again."""
 LAYERS = (12, 24, 48, 80)
 PROPERTIES = (1, 4, 16, 64)
