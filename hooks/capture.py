@@ -164,7 +164,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             view = functools.partial(self._view, site, place, shape=shape)
             add = self.acts.grad._add
 
-            def keep(gradient: Tensor) -> None:
+            def keep(gradient: Tensor | None) -> None:
+                if gradient is None:  # a function behind this site gives none
+                    return
                 add(site, forward, self._store(site, view(gradient.detach())))
 
             # Hooks of tensors outlive the block where a graph does: they go with it.

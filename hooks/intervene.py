@@ -72,7 +72,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         SiteNeverFired: on exit, if a forward pass ran and a site did not fire.
 
     Warns:
-        NothingChanged: on exit, naming the sites whose values did not change at all.
+        NothingChanged: on exit, naming the sites whose values did not change at all, or if no
+            forward pass ran.
     """
 
     by_step = True
@@ -154,6 +155,13 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             return
         self._taps.require([site for site in self._edits if site not in self._changed])
         self._seen.require()
+        if not self._taps.ran:
+            warnings.warn(
+                "the edits changed nothing: the model did not run in this block, or only in code "
+                "that was compiled before it",
+                NothingChanged,
+                stacklevel=2,
+            )
         same = [str(site) for site, changed in self._changed.items() if not bool(changed)]
         if same:
             warnings.warn(

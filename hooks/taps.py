@@ -33,6 +33,7 @@ from .forwards import Forward, Forwards
 from .recurrent import Recurrence, joined, mark, steps_of
 from .rows import ATTENTION_ENDS
 from .sites import Site
+from .stacks import submodule
 from .torch_modules import keep_padded
 
 
@@ -108,6 +109,7 @@ class Taps:
         self._thread, self._elsewhere = threading.get_ident(), False
         self._depth = 0
         self._touching = Touching(model)
+        self._modules: Mapping[str, nn.Module] = {}
         self._with_grad = True  # whether autograd may have been on when this forward began
         paths = (place.path for place in places.values())
         self.forwards = Forwards(model, paths, of_blocks)
@@ -128,6 +130,7 @@ class Taps:
     def _hook(self, tap: Tap) -> ExitStack:
         hooked, likes = self._hooked()
         modules = modules_at(self.model, (*(path for path, _ in hooked), *likes))
+        self._modules = modules
         handles: list[RemovableHandle] = []
 
         def before(module: nn.Module, hook: Callable[..., Any]) -> None:
@@ -220,7 +223,7 @@ class Taps:
 
     def require(self, silent: Sequence[Site]) -> None:
         """Raise `SiteNeverFired` where forwards ran in other threads and none in this one,
-        or left these sites out.
+        left these sites out, or may have run on other modules than those that were hooked.
         """
         if self._elsewhere and not self.ran:
             raise SiteNeverFired(
@@ -233,6 +236,16 @@ class Taps:
                 f"{len(silent)} of {len(self.places)} sites did not fire in this forward: "
                 f"{', '.join(map(str, silent[:3]))}; the modules did not run, "
                 "or the layer's attention is neither sdpa nor a softmax"
+            )
+        replaced = [
+            path
+            for path, module in self._modules.items()
+            if submodule(self.model, path) is not module
+        ]
+        if self.ran and replaced:
+            raise SiteNeverFired(
+                f"modules of the model were replaced in this block: {', '.join(replaced[:3])}; "
+                "later forward passes have no hooks there: enter another block for them"
             )
 
     def _takes_call(self) -> bool:
