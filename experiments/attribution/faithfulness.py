@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from ...hooks import edits, intervene
-from ...probes.ranks import average_ranks
+from ...probes.ranks import spearman
 from .game import Game, embedding
 from .scorer import EMBED
 
@@ -141,11 +141,8 @@ def sensitivity(game: Game, run: Callable[[], Scores], draws: int = 3, seed: int
 
 def rank_agreement(first: Scores, second: Scores) -> float | None:
     """Spearman's correlation of two attributions of one text; None where one has no order."""
-    a, b = average_ranks(first), average_ranks(second)
-    if len(a) < 2 or a.std() == 0 or b.std() == 0:
-        return None
-    # Spearman's correlation is Pearson's of the ranks.
-    return float(np.corrcoef(a, b)[0, 1])
+    agreement = spearman(first, second)
+    return None if math.isnan(agreement) else agreement
 
 
 def mean_agreement(scores: Sequence[Scores]) -> float | None:
