@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .anatomy import body_of
 from .configuration import text_config
 from .placement import adapted
 
@@ -51,6 +52,8 @@ def language_heads(model: nn.Module) -> list[Head]:
 def _body_and_beside(model: nn.Module) -> tuple[nn.Module | None, list[nn.Module]]:
     """A model's body, and the modules with weights beside it."""
     body = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    if body is None:
+        body = body_of(model)  # Llama 4 has its body under another name than its prefix
     beside = []
     for module in model.children():
         has_weights = next(module.parameters(), None) is not None

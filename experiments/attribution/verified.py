@@ -23,7 +23,6 @@ from dataclasses import asdict
 import numpy as np
 from jaxtyping import Float
 
-from ...hooks import Site
 from ...probes.distributions import hypergeometric_cdf
 from ..report.schema import Note
 from ..sweep.estimate import certificate, to_verify
@@ -33,7 +32,6 @@ from .gradients import Slope
 from .medium_gradients import absent_embeddings, medium_first_order
 from .options import Options
 from .result import Found
-from .scorer import EMBED
 
 DRAWN = 8
 """Units that are left out exactly to judge the estimates by, besides the largest."""
@@ -108,7 +106,7 @@ def first_order(
         return lost, np.abs(lost)
     lost, bounds = np.zeros(game.n), np.zeros(game.n)
     for part in game.question.parts:
-        slope = Slope(game.scorer, part, Site(EMBED))
+        slope = Slope(game.scorer, part)
         x = slope.clean()
         gradient = slope.at(x[None])[1][0]
         way = x - absent_embeddings(game, part, x)
