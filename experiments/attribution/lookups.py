@@ -182,7 +182,7 @@ def standing(
 def _put(
     value: Float[Tensor, "rows pos d"],
     lookup: Lookup,
-    numbers: Int[Tensor, "rows pos"],
+    numbers: Int[Tensor, "rows length"],
     vectors: Float[Tensor, "n d_token"],
 ) -> Tensor:
     # A model may have padded the rows itself (Longformer).
@@ -219,7 +219,7 @@ def _found(subject: Subject) -> Tables:
         # Of these no model with other tables is known.
         return Tables((main,), (_main(subject, TARGET_EMBED),))
     try:
-        first, second = (_test_batch(subject, offset) for offset in (0, TESTED))
+        first, second = _test_batches(subject)
         calls = [_calls_of(subject, batch) for batch in (first, second)]
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
         return Tables((main,))  # no text by itself is read, such as one without a sound
@@ -284,16 +284,19 @@ def _is_table(module: nn.Module | None) -> bool:
     return isinstance(weight, Tensor) and weight.is_floating_point() and weight.ndim == 2
 
 
-def _test_batch(subject: Subject, offset: int) -> Batch:
-    """A row of different ordinary tokens among the special ones of any text."""
+def _test_batches(subject: Subject) -> list[Batch]:
+    """Two rows, without a token in common but the special ones of any text."""
     (text,) = subject.encode(["a"])
-    ordinary = ordinary_tokens(subject)[offset:][:TESTED]
     words = [at for at, is_special in enumerate(text.special) if not is_special]
     begin, end = (words[0], words[-1] + 1) if words else (len(text), len(text))
-    ids = (*text.ids[:begin], *ordinary, *text.ids[end:])
-    row = Encoded("", ids, ((0, 0),) * len(ids), (False,) * len(ids))
-    (batch,) = subject.batches([row])
-    return batch
+    ordinary = ordinary_tokens(subject)
+    length = min(TESTED, len(ordinary) // 2)
+    batches: list[Batch] = []
+    for tokens in (ordinary[:length], ordinary[length : 2 * length]):
+        ids = (*text.ids[:begin], *tokens, *text.ids[end:])
+        row = Encoded("", ids, ((0, 0),) * len(ids), (False,) * len(ids))
+        batches += subject.batches([row])
+    return batches
 
 
 def _output(subject: Subject, batch: Batch) -> Tensor:

@@ -164,7 +164,7 @@ def test_noise_is_drawn_for_every_table(name: str) -> None:
     for path, module in subject.model.named_modules():
         for lookup in tables(subject).text:
             if module is lookup.layer:
-                noise = drawn[lookup.columns] - module(torch.tensor(part.ids[place]))
+                noise = drawn[lookup.columns] - module(torch.tensor(part.ids[place])).detach()
                 deviation = float(module(torch.arange(NEW)).detach().std())
                 assert float(noise.std()) == pytest.approx(3 * deviation, rel=0.4)
                 scale = float(getattr(module, "embed_scale", 1.0))
