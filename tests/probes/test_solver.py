@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from probes import Design, Fit, NonFiniteError, fit_many
 from probes import newton as newton_module
 from probes import solver as solver_module
-from probes.newton import gap_bound
+from probes.certificate import gap_bound
 from probes.objective import Point
 
 
