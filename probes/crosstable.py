@@ -122,7 +122,7 @@ def cross_table(
     records = []
     for ranking, probe, k in itertools.product(orders, names, ks):
         record = {"ranking": ranking, "probe": probe, "k": k}
-        score = boot.mean(ranked[ranking][probe, k])
+        score = boot.mean(ranked[ranking][probe, k], kind="share")
         record |= {"accuracy": score.value, "low": score.low, "high": score.high}
         record |= _band("random", random, probe, k)
         record |= _band("rotated", rotated[ranking], probe, k)
