@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from layerscope.arguments import checked
 from layerscope.errors import LayerscopeError
 
 from . import views
@@ -131,6 +132,7 @@ class _Shape(NamedTuple):
     heads: tuple[Any, ...]
 
 
+@checked
 def anatomy(model: nn.Module) -> Anatomy:
     """The anatomy of a model.
 
@@ -297,6 +299,7 @@ def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     return twin
 
 
+@checked
 def sites(model: nn.Module, *patterns: SiteLike) -> list[str]:
     """The names of all sites of a model, or of those that match a pattern.
 

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError, UseError
 
 from .activations import Activations
@@ -85,6 +86,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         ValuesOverflowed: on exit, naming the sites with values too large for ``dtype``.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,

@@ -23,6 +23,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from . import views
@@ -35,7 +36,7 @@ from .sites import Site, SiteLike, UnknownSite
 from .taps import Tap, Taps, as_site, read
 from .transforms import copy_for, is_wrapped, share_memory
 
-EditLike: TypeAlias = "Edit | Callable[..., Tensor | None]"
+EditLike: TypeAlias = Edit | Callable[..., Tensor | None]
 _Asked: TypeAlias = tuple[Site, Place, Edit]
 
 
@@ -78,6 +79,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
 
     by_step = True
 
+    @checked
     def __init__(self, model: nn.Module, edits: Mapping[SiteLike, EditLike]) -> None:
         if not edits:
             raise InputError("intervene: expected at least one site with its edit, got none")

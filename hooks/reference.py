@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
 from layerscope.errors import LayerscopeError
 
 from .activations import Activations, select
@@ -38,6 +39,7 @@ class Reference:
     (2, 5)
     """
 
+    @checked
     def __init__(
         self,
         values: Mapping[str, Float[Tensor, "text pos *width"]],
@@ -58,6 +60,7 @@ class Reference:
         self.n_texts, self.n_tokens = len(mask), int(mask.sum())
 
     @classmethod
+    @checked
     def of(
         cls,
         model: nn.Module,

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError, UseError
 
 from .anatomy import anatomy
@@ -78,6 +79,7 @@ class Resume:
     (True, True)
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
