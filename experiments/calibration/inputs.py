@@ -167,8 +167,8 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     # Each bin of equal mass takes a row at least.
     if n_measured < options.bins:
         raise QuestionError(
-            f"expected at least as many rows as bins, got {n_measured} and "
-            f"{options.bins}: give --bins"
+            f"expected at least as many rows as bins, got {n_measured} rows and "
+            f"{options.bins} bins: give --bins {n_measured} or less"
         )
     return inputs
 

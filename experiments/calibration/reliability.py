@@ -126,7 +126,8 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
         return JudgedRecord(**of_all, measured=True, **of_answered, **of_rows)
     if answered.all():
         raise cal.CalibrationError(
-            f"expected at least as many rows as bins, got {n} rows and {bins} bins: give --bins"
+            f"expected at least as many rows as bins, got {n} rows and {bins} bins: "
+            f"give --bins {n} or less"
         )
     return JudgedRecord.unmeasured(**of_all)
 

@@ -381,7 +381,7 @@ def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
     assert line.startswith(
         "layerscope: step-1: transformers saves no LlamaForCausalLM of this shape: The hidden size"
     )
-    assert line.endswith("--steps stops before it")
+    assert line.endswith("; give fewer --steps")
 
 
 def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsys, monkeypatch):

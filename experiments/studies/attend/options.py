@@ -21,7 +21,7 @@ class AttendOptions(RunOptions):
     )
     text: tuple[str, ...] = option("or a text (repeatable)", (), metavar="TEXT")
     limit: int | None = option("use the first N sentences or prompts", None, metavar="N", least=1)
-    skip: float = option(SKIP, 0.1, metavar="SHARE")
+    skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
     effects: Path | None = option(
         "a finished ablation of heads, to compare effects with attention", None, metavar="DIR"
     )

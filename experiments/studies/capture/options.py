@@ -33,7 +33,7 @@ class CaptureOptions(RunOptions, EngineOptions):
         (),
         metavar="FILE",
     )
-    skip: float = option(SKIP_FILES, 0.1, metavar="SHARE")
+    skip: float = option(SKIP_FILES, 0.1, metavar="SHARE", most=1)
     level: str | None = option(
         "unit of a row (default: word for --corpus, token for --lines, "
         "item for --images and --audio)",
