@@ -35,10 +35,10 @@ from layerscope.experiments.studies import STUDIES
 from layerscope.experiments.studies.ablate import study as ablate
 from layerscope.experiments.subject import load
 from layerscope.experiments.sweep.elimination import eliminate
+from layerscope.experiments.sweep.grid import sweep_all
 from layerscope.experiments.sweep.measure import gradients
 from layerscope.experiments.sweep.race import stages
 from layerscope.experiments.sweep.reading import component_name, strongest
-from layerscope.experiments.sweep.sweep import sweep_all
 from measure import start
 
 

@@ -20,11 +20,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from layerscope.arguments import checked
+
 from .pages import complete
 from .results import Results
 from .runs.execute import execute, planned
 from .runs.folder import write_text
-from .runs.options import from_values
+from .runs.options import OptionError, from_values
 from .runs.shared_options import RUNS
 from .runs.study import Study
 from .studies import STUDIES
@@ -65,7 +67,7 @@ class StudyFunction:
 
     def _config(self, args: tuple[Any, ...], options: Any) -> Any:
         if args:
-            raise TypeError(
+            raise OptionError(
                 f"{self.__name__}: expected options by name, such as model=..., got {args[0]!r:.80}"
             )
         given = {name: _in_a_file(value) for name, value in options.items()}
@@ -75,6 +77,7 @@ class StudyFunction:
         return f"<layerscope {self.__name__}{self.__signature__}>"
 
 
+@checked
 def make_dataset(dataset: str, **options: Any) -> list[dict[str, object]]:
     """The items of a data set for one model, as ``layerscope make`` writes them.
 
@@ -109,11 +112,12 @@ def make_dataset(dataset: str, **options: Any) -> list[dict[str, object]]:
 
 def _with_subject(options: dict[str, Any]) -> dict[str, Any]:
     """The options, with a pair of model and tokenizer as a `Subject`."""
-    if not isinstance(options.get("model"), tuple):
+    pair = options.get("model")
+    if not isinstance(pair, tuple) or len(pair) != 2:
         return options
     from .subject import Subject
 
-    model, tokenizer = options["model"]
+    model, tokenizer = pair
     return {**options, "model": Subject(model, tokenizer, bos=options.get("bos", "auto"))}
 
 

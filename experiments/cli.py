@@ -129,6 +129,8 @@ class _Parser(argparse.ArgumentParser):
             choices = re.findall(r"[\w-]+", match[2])
             near = difflib.get_close_matches(match[1], choices, 1)
             message += f": did you mean {near[0]}?" if near else ""
+        message = message.replace("invalid int value:", "expected a whole number, got")
+        message = message.replace("invalid float value:", "expected a number, got")
         self.exit(BAD_INPUT, f"{shorten(f'{self.prog}: {message}')}\n")
 
 
@@ -343,7 +345,7 @@ def _guarded(given: argparse.Namespace) -> int:
     except (LayerscopeError, OSError) as error:
         if getattr(given, "verbose", False):
             traceback.print_exc()
-        print(f"layerscope: {shorten(str(error))}", file=sys.stderr)
+        print(f"layerscope: {shorten(_reason(error))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print(f"layerscope: interrupted; {_left(folder)}. To go on: {again}", file=sys.stderr)
@@ -368,6 +370,13 @@ def _left(folder: Path | None) -> str:
     if cells or holds_work(folder):
         return f"{len(cells)} parts are done and kept in {folder}"
     return "nothing was done yet"
+
+
+def _reason(error: Exception) -> str:
+    """An error in words; one of the operating system is the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def shorten(text: str) -> str:

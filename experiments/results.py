@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerscope.arguments import checked
 from layerscope.errors import UseError
 
 from .runs.folder import RunError, read_json, write_json, write_text
@@ -39,11 +40,13 @@ class Results:
         folder: the run's folder, if there is one.
     """
 
+    @checked
     def __init__(self, raw: dict[str, Any], folder: Path | str | None = None) -> None:
         self.raw = raw
         self.folder = None if folder is None else Path(folder)
 
     @classmethod
+    @checked
     def load(cls, folder: Path | str) -> Results:
         """The results of a finished run.
 
@@ -229,6 +232,7 @@ def _run_folders(parent: Path) -> list[str]:
     return [path.parent.name for path in parent.glob("*/results.json")]
 
 
+@checked
 def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
     """Write a page that shows several runs side by side; returns where.
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from layerscope.arguments import checked
 from layerscope.errors import LayerscopeError
 
 from . import views
@@ -131,6 +132,7 @@ class _Shape(NamedTuple):
     heads: tuple[Any, ...]
 
 
+@checked
 def anatomy(model: nn.Module) -> Anatomy:
     """The anatomy of a model.
 
@@ -216,6 +218,15 @@ def _refuse_wrapper(model: nn.Module) -> None:
             "the model is compiled (torch.compile): compiled code skips hooks added "
             "later; pass the original model, model._orig_mod, which shares its weights"
         )
+    _refuse_scripted(model)
+
+
+def _refuse_scripted(module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise WrappedModel(
+            "the model is TorchScript, whose code runs no hooks: pass the module that was "
+            "scripted or traced"
+        )
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -240,6 +251,7 @@ def _find_module(path: str, found: dict[str, nn.Module]) -> nn.Module:
     parent = found.get(above)
     if parent is None:
         parent = _find_module(above, found)
+    _refuse_scripted(parent)
     module = parent._modules.get(name)
     module = found[path] = getattr(parent, name) if module is None else module
     return module
@@ -287,6 +299,7 @@ def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     return twin
 
 
+@checked
 def sites(model: nn.Module, *patterns: SiteLike) -> list[str]:
     """The names of all sites of a model, or of those that match a pattern.
 
@@ -406,8 +419,11 @@ def _of_torch(model: nn.Module) -> Anatomy:
         raise UnknownArchitecture(
             f"{type(model).__name__} has no Hugging Face config and none of PyTorch's "
             "transformer or recurrent layers, so its sites are not known by name: "
-            "use raw paths such as 'module:encoder.rnn:output[0]' (see "
-            "model.named_modules())"
+            + (
+                _parts_with_names(model)
+                or "use raw paths such as 'module:encoder.rnn:output[0]' (see "
+                "model.named_modules())"
+            )
         )
     _, main, stack = stacks_of_torch[0]
     places = dict(outside)
@@ -427,6 +443,20 @@ def _of_torch(model: nn.Module) -> Anatomy:
         main.heads,
         {name: reading.n_layers for name, reading, _ in stacks_of_torch},
     )
+
+
+def _parts_with_names(model: nn.Module) -> str:
+    """What to pass instead of a wrapper: its parts whose sites have names; empty if it has none."""
+    parts: dict[str, str] = {}
+    for path, module in model.named_modules():
+        is_within = any(path.startswith(f"{above}.") for above in parts)
+        config = getattr(module, "config", None)
+        if not is_within and getattr(config, "model_type", None) is not None:
+            parts[path] = type(module).__name__
+    if not parts:
+        return ""
+    named = " or ".join(f"model.get_submodule({path!r}) ({kind})" for path, kind in parts.items())
+    return f"pass its part {named}; hooks on a part also apply when the whole model runs"
 
 
 def _adapted_stack(model: nn.Module, required: bool) -> list[Stack]:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError, UseError
 
 from .activations import Activations
@@ -85,6 +86,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         ValuesOverflowed: on exit, naming the sites with values too large for ``dtype``.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -164,7 +166,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             view = functools.partial(self._view, site, place, shape=shape)
             add = self.acts.grad._add
 
-            def keep(gradient: Tensor) -> None:
+            def keep(gradient: Tensor | None) -> None:
+                if gradient is None:  # a function behind this site gives none
+                    return
                 add(site, forward, self._store(site, view(gradient.detach())))
 
             # Hooks of tensors outlive the block where a graph does: they go with it.

@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerscope.arguments import checked
+
 from .positions import EditError, Positions, Where, checked_positions
 from .reference import Reference, select_part
 from .sites import Site, SiteLike
@@ -145,6 +147,7 @@ def zero() -> Edit:
     )
 
 
+@checked
 def mean(reference: Reference, per: str = "all") -> Edit:
     """The mean of the site over a reference set, without padding.
 
@@ -157,6 +160,7 @@ def mean(reference: Reference, per: str = "all") -> Edit:
     return Edit(name, lambda value, where: reference.mean_for(value, where, per), given="value")
 
 
+@checked
 def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = None) -> Edit:
     """Replace the value of each text by that of a random reference text, position by position.
 
@@ -176,6 +180,7 @@ def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = N
     return Edit("resample", apply, given="value")
 
 
+@checked
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
     """The value of another run: its `Activations` (at the same site), or a tensor with all
     positions of the text.
@@ -185,10 +190,19 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
     """
 
     def apply(value: Tensor, where: Where) -> Tensor:
-        other = source if isinstance(source, Tensor) else source[str(where.site)]
+        other = source if isinstance(source, Tensor) else _source_of(source, where)
         return _aligned(other, value, where).to(value)
 
     return Edit("patch", apply, given="value")
+
+
+def _source_of(source: Mapping[str, Tensor], where: Where) -> Tensor:
+    try:
+        return source[str(where.site)]
+    except KeyError:
+        raise EditError(
+            f"{where.site}: the source of the patch has no value of this site"
+        ) from None
 
 
 def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
@@ -231,6 +245,7 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
     return other
 
 
+@checked
 def constant(vector: Tensor) -> Edit:
     """The same value at every token of every text.
 
@@ -255,6 +270,7 @@ def constant(vector: Tensor) -> Edit:
     return Edit("constant", apply, given="value", asks_where=False)
 
 
+@checked
 def turned(edit: Edit, seed: int = 0) -> Edit:
     """A random change of the same size as ``edit`` at each token: value + Q (edited - value), with
     a random rotation Q.
@@ -286,6 +302,7 @@ def _rotation(width: int, seed: int) -> Float[Tensor, "d d"]:
     return Q * R.diagonal().sign()
 
 
+@checked
 def add(vector: Tensor, factor: float = 1.0) -> Edit:
     """Steering: x + factor * vector, broadcast over texts and positions.
 
@@ -293,14 +310,20 @@ def add(vector: Tensor, factor: float = 1.0) -> Edit:
         vector: as wide as the last axis of the site, or of any shape that broadcasts to the site.
         factor: in units of the vector's length.
     """
-    return Edit(
-        f"add {factor:g} x vector",
-        lambda value, where: value + factor * vector.to(value),
-        given="float32",
-        asks_where=False,
-    )
+
+    def apply(value: Tensor, where: Where) -> Tensor:
+        try:
+            return value + factor * vector.to(value)
+        except RuntimeError:
+            raise EditError(
+                f"{where.site}: expected a vector that broadcasts to {list(value.shape)}, "
+                f"got {list(vector.shape)}"
+            ) from None
+
+    return Edit(f"add {factor:g} x vector", apply, given="float32", asks_where=False)
 
 
+@checked
 def scale(factor: float) -> Edit:
     """factor * x."""
     return Edit(
@@ -316,6 +339,7 @@ _DEPENDENT = 1e-10
 """A direction whose singular value is this share of the largest depends on the others."""
 
 
+@checked
 def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None = None) -> Edit:
     """Project out a subspace: x - Q Q' (x - centre), with Q an orthonormal basis of the span of the
     directions.
@@ -386,6 +410,7 @@ class HookPoint:
         return layer
 
 
+@checked
 def function(apply: Callable[..., Tensor | None], name: str = "function") -> Edit:
     """A user-defined function: site tensor in, tensor of the same shape out.
 
@@ -423,6 +448,7 @@ def _required(apply: Callable[..., Any]) -> list[str]:
     return names
 
 
+@checked
 def knockout(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
     """Cut attention edges before the softmax (Geva et al. 2023): the other weights of the query
     grow to sum to 1.
@@ -436,6 +462,7 @@ def knockout(queries: Positions | None = None, keys: Positions | None = None) ->
     )
 
 
+@checked
 def zero_weights(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
     """Set attention weights to 0 after the softmax; the other weights of the query do not change.
     For ``attn.hook_pattern``.
@@ -450,6 +477,7 @@ def zero_weights(queries: Positions | None = None, keys: Positions | None = None
     )
 
 
+@checked
 def window(layer: int, width: int, n_layers: int) -> range:
     """The layers of a knockout window: max(0, l - w // 2) to min(L, l + ceil(w / 2)), excluding
     the end (Geva et al. 2023).

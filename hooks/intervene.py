@@ -23,6 +23,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from . import views
@@ -35,7 +36,7 @@ from .sites import Site, SiteLike, UnknownSite
 from .taps import Tap, Taps, as_site, read
 from .transforms import copy_for, is_wrapped, share_memory
 
-EditLike: TypeAlias = "Edit | Callable[..., Tensor | None]"
+EditLike: TypeAlias = Edit | Callable[..., Tensor | None]
 _Asked: TypeAlias = tuple[Site, Place, Edit]
 
 
@@ -72,11 +73,13 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         SiteNeverFired: on exit, if a forward pass ran and a site did not fire.
 
     Warns:
-        NothingChanged: on exit, naming the sites whose values did not change at all.
+        NothingChanged: on exit, naming the sites whose values did not change at all, or if no
+            forward pass ran.
     """
 
     by_step = True
 
+    @checked
     def __init__(self, model: nn.Module, edits: Mapping[SiteLike, EditLike]) -> None:
         if not edits:
             raise InputError("intervene: expected at least one site with its edit, got none")
@@ -154,6 +157,13 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             return
         self._taps.require([site for site in self._edits if site not in self._changed])
         self._seen.require()
+        if not self._taps.ran:
+            warnings.warn(
+                "the edits changed nothing: the model did not run in this block, or only in code "
+                "that was compiled before it",
+                NothingChanged,
+                stacklevel=2,
+            )
         same = [str(site) for site, changed in self._changed.items() if not bool(changed)]
         if same:
             warnings.warn(

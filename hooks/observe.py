@@ -24,12 +24,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
+
 from .anatomy import Place, locate
 from .attention import forbid
 from .sites import Site, SiteLike
 from .taps import Tap, Taps, read
 
 
+@checked
 @contextmanager
 def observe(
     model: nn.Module, *sites: SiteLike, see: Callable[[Site, Tensor], None]

@@ -1,7 +1,7 @@
 """Output heads of transformers models: from the end of the residual stream to logits.
 
-Each function gives the ways that a model may go; which of them is the model's own is measured by
-the caller.
+`language_heads` and `class_heads` give the ways that a model may go; `head_of_model` measures which
+of them is its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .anatomy import body_of
 from .configuration import text_config
 from .placement import adapted
 
@@ -51,6 +52,8 @@ def language_heads(model: nn.Module) -> list[Head]:
 def _body_and_beside(model: nn.Module) -> tuple[nn.Module | None, list[nn.Module]]:
     """A model's body, and the modules with weights beside it."""
     body = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    if body is None:
+        body = body_of(model)  # Llama 4 has its body under another name than its prefix
     beside = []
     for module in model.children():
         has_weights = next(module.parameters(), None) is not None
@@ -80,6 +83,61 @@ def _logits(
     elif down:
         logits = logits / down
     return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def head_of_model(
+    model: nn.Module,
+    norm: nn.Module | None,
+    last: Float[Tensor, "*read d_model"],
+    logits: Float[Tensor, "*read vocab"],
+    tolerance: float,
+) -> tuple[Head | None, float | None]:
+    """The first head that turns the last block's output into the model's logits.
+
+    Args:
+        norm: the final norm, which stands before the head; None where there is none.
+        last: the last block's output.
+        logits: what the model gives there.
+        tolerance: largest difference, relative to the largest logit.
+
+    Returns:
+        The head with its norm, None where none gives these logits; and the least difference
+        measured, None where no head runs.
+    """
+    least = None
+    for candidate in (*language_heads(model), *class_heads(model)):
+        head = _behind_norm(norm, candidate)
+        error = _relative_error(head, last, logits)
+        if error is None:
+            continue
+        least = error if least is None else min(least, error)
+        if error <= tolerance:
+            return head, least
+    return None, least
+
+
+def _behind_norm(norm: nn.Module | None, head: Head) -> Head:
+    """A head that is given the last block's output."""
+
+    def tail(x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        return head(norm(x) if norm is not None else x, tokens)
+
+    return tail
+
+
+def _relative_error(head: Head, last: Tensor, logits: Tensor) -> float | None:
+    """How far a head is from the model's logits, relative to the largest;
+    None where it does not run.
+    """
+    try:
+        found = head(last)
+    except (RuntimeError, TypeError, IndexError):
+        return None
+    if found.shape != logits.shape:
+        return None
+    difference, largest = float((found - logits).abs().max()), float(logits.abs().max())
+    # a model of zeros gives logits of 0
+    return difference / largest if largest else difference
 
 
 def asked_positions(

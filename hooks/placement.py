@@ -98,18 +98,27 @@ def weight_of(module: nn.Module) -> Float[Tensor, "in out"] | None:
     return (module(eye) - module(torch.zeros_like(eye[:1]))).float()
 
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+"""Where PyTorch keeps layers whose products are no functions of autograd."""
+
+
 def cut_gradients(model: nn.Module) -> str:
     """Why gradients do not pass all layers of a model, in a line; empty where they do.
 
     On a CPU with AVX512-BF16, bitsandbytes packs the weights of a 4-bit layer at its first forward
     without gradients, and the packed layer's product is no function of autograd: what stands in
-    front of it gets the gradient of the residual stream alone. PyTorch's flex attention has no
-    gradients on a CPU at all.
+    front of it gets the gradient of the residual stream alone. PyTorch's own quantised layers and
+    its flex attention on a CPU have no gradients at all.
     """
     if device_of(model).type == "cpu" and any(map(uses_flex, model.modules())):
         return (
             "flex attention has no gradients on a CPU: use a GPU, another kernel (--attn sdpa), "
             "or what needs no gradient"
+        )
+    if any(type(module).__module__.startswith(_QUANTISED) for module in model.modules()):
+        return (
+            "gradients stop at quantised layers of torch.ao, which have none: "
+            "use the model before it was quantised, or what needs no gradient"
         )
     return _packed(model) if "bitsandbytes" in sys.modules else ""
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
 from layerscope.errors import LayerscopeError
 
 from .activations import Activations, select
@@ -38,6 +39,7 @@ class Reference:
     (2, 5)
     """
 
+    @checked
     def __init__(
         self,
         values: Mapping[str, Float[Tensor, "text pos *width"]],
@@ -58,6 +60,7 @@ class Reference:
         self.n_texts, self.n_tokens = len(mask), int(mask.sum())
 
     @classmethod
+    @checked
     def of(
         cls,
         model: nn.Module,
@@ -193,14 +196,29 @@ class Reference:
         """What `edits.resample` puts in:
         for each text the values of the reference text that was chosen for it.
         """
-        if len(rows) != len(value):
+        at, used = where.used(value)
+        chosen = where.by_row(torch.tensor(rows), len(value))
+        if len(chosen) != len(value):
             raise ReferenceMismatch(
                 f"{where.site}: expected a reference text for each of {len(value)} texts, "
                 f"got {len(rows)}"
             )
+        unknown = chosen[(chosen < 0) | (chosen >= self.n_texts)].tolist()
+        if unknown:
+            raise ReferenceMismatch(
+                f"{where.site}: expected indices of reference texts from 0 to "
+                f"{self.n_texts - 1}, got {unknown[0]}"
+            )
+        needed, lengths = torch.where(used, at + 1, 0).amax(1), self._lengths[chosen]
+        short = (lengths < needed).nonzero().flatten().tolist()
+        if short:
+            row = short[0]
+            raise ReferenceMismatch(
+                f"{where.site}: expected a reference text of at least {int(needed[row])} tokens, "
+                f"got text {int(chosen[row])} of {int(lengths[row])}"
+            )
         whole = select_part(self._whole(where.site), where.site, lead=2)
-        at, _ = where.used(value)
-        return whole[torch.tensor(rows)[:, None], at.clamp(0, whole.shape[1] - 1)].to(value)
+        return whole[chosen[:, None], at.clamp(max=whole.shape[1] - 1)].to(value)
 
     def draw_for(self, value: Tensor, where: Where, seed: int) -> Tensor:
         """What `edits.resample` puts in: for each text the values of one drawn reference text,

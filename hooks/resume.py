@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,17 +21,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError, UseError
 
 from .anatomy import anatomy
 from .block import as_layer
 from .caches import CACHES, cached_columns
 from .configuration import setting
-from .flex import is_block_mask, of_copies
-from .forwards import ODD_MASK, Forward, Forwards, belonging_to, working_hooks
-from .output_heads import Head, asked_positions, class_heads, language_heads
-from .prefix import Prefix, causal_mask, is_cache, is_rows, late
-from .shortcuts import is_free, only_positions, padded, parts_of, run_once
+from .forwards import ODD_MASK, Forward, Forwards, belonging_to
+from .output_heads import Head, asked_positions, head_of_model
+from .prefix import Prefix, causal_mask, is_rows, late
+from .reads import Reads
+from .recording import Recording, blocks_of, hooks_within, repeat_texts, stream_of
+from .shortcuts import is_free, only_positions, parts_of, run_once
 from .sites import Site
 
 TOLERANCE = 1e-5
@@ -78,6 +79,7 @@ class Resume:
     (True, True)
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -96,27 +98,54 @@ class Resume:
         self.positions = positions
         places = anatomy(model).places
         self.n_layers = anatomy(model).n_layers
-        self._blocks = _blocks_of(model)
-        self._is_shared = len(set(self._blocks)) < self.n_layers
+        self._blocks = blocks_of(model)
+        self._reuses_block = len(set(self._blocks)) < self.n_layers
         self._parts = [parts_of(model, places, layer) for layer in range(self.n_layers)]
         self._stop = self.n_layers if readout is None else readout.layer + 1
-        self._shared: dict[str, bool] = {}
-        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        takes = inspect.signature(self._blocks[0].forward).parameters.values()
-        self._named = [p.name for p in takes if p.kind is p.POSITIONAL_OR_KEYWORD]
-        self._cache = next(
-            (name for name in ("past_key_values", "layer_past") if name in self._named), None
-        )
-        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+        self._can_share: dict[str, bool] = {}
         final = places.get("ln_final.hook_normalized")
-        self._norm = model.get_submodule(final.path) if final is not None else None
-        self.error: float | None = None
+        norm = model.get_submodule(final.path) if final is not None else None
         with torch.no_grad():
-            self.logits, self._end = self._record()
-            self._finish = self._tail(self._read(self._end)) if self._repeats() else None
+            self.logits = self._record()
+            self._end = self._recording.end
+            self.error: float | None = None
+            self._finish: Head | None = None
+            if self._repeats():
+                self._finish, self.error = self._tail(norm)
         self.exact = self._finish is not None
         self._few = self.exact and self._reads_few()
-        self._recorded_under = self._hooks()
+        self._recorded_under = hooks_within(self._blocks)
+
+    def _record(self) -> Float[Tensor, "*read vocab"]:
+        """Run the model; the logits that are read."""
+        inputs = dict(self.inputs)
+        if setting(self.model.config, "use_cache") is not None:
+            inputs["use_cache"] = False
+        # The positions whose logits alone the model is asked for; None for all.
+        asked = None
+        if self.positions is not None and self._readout is None:
+            asked = asked_positions(self.model, self.inputs, self.positions[:, 1])
+        if asked is not None:
+            inputs["logits_to_keep"] = asked
+        self._recording = Recording(self._blocks, self._stop)
+        output = self._recording.run(self.model, inputs)
+        if self._readout is not None:
+            self.batch = len(self._recording.end)
+            self._reads = Reads(self.positions, self.batch)
+            return self._reads.of(self._readout.of(self._recording.end))
+        logits = getattr(output, "logits", None)
+        if logits is None:
+            raise InputError(
+                f"{type(self.model).__name__} gives no logits: "
+                "expected a language model with its head"
+            )
+        self.batch = len(logits)
+        self._reads = Reads(self.positions, self.batch)
+        if asked is None or logits.shape[1] != len(asked):
+            return self._reads.of(logits)
+        assert self.positions is not None
+        texts, positions = self.positions[:, 0], self.positions[:, 1].contiguous()
+        return logits[texts, torch.searchsorted(asked, positions)]
 
     def residual(self, layer: int) -> Float[Tensor, "*batch pos d_model"]:
         """The recorded input of a block (Gemma 3n has several streams, `streams batch pos
@@ -124,10 +153,7 @@ class Resume:
 
         That of the block behind the last, at ``n_layers``, is the last one's output.
         """
-        if layer == self._stop:
-            return self._end
-        args, kwargs = self._calls[layer]
-        return args[0] if args else kwargs["hidden_states"]
+        return self._recording.residual(layer)
 
     @functools.cached_property
     def causal(self) -> bool:
@@ -142,12 +168,10 @@ class Resume:
         self._require_as_recorded("causal")
         clean = self.residual(0)
         start = clean.shape[1] // 2
-        if self._finish is None or self._cache is None or not start:
+        if self._finish is None or self._recording.cache is None or not start:
             return False
-        noise = (
-            torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
-            * clean.std()
-        )
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(clean.shape, generator=generator).to(clean) * clean.std()
         noise[:, :start] = 0
         whole = clean + noise
         part = whole[:, start:]
@@ -217,39 +241,19 @@ class Resume:
         else:
             for block in range(layer, self._stop if until is None else until):
                 # Before the site that is edited, all copies are equal: they need one run.
-                is_shared = (
-                    block == layer and start == 0 and copies > 1 and self._shared.get(edited, False)
-                )
+                is_first = block == layer and start == 0 and copies > 1
+                is_shared = is_first and self._can_share.get(edited, False)
                 # Behind the last attention, positions that nobody reads need no run.
-                only_read = (
-                    block == self._stop - 1
-                    and self._few
-                    and is_free(self._blocks[block], self._parts[block])
-                )
-                residual = self._block(
-                    block, residual, start, edited if is_shared else "", only_read
-                )
+                only_read = block == self._stop - 1 and self._few and self._is_free(block)
+                shared_before = edited if is_shared else ""
+                residual = self._block(block, residual, start, shared_before, only_read)
         if until is not None:
             return residual
-        read = (
-            self._read(residual, copies)
-            if start == 0
-            else self._read_behind(residual, copies, start)
-        )
+        if start == 0:
+            read = self._reads.of(residual, copies)
+        else:
+            read = self._reads.of_late(residual, copies, start, self._end)
         return self._finish(read) if finish else read
-
-    def _read_behind(self, residual: Tensor, copies: int, start: int) -> Tensor:
-        """`_read` of a stream that begins at ``start``:
-        what is read before it is as it was recorded.
-        """
-        if self.positions is None:
-            recorded = self._end[:, :start].repeat(copies, 1, 1)
-            return torch.cat([recorded, residual], dim=1)
-        is_behind = self.positions[:, 1] >= start
-        positions = self.positions[is_behind] - self.positions.new_tensor([0, start])
-        read = self._read(self._end).repeat(copies, 1)
-        read[is_behind.repeat(copies).to(read.device)] = self._read(residual, copies, positions)
-        return read
 
     def finish(
         self, residual: Float[Tensor, "*read d_model"], tokens: Int[Tensor, " tokens"] | None = None
@@ -295,37 +299,34 @@ class Resume:
         and only the positions that are read behind its attention.
         """
         copies = len(residual) // self.batch
-        args, kwargs = self._calls[layer]
-        more = {k: self._repeat(v, copies) for k, v in kwargs.items() if k != "hidden_states"}
-        rest = self._repeat(args[1:], copies)
+        recorded, recorded_by_name = self._recording.arguments(layer)
+        args = repeat_texts(recorded, self.batch, copies)
+        kwargs = {k: repeat_texts(v, self.batch, copies) for k, v in recorded_by_name.items()}
         with contextlib.ExitStack() as stack:
-            if self._is_shared:
+            if self._reuses_block:
                 stack.enter_context(as_layer(layer))
             stack.enter_context(belonging_to(self._forward(copies, start)))
             if edited:
-                one = {id(value): kwargs[name] for name, value in more.items()}
-                one |= {id(value): args[1 + i] for i, value in enumerate(rest)}
-                at = self.model.get_submodule(
-                    anatomy(self.model).places[f"blocks.{layer}.{edited}"].path
-                )
-                stack.enter_context(
-                    run_once(self._parts[layer], edited, at, self.batch, copies, one)
-                )
+                place = anatomy(self.model).places[f"blocks.{layer}.{edited}"]
+                of_one = {id(value): recorded_by_name[name] for name, value in kwargs.items()}
+                of_one |= {id(args[i]): value for i, value in enumerate(recorded)}
+                parts, at = self._parts[layer], self.model.get_submodule(place.path)
+                stack.enter_context(run_once(parts, edited, at, self.batch, copies, of_one))
             if few:
-                positions = (self._table - start).clamp(min=0).repeat(copies, 1)
+                positions = (self._reads.table - start).clamp(min=0).repeat(copies, 1)
                 stack.enter_context(only_positions(self._parts[layer], positions))
             if start:
                 length = self.residual(layer).shape[1]
-                rest = late(rest, start, length)
-                more = {
+                args = late(args, start, length)
+                kwargs = {
                     k: v if k == "attention_mask" and is_rows(v) else late(v, start, length)
-                    for k, v in more.items()
+                    for k, v in kwargs.items()
                 }
-                if more.get("attention_mask") is None:
-                    more["attention_mask"] = causal_mask(residual, start, length)
-                more[self._cache or ""] = Prefix(self._before(layer), start, copies)
-            out = self._blocks[layer](residual, *rest, **more)
-        return out if isinstance(out, Tensor) else out[0]
+                if kwargs.get("attention_mask") is None:
+                    kwargs["attention_mask"] = causal_mask(residual, start, length)
+                keys_and_values = self._recording.keys_and_values(layer)
+                kwargs[self._recording.cache or ""] = Prefix(keys_and_values, start, copies)
+            return stream_of(self._blocks[layer](residual, *args, **kwargs))
 
     def _forward(self, copies: int, start: int) -> Forward:
         """What edits inside a block are told of the forward that it belongs to."""
@@ -342,16 +343,6 @@ class Resume:
         columns = torch.cat([mask.new_ones(len(mask), virtual), mask], dim=1)
         return Forward(start, columns.repeat(copies, 1), virtual)
 
-    @functools.cached_property
-    def _table(self) -> Int[Tensor, "batch p"]:
-        """The positions that are read in each text."""
-        rows: list[list[int]] = [[] for _ in range(self.batch)]
-        for text, at in sorted(
-            {*map(tuple, [] if self.positions is None else self.positions.tolist())}
-        ):
-            rows[text].append(at)
-        return padded(rows)
-
     def share(self, layer: int, edited: str) -> bool:
         """Whether `run` may compute what stands before ``edited`` in its first block once for all
         copies.
@@ -362,24 +353,15 @@ class Resume:
         Raises:
             RuntimeError: hooks are on the blocks that were not there when they were recorded.
         """
-        if edited not in self._shared:
+        if edited not in self._can_share:
             self._require_as_recorded("share")
-            self._shared[edited] = self._same(
-                layer, self.residual(layer).repeat(2, 1, 1), edited, False
-            )
-        return self._shared[edited]
-
-    def _hooks(self) -> set[int]:
-        """The hooks on the blocks and within them;
-        transformers leaves some there that only look.
-        """
-        modules = [module for block in self._blocks for module in block.modules()]
-        return {hook for module in modules for hooks in working_hooks(module) for hook in hooks}
+            self._can_share[edited] = self._gives_recorded(layer, copies=2, edited=edited)
+        return self._can_share[edited]
 
     def _require_as_recorded(self, what: str) -> None:
-        if more := self._hooks() - self._recorded_under:
+        if added := hooks_within(self._blocks) - self._recorded_under:
             raise UseError(
-                f"{what}: expected the blocks as they were recorded, got {len(more)} more "
+                f"{what}: expected the blocks as they were recorded, got {len(added)} more "
                 "hooks on them: ask for it outside the intervention, or record anew"
             )
 
@@ -388,106 +370,28 @@ class Resume:
         and the recorded values come out the same.
         """
         last = self._stop - 1
-        if self.positions is None or 2 * self._table.shape[1] > self.residual(0).shape[1]:
+        if self.positions is None or 2 * self._reads.table.shape[1] > self.residual(0).shape[1]:
             return False
-        return is_free(self._blocks[last], self._parts[last]) and self._same(
-            last, self.residual(last), "", True
-        )
+        return self._is_free(last) and self._gives_recorded(last, few=True)
 
-    def _same(self, layer: int, residual: Tensor, edited: str, few: bool) -> bool:
-        copies = len(residual) // self.batch
-        known = (self.residual(layer + 1) if layer + 1 < self._stop else self._end).repeat(
-            copies, 1, 1
-        )
+    def _is_free(self, layer: int) -> bool:
+        return is_free(self._blocks[layer], self._parts[layer])
+
+    def _gives_recorded(
+        self, layer: int, copies: int = 1, edited: str = "", few: bool = False
+    ) -> bool:
+        """Whether `_block` gives what was recorded, on copies of what was recorded."""
+        given = self.residual(layer).repeat(copies, 1, 1)
+        expected = self.residual(layer + 1).repeat(copies, 1, 1)
         with torch.no_grad():
             try:
-                found = self._block(layer, residual, 0, edited, few)
+                output = self._block(layer, given, edited=edited, few=few)
             except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
                 return False  # the block puts its parts together in a way of its own
             if few:
-                known, found = self._read(known, copies), self._read(found, copies)
-            return float((known - found).abs().max()) <= TOLERANCE * float(known.abs().max())
-
-    def _before(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The recorded keys and values of a block, ``batch head pos d_head`` each."""
-        if layer not in self._held:
-            args, kwargs = self._calls[layer]
-            recorder = Prefix()
-            self._blocks[layer](*args, **{**kwargs, self._cache or "": recorder})
-            self._held[layer] = recorder.held
-        return self._held[layer]
-
-    def _record(self) -> tuple[Tensor, Tensor]:
-        """Run the model; keep what each block is called with.
-
-        Returns the logits that are read, and the last block's output.
-        """
-        ends: list[Any] = []
-        handles = []
-
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            named = dict(zip(self._named[1:], args[1:], strict=False))
-            given = {
-                name: None if is_cache(value) else value
-                for name, value in {**named, **kwargs}.items()
-            }
-            self._calls.append((args[:1] + args[1 + len(named) :], given))
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            ends.append(output if isinstance(output, Tensor) else output[0])
-
-        for block in dict.fromkeys(self._blocks):
-            handles += [
-                block.register_forward_pre_hook(before, with_kwargs=True),
-                block.register_forward_hook(after),
-            ]
-        inputs = dict(self.inputs)
-        if self._caches():
-            inputs["use_cache"] = False
-        asked_for, of_read = self._logits_to_keep()
-        if asked_for is not None:
-            inputs["logits_to_keep"] = asked_for
-        try:
-            out = self.model(**inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if len(self._calls) != self.n_layers:
-            raise InputError(
-                f"expected {self.n_layers} calls of blocks in one forward, got {len(self._calls)}"
-            )
-        self._chained = all(
-            map(torch.equal, ends[: self._stop - 1], map(self.residual, range(1, self._stop)))
-        )
-        if self._readout is not None:
-            end = ends[self._readout.layer]
-            self.batch = len(end)
-            return self._read(self._readout.of(end)), end
-        logits = getattr(out, "logits", None)
-        if logits is None:
-            raise InputError(
-                f"{type(self.model).__name__} gives no logits: "
-                "expected a language model with its head"
-            )
-        self.batch = len(logits)
-        if asked_for is None or logits.shape[1] != len(asked_for):
-            return self._read(logits), ends[-1]
-        assert self.positions is not None
-        return logits[self.positions[:, 0], of_read], ends[-1]
-
-    def _logits_to_keep(self) -> tuple[Int[Tensor, " kept"] | None, Int[Tensor, " reads"] | None]:
-        """The positions whose logits the model is asked for, and where each read is among them;
-        None for all.
-        """
-        if self.positions is None or self._readout is not None:
-            return None, None
-        kept = asked_positions(self.model, self.inputs, self.positions[:, 1])
-        if kept is None:
-            return None, None
-        return kept, torch.searchsorted(kept, self.positions[:, 1].contiguous())
-
-    def _caches(self) -> bool:
-        return setting(self.model.config, "use_cache") is not None
+                expected, output = self._reads.of(expected, copies), self._reads.of(output, copies)
+            error = float((expected - output).abs().max())
+            return error <= TOLERANCE * float(expected.abs().max())
 
     def _repeats(self) -> bool:
         """Whether a block that is run again gives what it gave, and what the next one was given:
@@ -496,107 +400,29 @@ class Resume:
         first = self.residual(0)
         # not several streams, nor a stream with positions first
         by_text = first.ndim == 3 and len(first) == self.batch
-        return (
-            by_text
-            and self._chained
-            and all(
-                self._same(layer, self.residual(layer), "", False) for layer in {0, self._stop - 1}
-            )
-        )
+        is_chained = by_text and self._recording.is_chained
+        return is_chained and all(map(self._gives_recorded, {0, self._stop - 1}))
 
-    def _read(self, values: Tensor, copies: int = 1, positions: Tensor | None = None) -> Tensor:
-        """The values at the positions that are read."""
-        wanted = self.positions if positions is None else positions
-        if wanted is None:
-            return values
-        texts, positions = wanted.to(values.device).unbind(1)
-        rows = (torch.arange(copies, device=values.device)[:, None] * self.batch + texts).flatten()
-        if values.ndim == 2:  # a classifier's logits are of whole texts
-            return values[rows]
-        return values[rows, positions.repeat(copies)]
-
-    def _tail(self, last: Tensor) -> Head | None:
-        """From the last block's output to logits: the final norm and the head,
-        if that is what the model does.
+    def _tail(self, norm: nn.Module | None) -> tuple[Head | None, float | None]:
+        """From the last block's output to logits: the final norm and the head, if that is what the
+        model does; and how far it is from that.
         """
         if self._readout is not None:
             of = self._readout.of
-            return lambda x, tokens=None: of(x) if tokens is None else of(x)[..., tokens]
-        for candidate in (*language_heads(self.model), *class_heads(self.model)):
-            tail = self._behind_norm(candidate)
-            error = self._error(tail, last)
-            if error is not None and (self.error is None or error < self.error):
-                self.error = error
-            if error is not None and error <= TOLERANCE:
-                return tail
-        return None
-
-    def _behind_norm(self, head: Head) -> Head:
-        """A head that is given the last block's output."""
-
-        def tail(x: Tensor, tokens: Tensor | None = None) -> Tensor:
-            return head(self._norm(x) if self._norm is not None else x, tokens)
-
-        return tail
-
-    def _error(self, tail: Head, last: Tensor) -> float | None:
-        """How far a tail is from the model's logits, relative to the largest;
-        None where it does not run.
-        """
-        try:
-            logits = tail(last)
-        except (RuntimeError, TypeError, IndexError):
-            return None
-        if logits.shape != self.logits.shape:
-            return None
-        difference, largest = (
-            float((logits - self.logits).abs().max()),
-            float(self.logits.abs().max()),
-        )
-        # a model of zeros gives logits of 0
-        return difference / largest if largest else difference
+            return lambda x, tokens=None: of(x) if tokens is None else of(x)[..., tokens], None
+        last = self._reads.of(self._end)
+        return head_of_model(self.model, norm, last, self.logits, TOLERANCE)
 
     def _whole(self, layer: int, residual: Tensor, copies: int) -> Tensor:
         from .edits import patch
         from .intervene import NothingChanged, intervene
 
+        inputs = {k: repeat_texts(v, self.batch, copies) for k, v in self.inputs.items()}
         with (
             warnings.catch_warnings(),
             intervene(self.model, {f"blocks.{layer}.hook_resid_pre": patch(residual)}),
         ):
             # the recorded input itself may be given
             warnings.simplefilter("ignore", NothingChanged)
-            out = self.model(**{k: self._repeat(v, copies) for k, v in self.inputs.items()})
-        return self._read(out.logits, copies)
-
-    def _repeat(self, value: Any, copies: int) -> Any:
-        """What belongs to each text, once for every copy; what is shared by all stays."""
-        if copies == 1:
-            return value
-        if is_block_mask(value):
-            return of_copies(value, self.batch, copies)
-        each = isinstance(value, Tensor) and value.ndim > 1 and len(value) == self.batch
-        if each or (
-            isinstance(value, Tensor) and value.ndim > 2 and len(value) % self.batch == 0
-        ):  # ALiBi: texts x heads
-            return value.repeat(copies, *[1] * (value.ndim - 1))
-        if isinstance(value, tuple | list):
-            return type(value)(self._repeat(v, copies) for v in value)
-        return value
-
-
-def _blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The blocks, each a module that is given the stream; `InputError` says why there are none."""
-    known = anatomy(model)
-    places = [known.places.get(f"blocks.{n}.hook_resid_pre") for n in range(known.n_layers)]
-    blocks = [
-        model.get_submodule(place.path)
-        for place in places
-        if place is not None and place.end == "input"
-    ]
-    if len(blocks) < len(places) or not blocks:
-        why = known.missing.get(
-            "hook_resid_pre", "its blocks are no modules that are given the stream"
-        )
-        raise InputError(f"{type(model).__name__} cannot be continued from a block: {why}")
-    return blocks
+            out = self.model(**inputs)
+        return self._reads.of(out.logits, copies)

@@ -71,8 +71,6 @@ class Span(NamedTuple):
 
 
 Index: TypeAlias = int | tuple[int, ...] | Span
-SiteLike: TypeAlias = "str | Site | tuple[str, int | str | Sequence[int]]"
-
 _SELECTION = re.compile(r"^(?P<name>.*?)\[(?P<index>[-\d,:\s]+)\]$")
 _MODULE_SELECTION = re.compile(
     r"^(?P<name>module:.*?:(?:input|output)(?P<item>\[\w+\])?)\[(?P<index>[-\d,:\s]+)\]$"
@@ -98,6 +96,14 @@ class Site:
     name: str
     select: Index | None = None
 
+    def __post_init__(self) -> None:
+        is_index = hasattr(self.select, "__index__") or isinstance(self.select, tuple | None)
+        if not isinstance(self.name, str) or not is_index or isinstance(self.select, bool):
+            raise InputError(
+                "Site: expected a name and a number, a tuple of numbers or a Span, "
+                f"got {self.name!r:.80} and {self.select!r:.80}"
+            )
+
     @classmethod
     def parse(cls, spec: SiteLike) -> Site:
         """Read one site or pattern; raises `UnknownSite` for an unknown shorthand,
@@ -107,6 +113,10 @@ class Site:
             return spec if not spec._has_index_alone() else cls(f"{spec.name}[0]", spec.select)
         if isinstance(spec, tuple):
             return cls(_from_pair(spec))
+        if not isinstance(spec, str):
+            raise InputError(
+                f"expected a site such as 'blocks.3.attn.hook_z[5]' or ('z', 3), got {spec!r:.80}"
+            )
         return _parsed(spec)
 
     @property
@@ -139,6 +149,9 @@ class Site:
             and self.name.startswith("module:")
             and not self.name.endswith("]")
         )
+
+
+SiteLike: TypeAlias = str | Site | tuple[str, int | str | Sequence[int]]
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -259,7 +272,9 @@ def _no_such_site(pattern: str, known: Collection[str]) -> str:
         at_layer = [name.replace(".*.", f".{wanted['layer']}.") for name in near]
         near = [name for name in at_layer if name in known]
     hint = f"; nearest: {', '.join(near)}" if near else ""
-    return f"no site {pattern!r} in this model{hint} (hooks.sites(model) lists all {len(known)})"
+    return (
+        f"no site {pattern!r} in this model{hint} (layerscope.sites(model) lists all {len(known)})"
+    )
 
 
 def _from_pair(pair: tuple[str, int | str | Sequence[int]]) -> str:

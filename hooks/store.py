@@ -29,6 +29,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerscope.arguments import checked
+
 from .folders import folder_at
 from .shard_folder import PLAN, ShardFolder, shard_name
 from .shards import (
@@ -64,6 +66,7 @@ class ActivationStore:
             no lock is taken.
     """
 
+    @checked
     def __init__(
         self,
         folder: str | os.PathLike[str],

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from .forwards import Forward, Forwards
 from .recurrent import Recurrence, joined, mark, steps_of
 from .rows import ATTENTION_ENDS
 from .sites import Site
+from .stacks import submodule
 from .torch_modules import keep_padded
 
 
@@ -76,6 +77,11 @@ class _Facts:
 
 
 _ORDER = itertools.count()
+_RECORDERS = "transformers.utils.output_capturing"
+"""Where the hooks come from that keep a block's output for ``hidden_states``: transformers adds
+them at the first forward that asks for these, and leaves them. They run behind ours, because models
+such as LLaVA go on with what they have kept.
+"""
 
 
 class Taps:
@@ -108,6 +114,7 @@ class Taps:
         self._thread, self._elsewhere = threading.get_ident(), False
         self._depth = 0
         self._touching = Touching(model)
+        self._modules: Mapping[str, nn.Module] = {}
         self._with_grad = True  # whether autograd may have been on when this forward began
         paths = (place.path for place in places.values())
         self.forwards = Forwards(model, paths, of_blocks)
@@ -128,6 +135,7 @@ class Taps:
     def _hook(self, tap: Tap) -> ExitStack:
         hooked, likes = self._hooked()
         modules = modules_at(self.model, (*(path for path, _ in hooked), *likes))
+        self._modules = modules
         handles: list[RemovableHandle] = []
 
         def before(module: nn.Module, hook: Callable[..., Any]) -> None:
@@ -136,6 +144,8 @@ class Taps:
         with ExitStack() as stack:  # a failure half-way removes what is already attached
             stack.callback(self._release, handles)
             self._tap = tap
+            for path in {path for path, _ in hooked}:
+                stack.callback(_in_its_order(modules[path]))
             # The order is part of the contract: a call is read before its sites are touched, and
             # ends behind them.
             for path, hook in self.forwards.openers(self):
@@ -162,6 +172,8 @@ class Taps:
             for path, hook in self.forwards.closers(self):
                 closer = ReadingHook(hook)
                 handles.append(modules[path].register_forward_hook(closer, always_call=True))
+            for path, _ in hooked:
+                _put_last(modules[path], _recorders(modules[path]))
             return stack.pop_all()
 
     def _hooked(self) -> tuple[dict[tuple[str, str], list[tuple[Site, Place]]], set[str]]:
@@ -220,7 +232,7 @@ class Taps:
 
     def require(self, silent: Sequence[Site]) -> None:
         """Raise `SiteNeverFired` where forwards ran in other threads and none in this one,
-        or left these sites out.
+        left these sites out, or may have run on other modules than those that were hooked.
         """
         if self._elsewhere and not self.ran:
             raise SiteNeverFired(
@@ -233,6 +245,16 @@ class Taps:
                 f"{len(silent)} of {len(self.places)} sites did not fire in this forward: "
                 f"{', '.join(map(str, silent[:3]))}; the modules did not run, "
                 "or the layer's attention is neither sdpa nor a softmax"
+            )
+        replaced = [
+            path
+            for path, module in self._modules.items()
+            if submodule(self.model, path) is not module
+        ]
+        if self.ran and replaced:
+            raise SiteNeverFired(
+                f"modules of the model were replaced in this block: {', '.join(replaced[:3])}; "
+                "later forward passes have no hooks there: enter another block for them"
             )
 
     def _takes_call(self) -> bool:
@@ -477,6 +499,26 @@ class _Attention:
             with Touching(self.model):
                 raw = self.tap.touch(site, place, raw, None)
         return raw
+
+
+def _recorders(module: nn.Module) -> list[int]:
+    hooks = module._forward_hooks
+    return [key for key, hook in hooks.items() if getattr(hook, "__module__", "") == _RECORDERS]
+
+
+def _put_last(module: nn.Module, keys: Sequence[int]) -> None:
+    """Let these hooks of a module run after all others, in one step for threads that run it."""
+    hooks = cast("OrderedDict[int, Any]", module._forward_hooks)
+    for key in keys:
+        if key in hooks:
+            hooks.move_to_end(key)
+
+
+def _in_its_order(module: nn.Module) -> Callable[[], None]:
+    """What puts a module's hooks back into their order, when its recorders have been last."""
+    recorders, keys = _recorders(module), list(module._forward_hooks)
+    behind = keys[keys.index(recorders[0]) :] if recorders else []
+    return functools.partial(_put_last, module, behind)
 
 
 def read(site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:

@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .reads import Reads
+from .recording import repeat_texts
+
 SOURCES = ("input_ids", "input_features")
 """What the encoder reads: a text, or a sound."""
 
@@ -38,13 +41,14 @@ class TeacherForced:
     def __init__(
         self, model: nn.Module, inputs: Mapping[str, Tensor], positions: Int[Tensor, "reads 2"]
     ) -> None:
-        self.model, self._positions = model, positions
+        self.model = model
         self.inputs: dict[str, Any] = {**inputs, "use_cache": False}
         self.batch = len(inputs["decoder_input_ids"])
+        self._reads = Reads(positions, self.batch)
         with torch.no_grad():
             out = model(**self.inputs)
         self._source = out.encoder_last_hidden_state.detach()
-        self.logits = self._read(out.logits, 1)
+        self.logits = self._reads.of(out.logits)
 
     @property
     def width(self) -> int:
@@ -59,21 +63,12 @@ class TeacherForced:
             edited: the whole name of the site that is edited; in the decoder the recorded source is
                 given.
         """
-        inputs = {name: self._repeat(value, copies) for name, value in self.inputs.items()}
+        inputs = {k: repeat_texts(v, self.batch, copies) for k, v in self.inputs.items()}
         if edited.startswith("decoder_"):
             from transformers.modeling_outputs import BaseModelOutput
 
             for name in SOURCES:
                 inputs.pop(name, None)
-            source = self._repeat(self._source, copies)
+            source = repeat_texts(self._source, self.batch, copies)
             inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=source)
-        return self._read(self.model(**inputs).logits, copies)
-
-    def _repeat(self, value: Any, copies: int) -> Any:
-        is_rows = isinstance(value, Tensor) and copies > 1
-        return value.repeat(copies, *[1] * (value.ndim - 1)) if is_rows else value
-
-    def _read(self, logits: Tensor, copies: int) -> Tensor:
-        texts, positions = self._positions.to(logits.device).unbind(1)
-        starts = torch.arange(copies, device=logits.device)[:, None] * self.batch
-        return logits[(starts + texts).flatten(), positions.repeat(copies)]
+        return self._reads.of(self.model(**inputs).logits, copies)

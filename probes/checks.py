@@ -4,7 +4,9 @@ which says where it is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from layerscope.arguments import check_parameters
 from layerscope.errors import InputError
 
 from .design import as_features, check_dense, check_finite
@@ -38,7 +41,8 @@ def features_and_classes(
         reset: the first rows, which tell the width; else they must have the width of those before.
     """
     X, y = _checked(estimator, X, y, reset=reset)
-    check_classification_targets(y)
+    with _one_line():
+        check_classification_targets(y)
     return X, y
 
 
@@ -92,8 +96,30 @@ def more_rows(
     return X, y
 
 
-def _checked(estimator: BaseEstimator, *given: Any, **more: Any) -> Any:
+def _checked(estimator: BaseEstimator, *given: Any, reset: bool = True, **more: Any) -> Any:
+    if reset:
+        check_parameters(estimator)
     given = tuple(as_array(values) for values in given)
-    return validate_data(
-        estimator, *given, dtype=[np.float64, np.float32], ensure_all_finite=False, **more
-    )
+    types = [np.float64, np.float32]
+    with _one_line():
+        return validate_data(
+            estimator, *given, reset=reset, dtype=types, ensure_all_finite=False, **more
+        )
+
+
+class WrongKind(InputError, TypeError):
+    """Features or labels of a kind for which scikit-learn's contract asks for a ``TypeError``."""
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """What scikit-learn refuses, as an `InputError` of one line without the values."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = " ".join(_VALUES.sub(". ", str(error)).split())
+        kind = WrongKind if isinstance(error, TypeError) else InputError
+        raise kind(text) from None
+
+
+_VALUES = re.compile(r" instead:\s*array=.*?\.\n", re.DOTALL)

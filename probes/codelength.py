@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from .design import Design, as_features, check_finite, penalties
@@ -89,6 +90,7 @@ class CodeLength:
         return mixed / 1024, self.uniform / mixed
 
 
+@checked
 def online_code(
     X: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
     targets: Mapping[str, Labels],
@@ -209,9 +211,10 @@ def _blocks(
     owners: np.ndarray, fractions: Sequence[float], seed: int
 ) -> tuple[np.ndarray, list[int]]:
     """Rows in the order in which they are sent, and where the blocks end."""
-    rises = list(fractions) == sorted(set(fractions))
+    fractions = list(fractions)
+    rises = fractions == sorted(set(fractions))
     if not rises or not fractions or fractions[0] <= 0 or fractions[-1] != 1:
-        raise InputError(f"fractions: expected shares that rise to 1, got {list(fractions)}")
+        raise InputError(f"fractions: expected shares that rise to 1, got {fractions}")
     names, sentence = np.unique(owners, return_inverse=True)
     n_sentences = len(names)
     if n_sentences < 2:

@@ -23,6 +23,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 
+from layerscope.arguments import checked
+
 from .controls import majority
 from .evaluation import ClusterBootstrap, accuracy
 from .gaussian import LDAProbe, MeanDifferenceProbe
@@ -72,6 +74,7 @@ _Answers: TypeAlias = "Mapping[tuple[str, int], np.ndarray]"
 """Probe and number of neurons -> which test rows it gets right."""
 
 
+@checked
 def cross_table(
     X: Float[np.ndarray, "n d"],
     y: Labels,
@@ -122,7 +125,7 @@ def cross_table(
     records = []
     for ranking, probe, k in itertools.product(orders, names, ks):
         record = {"ranking": ranking, "probe": probe, "k": k}
-        score = boot.mean(ranked[ranking][probe, k])
+        score = boot.mean(ranked[ranking][probe, k], kind="share")
         record |= {"accuracy": score.value, "low": score.low, "high": score.high}
         record |= _band("random", random, probe, k)
         record |= _band("rotated", rotated[ranking], probe, k)

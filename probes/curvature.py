@@ -17,6 +17,8 @@ BLOCK_ROWS = 512
 """Rows drawn for each class's block of the preconditioner."""
 BLOCKS_AT_ONCE = 8
 """Blocks made together, so that their rows stay in the processor's cache."""
+SOLVE_REST = 0.25
+"""What a solve may leave, as a share of the error that is asked for."""
 PLATEAU = 3
 """Steps in a row that must gain little before a solve ends for it."""
 LEAST_SCALED = 1e-4

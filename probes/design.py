@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError, LayerscopeError
 
 from .rows import OnDisk
@@ -155,6 +156,7 @@ class Design:
         NonFiniteError: naming how many rows are bad and the first row and column.
     """
 
+    @checked
     def __init__(
         self,
         X: Float[Tensor, "n d"] | np.ndarray | OnDisk,

@@ -1,11 +1,12 @@
-"""Quantiles and tails of the normal distribution and of Student's t.
+"""Quantiles and tails of the normal distribution, of Student's t and of the hypergeometric.
 
 Not scipy.stats: its import takes three times as long as all of numpy and scipy.special, in every
-command that reports an interval, and these four functions are one call each of scipy.special.
+command that reports an interval, and these functions are a line each without it.
 """
 
 from __future__ import annotations
 
+from math import comb
 from typing import Any
 
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
@@ -34,3 +35,14 @@ def t_quantile(p: Any, freedom: Any) -> Any:
 def t_tail(t: Any, freedom: Any) -> Any:
     r""":math:`P(T > t)`."""
     return stdtr(freedom, -t)
+
+
+def hypergeometric_cdf(k: int, drawn: int, marked: int, total: int) -> float:
+    r""":math:`P(K \le k)` for the number K of marked ones among ``drawn`` of ``total``, drawn
+    without replacement.
+
+    >>> hypergeometric_cdf(0, drawn=1, marked=3, total=4)
+    0.25
+    """
+    ways = sum(comb(marked, seen) * comb(total - marked, drawn - seen) for seen in range(k + 1))
+    return ways / comb(total, drawn)

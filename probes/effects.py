@@ -330,8 +330,7 @@ def compare_pairs(
         for ends in zip(found.value / scale, found.low / scale, found.high / scale, strict=True):
             intervals.append(Interval(*(float(end) for end in ends)))
         p += found.p.tolist()
-    corrected = holm(p) if np.isfinite(p).all() else p
     return [
         Comparison(a, b, interval, one, adjusted)
-        for (a, b), interval, one, adjusted in zip(pairs, intervals, p, corrected, strict=True)
+        for (a, b), interval, one, adjusted in zip(pairs, intervals, p, holm(p), strict=True)
     ]

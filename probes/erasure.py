@@ -26,6 +26,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from .checks import features_and_classes, fitted_features, more_rows
@@ -148,6 +149,8 @@ class Leace(Eraser):
         Raises:
             ValueError: one class only.
         """
+        if not 0 <= self.rtol < 1:
+            raise InputError(f"Leace: rtol: expected a share from 0 to 1, got {self.rtol}")
         self.moments_ = moments
         self.n_features_in_ = moments.means.shape[1]
         check_classes(moments.classes)
@@ -206,6 +209,11 @@ class Inlp(Eraser):
             ValueError: for X that is not finite, or y with one class.
         """
         X, y = features_and_classes(self, X, y)
+        if self.max_iter < 1 or not 0 <= self.margin < 1:
+            raise InputError(
+                "Inlp: expected max_iter from 1 and margin from 0 to 1, "
+                f"got {self.max_iter} and {self.margin}"
+            )
         features = as_features(X)
         check_finite(features)
         centre = features.double().mean(0)
@@ -237,6 +245,7 @@ class Inlp(Eraser):
         return self
 
 
+@checked
 def erased(
     eraser: Eraser,
     X: Float[np.ndarray, "n d"],

@@ -27,7 +27,7 @@ class Fit:
         gradient_norm: norm of its gradient, all rows, computed in float64 from the features as they
             were given.
         gap: bound on objective - minimum that follows from the gradient alone (see
-            ``newton.gap_bound``); loose where the penalty is weak.
+            ``certificate.gap_bound``); loose where the penalty is weak.
         n_iter: Newton iterations at the chosen penalty, from where the choice left it.
         converged: whether gap, or else the Newton decrement of the float64 gradient, is within tol
             * objective.

@@ -136,11 +136,18 @@ def encode_dev(
     """Class index of each of a target's labels for m dev rows; -1 where training has it not.
 
     Raises:
-        ValueError: there are none, or not one label per row.
+        ValueError: there are none, not one label per row, or none that training has.
     """
-    index = encode_with(of_dev(name, dev), classes)
+    labels = of_dev(name, dev)
+    index = encode_with(labels, classes)
     if len(index) != m:
         raise InputError(f"target {name!r} has {len(index)} dev labels for {m} rows")
+    if not (index >= 0).any():
+        known, first = classes.tolist()[0], as_label_array(labels).tolist()[:1]
+        raise InputError(
+            f"target {name!r}: none of its dev labels is in training, "
+            f"expected some such as {known!r}, got {first} and others"
+        )
     return index
 
 

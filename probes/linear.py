@@ -99,7 +99,7 @@ class LogisticProbe(LinearClassifier):
         standardize: bool = True,
         tol: float = 1e-8,
         max_iter: int = 100,
-        device: str | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         self.l2 = l2
         self.standardize = standardize
@@ -175,7 +175,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
     def __init__(
-        self, l2: float = 1.0, standardize: bool = True, device: str | None = None
+        self, l2: float = 1.0, standardize: bool = True, device: torch.device | str | None = None
     ) -> None:
         self.l2 = l2
         self.standardize = standardize

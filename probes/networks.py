@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from sklearn.base import ClassifierMixin
 from torch import Tensor
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from .checks import features_and_classes, fitted_features
@@ -73,6 +74,7 @@ class NetworkFit:
 _ROUNDING, _TINY = 1e-6, 1e-12
 
 
+@checked
 def networks_many(
     X: Float[Tensor, "n d"] | np.ndarray,
     targets: Mapping[str, Labels],
@@ -105,6 +107,7 @@ def networks_many(
             class, with labels of another length or one that dev does not have, sizes below 1, or an
             unknown activation.
     """
+    seeds = list(map(int, seeds))
     _check_sizes(hidden=hidden, epochs=epochs, batch=batch, seeds=len(seeds))
     if activation not in get_args(Activation):
         raise InputError(
@@ -255,13 +258,7 @@ def _dev_labels(
     """
     rows = []
     for name, (classes, _) in coded.items():
-        index = encode_dev(name, labels, classes, m)
-        if not (index >= 0).any():
-            raise InputError(
-                f"target {name!r}: none of its dev labels is in training, "
-                "expected some to decide when to stop"
-            )
-        rows.append(torch.from_numpy(index))
+        rows.append(torch.from_numpy(encode_dev(name, labels, classes, m)))
     return torch.stack(rows)
 
 

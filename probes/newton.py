@@ -4,8 +4,7 @@ One iteration: curvature on a sample of rows that grows as the fit gets close, a
 preconditioned conjugate gradients wrapped in a short L-BFGS memory (which carries what the exact
 gradients say about the rows that were not sampled), and one pass over all rows for objective and
 gradient. Every target has its own step length, coefficients and end; a target that is done leaves
-the products. Sources: Byrd, Chin, Neveitt & Nocedal 2011 (sampled Hessians); Nocedal & Wright 2006,
-algorithms 7.1 (truncated Newton) and 7.4 (L-BFGS).
+the products. Source: Nocedal & Wright 2006, algorithm 7.1 (truncated Newton).
 """
 
 from __future__ import annotations
@@ -19,17 +18,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .curvature import ClassBlocks, Curvature
+from .certificate import gap_bound
+from .curvature import SOLVE_REST, ClassBlocks, Curvature
+from .curvature_sample import (
+    FAR,
+    SMALL_SAMPLE,
+    Sampling,
+    draw,
+    rough_dtype,
+    rough_rows,
+    sample_size,
+)
 from .design import Design
-from .objective import Point, dot, fast_dtype, per_target
+from .lbfgs import Memory
+from .line_search import line_search
+from .objective import Point, dot, per_target
 from .rows import OnDisk
 
-MEMORY = 6
-"""Pairs of steps and gradient changes that the L-BFGS memory keeps."""
-NOISE = 1e-7
-"""Relative rounding of a float32 objective."""
-FAR = 0.05
-"""Relative decrement above which the curvature is blended with the labels."""
 BLEND = 0.2
 """Share of the labels' curvature far from the optimum,
 where a sample of predictions says little.
@@ -45,24 +50,6 @@ a sample's, and that of all of few rows, where another step costs next to nothin
 STUCK = 3
 """Iterations without a step after which a target is left where it is."""
 
-# The curvature's sample of rows.
-SMALL_SAMPLE = 8192
-"""With fewer rows than this the curvature uses all of them."""
-FIRST_SHARE = 4
-"""The first sample is at least one in so many rows ..."""
-ROWS_A_FEATURE = 12
-"""... and so many rows for each feature."""
-SLOWER, STALLED = 0.4, 1.0
-"""Decrements that fall by less than these factors ask for more rows: while the sample is small,
-and later.
-"""
-LARGE_SAMPLE, WHOLE = 0.3, 0.7
-"""Shares of the rows: where a sample grows only if stalled, and from where it is all of them."""
-NEARER = 10
-"""A sample that is not small grows only where decrements are below this part of ``FAR``."""
-CERTAIN_ROUNDS = 4
-"""How often what certain rows cannot use is given to the others."""
-
 # The inner solve by conjugate gradients.
 SOLVE = (0.1, 0.25)
 """Least and largest relative residual."""
@@ -70,28 +57,12 @@ SOLVE_EXACT = 1e-3
 """The least one where the curvature is of all rows."""
 SOLVE_STEPS, SOLVE_STEPS_SAMPLED, SOLVE_STEPS_EXACT = 60, 25, 250
 """Steps at most: curvature of all rows, of a sample, of few rows."""
-SOLVE_REST = 0.25
-"""What a solve may leave, as a share of the error that is asked for."""
 BLOCKS_BELOW, BLOCKS_AGAIN = 0.2, 0.03
 """The preconditioner's blocks are made where a relative decrement is below the first,
 and again where the median falls to the second of what it was.
 """
-DECREMENT_RESIDUAL, DECREMENT_STEPS = 0.1, 100
-"""Residual and steps of the solve that gives the decrement."""
 
-# The line search.
-DECREASE = 1e-4
-"""Armijo's share of the slope."""
-TRIALS = 29
-"""Lengths tried."""
-SHRINK = (0.05, 0.6)
-"""Least and largest factor of a shorter trial."""
-FAR_TOO_LARGE = 10
-"""A trial whose objective is so many times the one before
-would leave its rounding in the logits.
-"""
-PARALLEL = 1e-10
-"""A pair whose s'y is below this share of |s||y| holds rounding, and no curvature."""
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -101,94 +72,6 @@ class Solution:
     W: Float[Tensor, "r k c"]
     n_iter: Int[Tensor, " k"]
     converged: Tensor
-
-
-@dataclass
-class _Sampling:
-    """How many rows the curvature is sampled from, which grows as the fits get close,
-    and the random numbers for it.
-    """
-
-    size: int
-    largest: int
-    generator: torch.Generator
-
-
-def gap_bound(
-    gradient: Float[Tensor, "r k c"],
-    of_bias: Float[Tensor, "k c"],
-    l2: Float[Tensor, " k"],
-    coupling: float = 0.0,
-) -> Float[Tensor, " k"]:
-    r"""How far the objective can be above its minimum.
-
-        f(W) - min f <= (||grad_W|| + sqrt(e_max d))^2 / (2 l2) + d,
-                   d = sum_c grad_bc^2 / (2 h_c)
-
-    The bias is not penalised: d is what its own optimum would take off, class by class. Where the
-    bias is optimal, the rest is l2-strongly convex in W. Moving it there changes grad_W by
-    Z' (diag p - p p') v with v = grad_b / h, which is no longer than sqrt(e_max d).
-
-    Args:
-        of_bias: h, the bias's curvature sum_i p_ic (1 - p_ic).
-        coupling: e_max, the largest eigenvalue of Z'Z; 0 leaves out that W follows the bias.
-    """
-    size = dot(gradient[:-1], gradient[:-1]).sqrt()
-    bias = (gradient[-1].double() ** 2 / (2 * of_bias.double())).nan_to_num(0.0).sum(-1)
-    return (size + (coupling * bias).sqrt()) ** 2 / (2 * l2) + bias
-
-
-def _systematic_sample(
-    q: Float[Tensor, " n"], m: int, generator: torch.Generator
-) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """About m rows with probability proportional to q, and their inverse inclusion probabilities.
-
-    Source: Madow 1949, systematic sampling with probability proportional to size.
-    """
-    chance = (q.double() * m / q.double().sum()).clamp(max=1.0)
-    for _ in range(CERTAIN_ROUNDS):  # what certain rows cannot use goes to the others
-        free = chance < 1
-        scale = (m - int((~free).sum())) / chance[free].sum().clamp(min=1e-12)
-        chance[free] = (chance[free] * scale).clamp(max=1.0)
-    # One number decides the whole sample: marks stand at equal distances along the summed chances.
-    start = torch.rand((), generator=generator, dtype=torch.float64).to(q.device)
-    marks = torch.floor(torch.cumsum(chance, 0) + start)
-    # A row is drawn where a mark falls into its share.
-    index = (torch.diff(marks, prepend=torch.floor(start).view(1)) > 0).nonzero().squeeze(1)
-    return index, (1 / chance[index]).to(q.dtype)
-
-
-class _Memory:
-    """L-BFGS pairs per target, around an inner solve that stands in for the initial inverse."""
-
-    def __init__(self) -> None:
-        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def add(self, s: Float[Tensor, "r k c"], y: Float[Tensor, "r k c"]) -> None:
-        sy = dot(s, y)
-        is_curved = sy > PARALLEL * (dot(s, s) * dot(y, y)).sqrt()
-        # A pair without curvature gets weight 0, and changes nothing.
-        divisor = torch.where(is_curved, sy, torch.ones_like(sy))
-        rho = torch.where(is_curved, 1 / divisor, 0.0)
-        self.pairs = [*self.pairs, (s, y, rho)][-MEMORY:]
-
-    def select(self, keep: Tensor) -> None:
-        self.pairs = [(s[:, keep], y[:, keep], rho[keep]) for s, y, rho in self.pairs]
-
-    def direction(
-        self, gradient: Float[Tensor, "r k c"], solve: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "r k c"]:
-        # The two-loop recursion (Nocedal & Wright 2006, algorithm 7.4), ``solve`` in the place of
-        # H_0.
-        q, factors = gradient.clone(), []
-        for s, y, rho in reversed(self.pairs):
-            factor = rho * dot(s, q)
-            q -= per_target(factor, q) * y
-            factors.append(factor)
-        x = solve(q)
-        for (s, y, rho), factor in zip(self.pairs, reversed(factors), strict=True):
-            x += per_target(factor - rho * dot(y, x), x) * s
-        return -x
 
 
 class _Blocks:
@@ -209,137 +92,11 @@ class _Blocks:
         self.kept = None if self.kept is None else self.kept.select(keep)
 
 
-def _line_search(
-    Z: Float[Tensor, "n r"] | OnDisk,
-    rows: Float[Tensor, "n r"] | OnDisk,
-    point: Point,
-    step: Float[Tensor, "r k c"],
-    slope: Float[Tensor, " k"],
-) -> Float[Tensor, " k"]:
-    """Armijo backtracking per target; only targets whose step failed are evaluated again.
-
-    A trial is also accepted if the slope at its end is still downhill, which for a convex function
-    proves the decrease where rounding hides it. The next trial is the secant's zero of the slope.
-
-    Args:
-        Z: the rows; ``rows`` the same, perhaps rounded.
-
-    Returns:
-        The lengths taken, 0 for a target that stays where it was. The point has moved.
-    """
-    start, loss_before = point.W.clone(), point.loss.clone()
-    length = torch.ones_like(slope)
-    # The full step first: near the optimum it is the right one.
-    point.move(rows, step, slice(None))
-    index = torch.arange(len(slope), device=slope.device)
-    for _ in range(TRIALS):
-        loss, before = point.loss[index], loss_before[index]
-        # The slope at the trial over that at the start: 1 there, 0 at the line's minimum.
-        bend = dot(point.gradient[:, index], step[:, index]) / slope[index]
-        is_enough = loss <= before + DECREASE * length[index] * slope[index]
-        is_level = loss <= before + NOISE * before.abs()
-        is_downhill = (bend >= 0) & (bend <= 1)
-        failed = ~(torch.isfinite(loss) & (is_enough | (is_level & is_downhill)))
-        index = index[failed]
-        if not len(index):
-            return length
-        secant = 1 / (1 - bend[failed])  # where a line through both slopes crosses 0
-        shrink = torch.nan_to_num(secant, nan=0.1).clamp(*SHRINK)
-        change = length[index] * (shrink - 1)
-        length[index] += change
-        is_near = loss[failed] < FAR_TOO_LARGE * before[failed]
-        if bool(is_near.all()):
-            point.move(rows, per_target(change, step) * step[:, index], index)
-        else:  # what was far too large, or not a number, would leave its rounding in the logits
-            taken = per_target(length[index], step) * step[:, index]
-            point.W[:, index] = start[:, index] + taken
-            point.recompute(Z, index)
-    length[index] = 0
-    point.W[:, index] = start[:, index]
-    point.recompute(Z, index)
-    return length
-
-
-def _sample(
-    rows: Float[Tensor, "n r"] | OnDisk, point: Point, size: int, generator: torch.Generator
-) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m k"], Float[Tensor, " m"], Float[Tensor, "m k c"]]:
-    """Rows, their labels, weights and logits for the curvature;
-    all of them with weight 1 if size = n.
-    """
-    n = len(rows)
-    if size >= n and isinstance(rows, Tensor) and point.logits is not None:
-        weight = torch.ones(n, dtype=point.W.dtype, device=rows.device)
-        return rows, point.Y, weight, point.logits
-    if size >= n:
-        chosen = torch.arange(n, device=rows.device)
-        weight = torch.ones(n, device=rows.device)
-    else:
-        # Rows that the probe is sure of have next to no curvature: they are drawn rarely, and weigh
-        # more when they are.
-        chosen, weight = _systematic_sample(point.sampling_weights(), size, generator)
-    sampled = rows[chosen]
-    logits = point.logits_of(chosen, sampled)
-    return sampled, point.Y[chosen], weight.to(point.W.dtype), logits
-
-
-def sample_size(design: Design) -> int:
-    """Rows of the first curvature sample: a quarter, but enough for the number of features."""
-    n = design.n
-    if n <= SMALL_SAMPLE:
-        return n
-    return min(n, max(n // FIRST_SHARE, ROWS_A_FEATURE * design.d, SMALL_SAMPLE // 2))
-
-
-def _quick(design: Design) -> Float[Tensor, "n r"] | OnDisk:
-    """The rows in the type of the fastest products; as they are where they all fit in a sample,
-    and on disk.
-    """
-    rows = design.rotated
-    return rows if isinstance(rows, OnDisk) else rows.to(_quick_dtype(design))
-
-
-def _quick_dtype(design: Design) -> torch.dtype:
-    rows = design.rotated
-    if isinstance(rows, OnDisk) or design.n <= SMALL_SAMPLE:
-        return design.dtype
-    return fast_dtype(rows)
-
-
 def is_rough(design: Design, tol: float) -> bool:
     """Whether `minimise` to tol ends on rough products:
     what it gives must be judged by exact ones.
     """
-    return tol >= ROUGH and _quick_dtype(design) != design.dtype
-
-
-def decrement(
-    design: Design,
-    Y: Int[Tensor, "n k"],
-    W: Float[Tensor, "r k c"],
-    l2: Float[Tensor, " k"],
-    gradient: Float[Tensor, "r k c"],
-    enough: Float[Tensor, " k"],
-    seed: int = 1,
-) -> Float[Tensor, " k"]:
-    """Newton decrement g' H^-1 g / 2, about objective - minimum, with a fresh curvature sample,
-    to about ``enough``: what conjugate gradients find of it, and what they leave.
-
-    The sample is larger than that of the first iterations and none of theirs, so that it does not
-    repeat an error that stopped the iteration too early.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    point = Point(design.rotated, Y, W, l2, design.block)
-    size = min(2 * sample_size(design), design.sample_limit(W[0].numel()))
-    sample = _sample(_quick(design), point, size, generator)
-    blend = torch.zeros_like(l2)
-    curvature = Curvature(*sample, point.present, l2, design.eigenvalues, blend, design.block)
-    curvature.blocks = ClassBlocks(curvature)
-    g = gradient.to(W.dtype)
-    residual = torch.full_like(l2, DECREMENT_RESIDUAL)
-    x, left = curvature.solve(g, residual, DECREMENT_STEPS, SOLVE_REST * enough)
-    # ||g|| <= ||H x|| + ||g - H x|| in the norm of H^-1: a solve that came to nothing proves
-    # nothing.
-    return (dot(g, x).clamp(min=0).sqrt() + left.clamp(min=0).sqrt()) ** 2 / 2
+    return tol >= ROUGH and rough_dtype(design) != design.dtype
 
 
 def minimise(
@@ -367,24 +124,24 @@ def minimise(
     """
     largest = design.sample_limit(start[0].numel())
     generator = torch.Generator().manual_seed(seed)
-    sampling = _Sampling(min(sample_size(design), largest), largest, generator)
-    quick = _quick(design)
-    steps = partial(_iterate, design, Y, l2=l2, quick=quick, sampling=sampling, trace=trace)
+    sampling = Sampling(min(sample_size(design), largest), largest, generator)
+    rough = rough_rows(design)
+    steps = partial(_iterate, design, Y, l2=l2, rough=rough, sampling=sampling, trace=trace)
     enough = tol / (MARGIN_EXACT if design.n <= SMALL_SAMPLE else MARGIN)
-    if exact or quick is design.rotated:
+    if exact or rough is design.rotated:
         return steps(start=start, rows=design.rotated, tol=tol, enough=enough, max_iter=max_iter)
     is_rough_enough = tol >= ROUGH
     enough_of_rough = max(enough, ROUGH_REMAINDER) if is_rough_enough else ROUGH
-    rough = steps(
-        start=start, rows=quick, tol=max(tol, ROUGH), enough=enough_of_rough, max_iter=max_iter
+    by_rough = steps(
+        start=start, rows=rough, tol=max(tol, ROUGH), enough=enough_of_rough, max_iter=max_iter
     )
-    left = max_iter - int(rough.n_iter.max())
+    left = max_iter - int(by_rough.n_iter.max())
     if is_rough_enough or left < 1:
-        return rough
-    fine = steps(
-        start=rough.W, rows=design.rotated, tol=tol, enough=enough, max_iter=left, near=ROUGH
+        return by_rough
+    by_exact = steps(
+        start=by_rough.W, rows=design.rotated, tol=tol, enough=enough, max_iter=left, near=ROUGH
     )
-    return Solution(fine.W, rough.n_iter + fine.n_iter, fine.converged)
+    return Solution(by_exact.W, by_rough.n_iter + by_exact.n_iter, by_exact.converged)
 
 
 def _iterate(
@@ -392,8 +149,8 @@ def _iterate(
     Y: Int[Tensor, "n k"],
     *,
     l2: Float[Tensor, " k"],
-    quick: Float[Tensor, "n r"] | OnDisk,
-    sampling: _Sampling,
+    rough: Float[Tensor, "n r"] | OnDisk,
+    sampling: Sampling,
     trace: Callable[[dict[str, object]], None] | None,
     start: Float[Tensor, "r k c"],
     rows: Float[Tensor, "n r"] | OnDisk,
@@ -405,7 +162,7 @@ def _iterate(
     """Newton steps with gradients from ``rows`` until every target is done or stuck.
 
     Args:
-        quick: the rows of the curvature's sample.
+        rough: the rows of the curvature's sample.
         enough: what may remain of the relative decrement.
         near: the relative decrement at the start, where it is known.
     """
@@ -413,7 +170,7 @@ def _iterate(
     is_exact = sampling.size == n <= SMALL_SAMPLE
     point = Point(rows, Y, start, l2, block, is_sampled=not is_exact)
     state = _State(start, Y.shape[1], near)
-    memory, blocks = _Memory(), _Blocks()
+    memory, blocks = Memory(), _Blocks()
 
     for iteration in range(max_iter + 1):
         done = _is_proved(point, tol) | (state.remaining <= enough)
@@ -432,7 +189,7 @@ def _iterate(
         size = sampling.size
         blend = torch.where(state.relative > FAR, BLEND, 0.0)
         # A fresh sample each iteration, so that no error of one is repeated.
-        sample = _sample(quick, point, size, sampling.generator)
+        sample = draw(rough, point, size, sampling.generator)
         curvature = Curvature(*sample, point.present, point.l2, design.eigenvalues, blend, block)
         curvature.blocks = blocks.near(curvature, state.relative)
         rest = SOLVE_REST * enough * point.loss
@@ -448,7 +205,7 @@ def _iterate(
 
         before = state.relative
         relative = -slope / (2 * loss.clamp(min=_TINY))
-        taken = _line_search(Z, rows, point, step, slope)
+        taken = line_search(Z, rows, point, step, slope)
         state.advance(relative, taken)
         if bool((relative < FAR).all()) and not is_exact:
             memory.add(point.W - W, point.gradient - gradient)
@@ -456,9 +213,7 @@ def _iterate(
             memory.pairs = []
         if trace is not None:
             trace({"rows": size, "loss": point.loss, "relative": relative, "taken": taken})
-        if size < sampling.largest and _asks_for_rows(before, relative, size, n):
-            doubled = 2 * size
-            sampling.size = min(doubled if doubled < WHOLE * n else n, sampling.largest)
+        sampling.grow_if_noisy(before, relative, n)
     return Solution(state.final, state.n_iter, state.converged)
 
 
@@ -513,9 +268,6 @@ class _State:
         self.n_iter[self.index] += 1
 
 
-_TINY = torch.finfo(torch.float64).tiny
-
-
 def _is_proved(point: Point, tol: float) -> Tensor:
     """Which targets' gradients prove that they are done;
     an objective of 0 is done at gradient 0.
@@ -542,17 +294,3 @@ def _inner_solve(
     else:
         steps = SOLVE_STEPS_SAMPLED if is_sampled else SOLVE_STEPS
     return lambda B: curvature.solve(B, accuracy, steps, enough)[0]
-
-
-def _asks_for_rows(
-    before: Float[Tensor, " k"], relative: Float[Tensor, " k"], size: int, n: int
-) -> bool:
-    """Whether some target's decrement falls slowly, which is how the noise of the sample shows.
-
-    Beyond a quarter of the rows an iteration costs more than it saves, so there only if the
-    decrease all but ends.
-    """
-    is_few = 2 * size <= LARGE_SAMPLE * n
-    is_slow = relative > (SLOWER if is_few else STALLED) * before
-    is_near = before < (FAR if is_few else FAR / NEARER)
-    return bool((is_slow & is_near).any())

@@ -1,4 +1,4 @@
-"""Ranks of numbers.
+"""Ranks of numbers, and their correlation.
 
 Not scipy.stats.rankdata: scipy.stats takes a third of a second to import.
 """
@@ -24,3 +24,15 @@ def average_ranks(values: Any) -> Float[np.ndarray, " n"]:
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     last = count.cumsum()
     return (last - (count - 1) / 2)[place]
+
+
+def spearman(a: Any, b: Any) -> float:
+    """Spearman's correlation: Pearson's of the ranks. NaN where one side does not vary.
+
+    >>> spearman([1, 2, 3], [0.1, 0.5, 0.7])
+    1.0
+    """
+    x, y = average_ranks(a), average_ranks(b)
+    x, y = x - x.mean(), y - y.mean()
+    size = np.sqrt((x**2).sum() * (y**2).sum())
+    return float((x * y).sum() / size) if size else float("nan")

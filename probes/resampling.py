@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from layerscope.errors import InputError
 
@@ -127,11 +127,19 @@ class ClusterBootstrap:
         return _accelerated(value, replicates, np.asarray(without), level)
 
     def mean(
-        self, values: Float[np.ndarray, " n"], level: float = LEVEL, kind: Kind | None = None
+        self,
+        values: Float[np.ndarray, " n"] | Bool[np.ndarray, " n"],
+        level: float = LEVEL,
+        kind: Kind | None = None,
     ) -> Interval:
-        """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two;
-        see `mean_ends`.
+        """The interval of a mean, such as an accuracy (booleans, or a ``kind`` of share) or a
+        difference of two; see `mean_ends`.
+
+        >>> ClusterBootstrap(np.arange(4)).mean(np.zeros(4, dtype=bool)).high > 0.5
+        True
         """
+        if kind is None and values.dtype == bool:
+            kind = "share"
         low, high = self.mean_ends(values[:, None].astype(float), level, kind)
         return Interval(float(values.mean()), float(low[0]), float(high[0]))
 
@@ -315,7 +323,9 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
     """
     centre, size = share + quantile**2 / (2 * n), 1 + quantile**2 / n
     half = quantile * math.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2))
-    return max(0.0, (centre - half) / size), min(1.0, (centre + half) / size)
+    low = (centre - half) / size if share > 0 else 0.0  # exact where half is the centre
+    high = (centre + half) / size if share < 1 else 1.0
+    return max(0.0, low), min(1.0, high)
 
 
 def _answers_ends(

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from .design import Design, as_rows, penalties
@@ -85,6 +86,7 @@ def _values(name: str, values: ArrayLike, n: int) -> Float[np.ndarray, " n"]:
     return array
 
 
+@checked
 def ridge_many(
     X: Float[Tensor, "n d"] | np.ndarray | OnDisk | Design,
     targets: Mapping[str, ArrayLike],

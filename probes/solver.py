@@ -18,6 +18,7 @@ from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from .certificate import certify
@@ -106,6 +107,7 @@ def _start(
     return W.to(design.device, design.dtype)
 
 
+@checked
 def fit_many(
     X: Features | Design,
     targets: Mapping[str, Labels],

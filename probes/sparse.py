@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from .checks import features_and_classes
@@ -93,6 +94,7 @@ class SparseProbe(LinearClassifier):
         return self
 
 
+@checked
 def sparse_sweep(
     X: Float[np.ndarray, "n d"],
     y: Labels,
@@ -121,8 +123,9 @@ def sparse_sweep(
             rotated_f1, ...`` (means and
         95% of the draws; with few rotations their whole range), ``random_mcc, rotated_mcc``.
     """
+    ks = list(ks)
     if not ks or min(ks) < 1:
-        raise InputError(f"ks: expected numbers of neurons from 1, got {list(ks)}")
+        raise InputError(f"ks: expected numbers of neurons from 1, got {ks}")
     if X.ndim != 2 or X_test.ndim != 2 or X.shape[1] != X_test.shape[1]:
         raise InputError(
             f"expected X and X_test of one width, got {list(X.shape)} and {list(X_test.shape)}"

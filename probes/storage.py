@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 KEY = "layerscope"
@@ -58,6 +59,7 @@ class Saved(BaseEstimator):
                 setattr(self, name, attributes[name.rstrip("_")])
         self.n_features_in_ = getattr(self, self._arrays[0]).shape[-1]
 
+    @checked
     def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> Path:
         """Write the fitted estimator as safetensors with a JSON header; labels must be JSON values.
 
@@ -74,6 +76,7 @@ class Saved(BaseEstimator):
         return write(path, type(self).__name__, tensors, header)
 
     @classmethod
+    @checked
     def load(cls: type[AnySaved], path: str | Path) -> AnySaved:
         """Read an estimator written by ``save``.
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from layerscope.errors import InputError
 
 from .design import check_finite
-from .ranks import average_ranks
+from .ranks import spearman
 from .training import Schedule, by_autograd, train
 
 Kind = Literal["distance", "depth"]
@@ -314,7 +314,7 @@ def distance_spearman(
             continue
         of_words = by_length.setdefault(len(tree), [])
         for row, gold in zip(np.asarray(distances), tree_distances(tree), strict=True):
-            of_words.append(_spearman(row, gold))
+            of_words.append(spearman(row, gold))
     return _by_length(by_length)
 
 
@@ -353,7 +353,7 @@ def depth_spearman(
     for depths, tree in zip(predicted, heads, strict=True):
         if len(tree) not in LENGTHS:
             continue
-        correlation = _spearman(np.asarray(depths), tree_depths(tree))
+        correlation = spearman(np.asarray(depths), tree_depths(tree))
         by_length.setdefault(len(tree), []).append(correlation)
     return _by_length(by_length)
 
@@ -382,14 +382,6 @@ def _edges(distances: Float[np.ndarray, "n n"]) -> set[tuple[int, int]]:
     tree = minimum_spanning_tree(shifted).tocoo()
     pairs = zip(tree.row.tolist(), tree.col.tolist(), strict=True)
     return {(min(a, b), max(a, b)) for a, b in pairs}
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation of ranks; NaN where one side does not vary."""
-    x, y = average_ranks(a), average_ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt((x**2).sum() * (y**2).sum())
-    return float((x * y).sum() / size) if size else float("nan")
 
 
 def _by_length(values: Mapping[int, Sequence[float]]) -> float:

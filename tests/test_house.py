@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -198,6 +199,16 @@ def test_importing_hooks_and_most_studies_costs_torch_and_little_more():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("room", ROOMS_AT_THE_ROOT)
+def test_nothing_imports_scipy_stats_not_even_late(room):
+    """It takes a third of a second; `probes.distributions` and `probes.ranks` do without."""
+    found = []
+    for path in sorted((ROOT / room).rglob("*.py")):
+        if re.search(r"^\s*(from|import) scipy(\.| import )stats", path.read_text("utf-8"), re.M):
+            found.append(str(path.relative_to(ROOT)))
+    assert not found
 
 
 def said_below(room) -> set[str]:

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...hooks import Site, observe, sites
+from ...probes.ranks import average_ranks
 from ..subject import Subject
 from ..subject.media import seconds_of
 from ..subject.spoken import SpokenSubject
@@ -171,10 +172,8 @@ def _within(weights: Float[np.ndarray, "head query key"]) -> Float[np.ndarray, "
 
 def _monotone(weights: Float[np.ndarray, "head query key"]) -> Float[np.ndarray, " head"]:
     """0 where the target has one token, or the attended place does not move."""
-    from scipy.stats import rankdata
-
     n_queries, n_keys = weights.shape[-2:]
-    places = rankdata(weights @ np.arange(n_keys), axis=-1)
+    places = np.apply_along_axis(average_ranks, -1, weights @ np.arange(n_keys))
     steps = np.arange(1, n_queries + 1)
     moved, order = places - places.mean(-1, keepdims=True), steps - steps.mean()
     scale = np.sqrt((moved**2).sum(-1) * (order**2).sum())

@@ -64,7 +64,7 @@ def ask(
     if target.probe is not None:
         return _of_probe(subject, text, target, level, spans)
     if target.word is not None:
-        raise AttributionError("a word is read by a probe: give one")
+        raise AttributionError("--word: a single word is only read by a probe: give --probe FILE")
     if target.prefix is not None and not subject.has_decoder:
         raise AttributionError(
             f"the beginning of a target ({target.prefix[:40]!r}) is for encoder-decoders, "

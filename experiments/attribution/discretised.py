@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .game import embedding
+from ..subject.targets import in_target
 from .gradients import Slope, baselines, complete, each_part
+from .lookups import embedding
 from .options import Options
 from .result import Found
 from .scorer import Scorer
@@ -57,13 +58,16 @@ def discretised(scorer: Scorer, options: Options) -> Found:
         raise AttributionError("dig walks between words' embeddings: it has no --site")
     if options.baseline == "sampled":
         raise AttributionError("dig walks to one baseline: choose zero, pad, mask or mean")
-    table = embedding(scorer.question.subject).float()
+    subject = scorer.question.subject
+    sides = (False, True) if subject.has_decoder else (False,)
+    words = {side: embedding(subject, in_target=side).float() for side in sides}
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         (start,) = baselines(slope, x, options)
         path = x.repeat(options.path_steps + 1, 1, 1)
         for places in slope.part.tokens:
             for at in places:
+                table = words[in_target(slope.part.ids[at])]
                 points = word_path(x[at].float(), start[at].float(), table, options.path_steps)
                 path[:, at] = points.to(x)
         values, slopes = slope.at(path)

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...hooks import Site, capture
+from ...hooks import capture
 from ..subject import Subject
 from ..subject.targets import as_target, in_target
 from ..subject.word_spans import pool_words
-from .game import embedding, ordinary_tokens
 from .gradients import Slope
+from .lookups import PIECE, embedding, ordinary_tokens
 from .question import Part, Question, clean_logits
-from .scorer import EMBED, Row, Scorer
+from .scorer import Row, Scorer
 from .units import AttributionError
 
 CANDIDATES = 20
@@ -62,8 +62,7 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
         part = _against_runner_up(question, part)
         question = replace(question, parts=(part,), measure="logit")
         scorer = Scorer(question, scorer.batch_tokens)
-    ordinary = ordinary_tokens(question.subject)
-    table = embedding(question.subject)[ordinary].float()
+    ordinary = torch.tensor(ordinary_tokens(question.subject))
     # A word of several tokens cannot be changed one token at a time: what is between is no word.
     free = {places[0]: unit for unit, places in enumerate(part.tokens) if len(places) == 1}
     values = [float(scorer([Row(part.ids, part.reads)], part)[0])]
@@ -71,7 +70,7 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
     while values[-1] >= 0 and len(changes) < most and free:
         # The gradient only proposes; each proposal is run: a word is too large a step for a
         # straight line.
-        candidates = _candidates(scorer, part, list(free), table, ordinary)
+        candidates = _candidates(scorer, part, list(free), ordinary)
         rows = [Row(_with_token(part.ids, at, token), part.reads) for at, token in candidates]
         measured = scorer(rows, part)
         best = int(measured.argmin())
@@ -96,24 +95,25 @@ def _against_runner_up(question: Question, part: Part) -> Part:
 
 
 def _candidates(
-    scorer: Scorer,
-    part: Part,
-    positions: Sequence[int],
-    table: Float[Tensor, "tokens d"],
-    tokens: Sequence[int],
+    scorer: Scorer, part: Part, positions: Sequence[int], tokens: Int[Tensor, " tokens"]
 ) -> list[tuple[int, int]]:
-    """At each position the tokens whose embedding promises to lower the value most,
-    to first order.
-    """
-    slope = Slope(scorer, part, Site(EMBED))
-    x = slope.clean()
-    gradient = slope.at(x[None])[1][0].float()
+    """At each position the tokens whose vectors promise to lower the value most, to first order."""
+    slope = Slope(scorer, part)
+    gradient = slope.at(slope.clean()[None])[1][0].float()
     n_best = min(CANDIDATES, len(tokens))
     candidates = []
-    for at in positions:
-        change = (table - x[at].float()) @ gradient[at]
-        for best in change.topk(n_best, largest=False).indices.tolist():
-            candidates.append((at, tokens[best]))
+    for side in (False, True):
+        of_side = [at for at in positions if in_target(part.ids[at]) == side]
+        if not of_side:
+            continue
+        # The token's own vector is the same for all that may take its place.
+        promised = []
+        for ids in tokens.split(PIECE):
+            vectors = embedding(scorer.subject, ids, side).float()
+            promised.append(vectors @ gradient[of_side].T)
+        best = torch.cat(promised).topk(n_best, dim=0, largest=False).indices
+        for at, of_position in zip(of_side, best.T.cpu(), strict=True):
+            candidates += [(at, token) for token in tokens[of_position].tolist()]
     return candidates
 
 

@@ -23,15 +23,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
 from ...hooks import edits, intervene
-from ...probes.ranks import average_ranks
-from .game import Game, embedding
-from .scorer import EMBED
+from ...hooks.sites import SiteLike
+from ...probes.ranks import spearman
+from .game import Game
+from .lookups import Lookup, moments, tables
 
 TINY = 1e-300
 """Divisors are at least this: 0 by 0 is 0."""
@@ -115,23 +118,25 @@ def sensitivity(game: Game, run: Callable[[], Scores], draws: int = 3, seed: int
         run: makes the attribution with a fresh scorer that does not share beginnings.
     """
     subject = game.question.subject
-    table = embedding(subject)
-    radius = RADIUS * float(table.float().std())
+    lookups = tables(subject).text
+    radius = RADIUS * moments(subject).of_table.cpu()
     longest = max(len(part.ids) for part in game.question.parts)
     clean = run()
     worst = 0.0
     for draw in range(draws):
         # The same noise for all forwards of a run: what moves is the attribution, not its samples.
-        noise = radius * torch.randn(
-            longest, table.shape[1], generator=torch.Generator().manual_seed(seed + draw)
-        )
+        generator = torch.Generator().manual_seed(seed + draw)
+        noise = radius * torch.randn(longest, len(radius), generator=generator)
 
-        def moved(value: torch.Tensor, noise: torch.Tensor = noise) -> torch.Tensor:
+        def moved(value: torch.Tensor, lookup: Lookup, noise: torch.Tensor = noise) -> torch.Tensor:
             new = value.clone()
-            new[:, : len(noise)] += noise[: value.shape[1]].to(value)
+            new[:, : len(noise)] += noise[: value.shape[1], lookup.columns].to(value)
             return new
 
-        with intervene(subject.model, {EMBED: edits.function(moved, "noise")}):
+        edit: dict[SiteLike, Any] = {}
+        for lookup in lookups:
+            edit[lookup.site] = edits.function(partial(moved, lookup=lookup), "noise")
+        with intervene(subject.model, edit):
             other = run()
         worst = max(
             worst, float(np.linalg.norm(other - clean) / max(np.linalg.norm(clean), 1e-300))
@@ -141,11 +146,8 @@ def sensitivity(game: Game, run: Callable[[], Scores], draws: int = 3, seed: int
 
 def rank_agreement(first: Scores, second: Scores) -> float | None:
     """Spearman's correlation of two attributions of one text; None where one has no order."""
-    a, b = average_ranks(first), average_ranks(second)
-    if len(a) < 2 or a.std() == 0 or b.std() == 0:
-        return None
-    # Spearman's correlation is Pearson's of the ranks.
-    return float(np.corrcoef(a, b)[0, 1])
+    agreement = spearman(first, second)
+    return None if math.isnan(agreement) else agreement
 
 
 def mean_agreement(scores: Sequence[Scores]) -> float | None:

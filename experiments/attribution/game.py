@@ -18,20 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
-from ...hooks import anatomy
 from ..subject import Subject
 from ..subject.cells import as_cell, cell_of, is_cell
 from ..subject.targets import as_target, in_target, plain
+from .lookups import embedding, moments, ordinary_tokens, tables
 from .proposals import PROPOSALS, Proposer, own_tokens, spelled
 from .question import Part
-from .scorer import EMBED, TARGET_EMBED, Row, Scorer
+from .scorer import Row, Scorer
 from .units import AttributionError
 
 REMOVALS = (
@@ -259,25 +259,35 @@ class Game:
         return tokens
 
     def _vectors(self, kind: str, generator: torch.Generator) -> Callable[[_Run], tuple[int, ...]]:
+        """Vectors of no token, drawn or always the same one."""
         subject = self.question.subject
-        tables = {False: embedding(subject).float()}
-        if subject.has_decoder:
-            tables[True] = embedding(subject, in_target=True).float()
+        if not tables(subject).are_all:
+            raise AttributionError(
+                f"removal {kind!r}: {subject.name} also reads the ids of its tokens where no "
+                "vector can take their place: choose delete, pad, word:W or resample"
+            )
+        sides = (False, True) if subject.has_decoder else (False,)
+        spreads = {}
+        for side in sides:
+            spreads[side] = self.scorer.once(("moments", side), partial(moments, subject, side))
         if kind in ("zero", "mean"):
             fixed = {}
-            for side, table in tables.items():
-                mean = table.mean(0)
+            for side, spread in spreads.items():
+                mean = spread.mean
                 # A vector of the scorer's own: a row may hold it where a token's id stands.
                 fixed[side] = self.scorer.vector(torch.zeros_like(mean) if kind == "zero" else mean)
             return lambda run: (fixed[run.in_target],) * len(run.ids)
 
         def drawn(run: _Run) -> tuple[int, ...]:
-            table = tables[run.in_target]
-            mean, spread = table.mean(0), table.std(0)
-            noise = torch.randn(len(run.ids), len(mean), generator=generator).to(mean)
-            centre = mean if kind == "random" else table[list(run.ids)]
-            scale = spread if kind == "random" else NOISE * table.std()
-            return tuple(self.scorer.vector(v) for v in centre + scale * noise)
+            spread = spreads[run.in_target]
+            noise = torch.randn(len(run.ids), len(spread.mean), generator=generator)
+            noise = noise.to(spread.mean)
+            if kind == "random":
+                vectors = spread.mean + spread.deviation * noise
+            else:
+                own = embedding(subject, torch.tensor(run.ids), run.in_target).float()
+                vectors = own + NOISE * spread.of_table * noise
+            return tuple(self.scorer.vector(vector) for vector in vectors)
 
         return drawn
 
@@ -295,44 +305,12 @@ def default_removal(scorer: Scorer) -> str:
         # Deleted units leave nothing in front to read from, or take away what is read.
         reads_units = not part.back and any(anchor in of_units for anchor in part.anchors)
         if first_other > min(of_units) or reads_units:
-            return "mean"
+            return _with_all_places(subject)
     return "delete"
 
 
-def embedding(
-    subject: Any, ids: Tensor | None = None, in_target: bool = False
-) -> Float[Tensor, "*ids d_model"]:
-    """The word embeddings of some ids, by default of the vocabulary, as the layer gives them (Gemma
-    3's scales).
-
-    Args:
-        in_target: those of the decoder, in an encoder-decoder.
-    """
-    layer = _embedding_layer(subject, in_target)
-    ids = torch.arange(len(layer.weight)) if ids is None else ids
-    with torch.no_grad():
-        # past its hooks: nothing that is put there for a while
-        return layer.forward(ids.to(subject.device))
-
-
-def _embedding_layer(subject: Any, in_target: bool = False) -> Any:
-    # A decoder may scale what it shares with the encoder, or have a layer of its own.
-    site = TARGET_EMBED if in_target else EMBED
-    place = anatomy(subject.model).places.get(site) if subject.has_decoder else None
-    if place is None:
-        layer = subject.model.get_input_embeddings()
-    else:
-        layer = subject.model.get_submodule(place.path)
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        raise AttributionError(
-            f"{subject.name} has no embedding whose vectors can be changed (is it quantised?)"
-        )
-    return layer
-
-
-def ordinary_tokens(subject: Any) -> list[int]:
-    """The ids of tokens that are not special."""
-    special = set(subject.tokenizer.all_special_ids)
-    size = min(len(subject.tokenizer), len(_embedding_layer(subject).weight))
-    return [token for token in range(size) if token not in special]
+def _with_all_places(subject: Subject) -> str:
+    """The default removal that keeps every position."""
+    if tables(subject).are_all:
+        return "mean"
+    return "resample" if subject.causal and subject.classes else "pad"

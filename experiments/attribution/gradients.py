@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,24 @@ from ...hooks import NothingChanged, Site, capture, edits, intervene
 from ...hooks.anatomy import locate
 from ...hooks.sites import SiteLike
 from ..report.schema import Note
+from ..report.words import plural
 from ..subject.targets import in_target
-from .game import embedding, ordinary_tokens
+from .lookups import (
+    EMBED,
+    Lookup,
+    distinct,
+    embedding,
+    moments,
+    ordinary_tokens,
+    read_off,
+    standing,
+    tables,
+)
 from .options import Options
 from .paths import integrate
 from .question import Part, Question
 from .result import Found
-from .scorer import EMBED, TARGET_EMBED, Cost, Row, Scorer, part_values, row_batch
+from .scorer import Cost, Row, Scorer, part_values, row_batch
 from .units import AttributionError
 
 GAP = 0.01
@@ -51,11 +63,16 @@ SAMPLES = 50
 
 @dataclass(frozen=True)
 class Slope:
-    """A part of a question as a function of one site's value."""
+    """A part of a question as a function of one site's value.
+
+    Args:
+        site: None for the vectors of the row's tokens in all tables (`lookups`), those of source
+            and target behind one another.
+    """
 
     scorer: Scorer
     part: Part
-    site: Site
+    site: Site | None = None
 
     @property
     def question(self) -> Question:
@@ -67,18 +84,36 @@ class Slope:
         return sum(not in_target(token) for token in self.part.ids)
 
     @property
-    def halves(self) -> tuple[Site, ...]:
-        """The site; of an encoder-decoder's embedding those of source and target,
-        whose values follow one another.
-        """
-        is_row = self.site.name == EMBED and self.n_source < len(self.part.ids)
-        return (self.site, Site(TARGET_EMBED)) if is_row else (self.site,)
+    def is_embedding(self) -> bool:
+        """Whether each token has its own vector there."""
+        return self.site is None or self.site.name == EMBED
+
+    @property
+    def sides(self) -> tuple[tuple[bool, int], ...]:
+        """Whether tokens are the target's, and how many they are, in the row's order."""
+        n_target = len(self.part.ids) - self.n_source
+        return ((False, self.n_source), (True, n_target)) if n_target else ((False, self.n_source),)
+
+    def lookups(self, in_target: bool) -> tuple[Lookup, ...]:
+        """The tables of a side."""
+        return tables(self.question.subject).of(in_target)
+
+    def vectors_of(self, in_target: bool) -> list[Lookup]:
+        """The tables of a side that make a token's vector."""
+        return distinct(self.lookups(in_target))
+
+    @property
+    def widths(self) -> list[slice]:
+        """Columns of the site's value that are of one kind: of the tokens' vectors each table's."""
+        if self.site is None:
+            return [lookup.columns for lookup in self.vectors_of(False)]
+        return [slice(None)]
 
     def places(self, tokens: Sequence[int]) -> list[int]:
         """Where the site has the values of some positions of the row:
         a stack's site has those of its own text.
         """
-        if self.site.name == EMBED or self.n_source == len(self.part.ids):
+        if self.site is None or self.n_source == len(self.part.ids):
             return list(tokens)
         if self.site.name.startswith("decoder_"):
             return [at - self.n_source for at in tokens if at >= self.n_source]
@@ -86,11 +121,25 @@ class Slope:
 
     def clean(self) -> Float[Tensor, "pos *site"]:
         """The site's value on the unchanged row."""
+        sites = [self.site] if self.site is not None else self._table_sites()
         batch = row_batch(self.question, self.part, 1)
-        with capture(self.question.subject.model, *self.halves, clone=True, stop=True) as acts:
+        with capture(self.question.subject.model, *sites, clone=True, stop=True) as acts:
             self.question.forward(batch, logits=self.question.endpoint.whole)
         self.scorer.cost += Cost(forwards=1, tokens=len(self.part.ids))
-        return torch.cat([acts[half][0] for half in self.halves])
+        if self.site is not None:
+            return acts[self.site][0]
+        vectors = []
+        for side, length in self.sides:
+            of_side = self.vectors_of(side)
+            vectors.append(read_off(of_side, [acts[one.site][0] for one in of_side], length))
+        return torch.cat(vectors)
+
+    def own(self, vectors: Float[Tensor, "*ids d"]) -> Float[Tensor, "*ids d"]:
+        """Of tokens' vectors what is the site's."""
+        return vectors if self.site is None else vectors[..., self.lookups(False)[0].columns]
+
+    def _table_sites(self) -> list[Site]:
+        return [lookup.site for side, _ in self.sides for lookup in self.vectors_of(side)]
 
     def at(
         self, points: Float[Tensor, "points pos *site"]
@@ -100,14 +149,14 @@ class Slope:
         for batch in points.split(self.batch_size):
             leaf = batch.detach().clone().requires_grad_()
             with torch.enable_grad(), self.put(leaf):
-                value = self.value(len(leaf), few=self.site.name == EMBED)
+                value = self.value(len(leaf), few=self.is_embedding)
                 try:
                     (slope,) = torch.autograd.grad(value.sum(), leaf)
                 except RuntimeError as error:
                     raise AttributionError(
                         f"no gradient from the value of {self.question.subject.name} to "
-                        f"{self.site}: a quantised or in-place model, or a site behind the "
-                        f"one that is read; use leave-one-out or kernel-shap ({error})"
+                        f"{self.site or EMBED}: a quantised or in-place model, or a site behind "
+                        f"the one that is read; use leave-one-out or kernel-shap ({error})"
                     ) from None
             values.append(value.detach())
             slopes.append(slope)
@@ -126,7 +175,7 @@ class Slope:
         for some_points in points.split(self.batch_size):
             with self.put(some_points):
                 batch = row_batch(self.question, self.part, len(some_points))
-                few = self.site.name == EMBED
+                few = self.is_embedding
                 values.append(part_values(self.question, self.part, batch, few=few))
         n = len(points)
         self.scorer.cost += Cost(n, n, 0, n * len(self.part.ids))
@@ -140,13 +189,22 @@ class Slope:
     @contextmanager
     def put(self, points: Tensor) -> Iterator[None]:
         """The site has these values inside the block."""
-        sizes = [self.n_source, points.shape[1] - self.n_source]
-        values = points.split(sizes, dim=1) if len(self.halves) > 1 else (points,)
-        edit: dict[SiteLike, Any] = {}
-        for half, value in zip(self.halves, values, strict=True):
-            edit[half] = edits.function(lambda old, value=value: value, "path")
-        with warnings.catch_warnings(), intervene(self.question.subject.model, edit):
-            warnings.simplefilter("ignore", NothingChanged)  # the end of a path is what was there
+        model = self.question.subject.model
+        with ExitStack() as stack:
+            if self.site is not None:
+                stack.enter_context(warnings.catch_warnings())
+                # the end of a path is what was there
+                warnings.simplefilter("ignore", NothingChanged)
+                edit = edits.function(lambda old: points, "path")
+                stack.enter_context(intervene(model, {self.site: edit}))
+            else:
+                begin = 0
+                for side, length in self.sides:
+                    vectors = points[:, begin : begin + length].flatten(0, 1)
+                    numbers = torch.arange(len(vectors)).view(-1, length)
+                    of_side = self.lookups(side)
+                    stack.enter_context(standing(model, of_side, numbers, vectors))
+                    begin += length
             yield
 
 
@@ -158,6 +216,8 @@ def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found,
     """A method's shares, of all parts and the units' tokens."""
     question = scorer.question
     site = _site(question, options)
+    if site is None:
+        scorer.once("ids are read elsewhere", partial(_note_other_reads, scorer))
     scores = np.zeros(len(question.units))
     inner: np.ndarray | None = None
     figures: dict[str, float] = {}
@@ -186,15 +246,26 @@ def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found,
     return Found(scores, value, inner=inner), figures
 
 
-def _site(question: Question, options: Options) -> Site:
+def _note_other_reads(scorer: Scorer) -> None:
+    """Say of a model that reads ids where no gradient comes from."""
+    if not tables(scorer.subject).are_all:
+        text = (
+            "this model also reads the ids of its tokens elsewhere than in embeddings: what "
+            "depends on them there is in no gradient (use leave-one-out or kernel-shap)"
+        )
+        scorer.notes.append(Note(kind="warning", text=text))
+
+
+def _site(question: Question, options: Options) -> Site | None:
     if options.site is None:
-        return Site(EMBED)
+        return None
     (site, *others) = sites_of(question, options.site)
     if others:
         raise AttributionError(
             f"site {options.site}: expected one place, it means {1 + len(others)}"
         )
-    return site
+    # The words of both texts, as without a site.
+    return None if site == Site(EMBED) and question.subject.has_decoder else site
 
 
 def sites_of(question: Question, site: SiteLike) -> list[Site]:
@@ -269,11 +340,13 @@ def smoothgrad(scorer: Scorer, options: Options) -> Found:
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(options.seed)
-        scale = options.noise * float(x.max() - x.min())
         # Drawn on the CPU, so that a seed means the same on every device.
         noise = torch.randn(samples, *x.shape, generator=generator).to(x)
+        for columns in slope.widths:
+            of_kind = x[..., columns]
+            noise[..., columns] *= options.noise * float(of_kind.max() - of_kind.min())
         moves = _own_positions(slope, x)
-        _, slopes = slope.at(x + scale * noise * moves)
+        _, slopes = slope.at(x + noise * moves)
         shares = slopes * x
         at_position = shares.double().flatten(2).sum(2).cpu()  # sample pos
         of_units = []
@@ -291,7 +364,7 @@ def smoothgrad(scorer: Scorer, options: Options) -> Found:
 def _own_positions(slope: Slope, x: Tensor) -> Tensor:
     """1 at the positions that a path moves: the units' at the embedding, all at another site."""
     moves = torch.zeros(len(x), *[1] * (x.ndim - 1)).to(x)
-    if slope.site.name != EMBED:
+    if not slope.is_embedding:
         return moves + 1
     for places in slope.part.tokens:
         moves[list(places)] = 1
@@ -302,18 +375,17 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
     """Where paths begin."""
     kind = options.start
     # No token has a vector in the middle of the model that could stand for "nothing".
-    if slope.site.name != EMBED and kind != "zero":
+    if not slope.is_embedding and kind != "zero":
         raise AttributionError(
             f"baseline {kind!r} is one of embeddings: at {slope.site} expected zero"
         )
     if kind == "zero":
         start = torch.zeros_like(x)[None]
-    elif len(slope.halves) == 1:
-        start = _starts(slope, x, options)
     else:
-        cut = (slope.n_source, len(x) - slope.n_source)
-        sides = zip(x.split(cut), (False, True), strict=True)
-        start = torch.cat([_starts(slope, half, options, side) for half, side in sides], dim=1)
+        cut = [length for _, length in slope.sides]
+        sides = zip(x.split(cut), slope.sides, strict=True)
+        starts = [_starts(slope, half, options, side) for half, (side, _) in sides]
+        start = torch.cat(starts, dim=1)
     # At the embedding special tokens and an answer's own stay as they are: the path goes through
     # the units alone.
     return torch.where(_own_positions(slope, x).bool(), start, x)
@@ -325,7 +397,7 @@ def _starts(
     """Embeddings that paths begin at, of so many positions of the source or of the target."""
     subject, kind = slope.question.subject, options.start
     if kind == "mean":
-        return embedding(subject, in_target=in_target).float().mean(0).to(x).expand_as(x)[None]
+        return slope.own(moments(subject, in_target).mean).to(x).expand_as(x)[None]
     if kind in ("pad", "mask"):
         token = subject.pad_id
         if kind == "mask":
@@ -335,13 +407,13 @@ def _starts(
                 f"baseline 'mask': {subject.name} has no mask token: choose zero, pad or mean"
             )
         one = embedding(subject, torch.tensor([int(token)]), in_target)
-        return one.to(x).expand_as(x)[None]
+        return slope.own(one).to(x).expand_as(x)[None]
     if kind == "sampled":
         ordinary = torch.tensor(ordinary_tokens(subject))
         generator = torch.Generator().manual_seed(options.seed)
         shape = (options.samples or SAMPLES, len(x))
         ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)]
-        return embedding(subject, ids, in_target).to(x)
+        return slope.own(embedding(subject, ids, in_target)).to(x)
     raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
 
 
@@ -350,6 +422,7 @@ def integrated(scorer: Scorer, options: Options) -> Found:
     until the completeness gap is below 1%.
     """
     used: list[int] = []
+    jumps: list[float] = []
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         starts = baselines(slope, x, options)
@@ -370,15 +443,23 @@ def integrated(scorer: Scorer, options: Options) -> Found:
             )
             total += integral.shares / len(starts)
             steps += integral.steps
+            jumps.extend(jump / len(starts) for jump in integral.jumps)
         used.append(steps)
         gap = float(total.double().sum()) - change
         return total, {"gap": gap, "change": change, "baseline": baseline}
 
     scored, figures = each_part(scorer, options, method)
     way = f"integrated from {options.start} in {max(used)} steps"
-    return complete(
-        scored, {**figures, "steps": max(used)}, options, way, "the scores are unreliable"
-    )
+    advice = "the scores are unreliable"
+    jumped = sum(jumps)
+    if jumped > GAP * abs(figures["change"]):
+        advice = (
+            f"the value jumps at {plural(len(jumps), 'point')} of the path, by {jumped:.3g} "
+            f"{scorer.question.unit} in all (as where a router chooses other experts, or in half "
+            "precision). No gradient contains a jump, and more steps do not help: use "
+            "leave-one-out or a Shapley method"
+        )
+    return complete(scored, {**figures, "steps": max(used), "jumped": jumped}, options, way, advice)
 
 
 def complete(
@@ -393,12 +474,16 @@ def complete(
         advice: what a gap that is too large means.
     """
     # Relative to what is to be explained: a gap of nothing to explain is no error.
-    share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
+    change = max(abs(figures["change"]), 1e-12)
+    share = abs(figures["gap"]) / change
     notes = [Note(kind="info", text=f"{way}; the completeness gap is {share:.2%} of the change")]
     if share > GAP:
         notes.append(
             Note(kind="warning", text=f"NOT COMPLETE: the gap is above {GAP:.0%}: {advice}")
         )
+    elif figures.get("jumped", 0.0) > GAP * change:
+        # Jumps up and down cancel in the gap, not in the scores.
+        notes.append(Note(kind="warning", text=f"NOT COMPLETE: {advice}"))
     all_figures = {**figures, "gap_share": share, "start": options.start}
     baseline = all_figures.pop("baseline")
     scored = Found(scored.scores, scored.value, baseline=baseline, inner=scored.inner)
@@ -416,13 +501,15 @@ def conductance(scorer: Scorer, options: Options) -> Found:
             "conductance goes along one path: choose the baseline zero, pad, mask or mean"
         )
     steps = options.path_steps
+    scorer.once("ids are read elsewhere", partial(_note_other_reads, scorer))
 
     def method(slope: Slope, y: Tensor) -> tuple[Tensor, dict[str, float]]:
-        path = Slope(scorer, slope.part, Site(EMBED))
+        path = Slope(scorer, slope.part)
         x = path.clean()
         (start,) = baselines(path, x, Options(baseline=options.baseline))
         fractions = torch.linspace(0, 1, steps + 1).to(x).view(-1, *[1] * x.ndim)
         along = start + fractions * (x - start)
+        assert slope.site is not None
         values, slopes = _at_site(path, along, slope.site)
         mean_slopes = (slopes[1:] + slopes[:-1]) / 2  # the trapezoidal rule
         return (mean_slopes * values.diff(dim=0)).sum(0), {}

@@ -16,28 +16,26 @@ file without any of them.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...hooks import NothingChanged, capture, edits, intervene
-from ...hooks.sites import SiteLike
+from ...hooks import capture
 from ..report.schema import Note
 from ..subject.medium import Medium
 from ..subject.targets import in_target, plain
-from .game import Game, embedding
+from .game import Game
 from .gradients import FIRST_STEPS, GAP, MOST_STEPS
+from .lookups import Lookup, distinct, embedding, moments, read_off, standing, tables
 from .options import Options
 from .quadrature import gauss_legendre
 from .question import Part, Question
 from .result import Found
-from .scorer import EMBED, TARGET_EMBED, Cost, Row, Scorer, part_values, row_batch
+from .scorer import Cost, Row, Scorer, part_values, row_batch
 from .units import AttributionError
 
 METHODS = ("saliency", "grad-input", "ig")
@@ -122,10 +120,8 @@ def absent_embeddings(
         n_cells: cells in front of the tokens in the row.
     """
     subject, vectors = game.question.subject, x.clone()
-    # Of each side, the source's and a target's, one table, whose making reads the vocabulary.
     sides = {in_target(token) for token in part.ids[n_cells:]}
-    tables = {side: embedding(subject, in_target=side).float() for side in sides}
-    means = {side: table.mean(0).to(x) for side, table in tables.items()}
+    means = {side: moments(subject, side).mean.to(x) for side in sides}
     for places in part.tokens:
         for place in places:
             if place >= n_cells:
@@ -133,8 +129,12 @@ def absent_embeddings(
     for start, tokens in game.fills(part):
         for place, token in enumerate(tokens, start - n_cells):
             if place >= 0:
-                table = tables[in_target(token)]
-                vectors[place] = game.scorer.embedded(plain(token), table).to(x)
+                own = plain(token)
+                if own < 0:
+                    vectors[place] = game.scorer.own_vector(own).to(x)
+                else:
+                    of_token = torch.tensor(own)
+                    vectors[place] = embedding(subject, of_token, in_target(token)).to(x)
     return vectors
 
 
@@ -169,15 +169,18 @@ def _processed(question: Question, absent: frozenset[int]) -> Tensor:
 
 def _clean(question: Question, part: Part) -> _Inputs:
     """What the unchanged row gives."""
-    site = _embedding_site(question)
-    with capture(question.subject.model, site, clone=True, stop=True) as acts:
-        question.forward(row_batch(question, part, 1), logits=True)
-    return _Inputs(_processed(question, frozenset()), acts[site][0].clone())
+    lookups = distinct(_lookups(question))
+    sites = [lookup.site for lookup in lookups]
+    batch = row_batch(question, part, 1)
+    with capture(question.subject.model, *sites, clone=True, stop=True) as acts:
+        question.forward(batch, logits=True)
+    values = [acts[site][0].clone() for site in sites]
+    return _Inputs(_processed(question, frozenset()), read_off(lookups, values, len(values[0])))
 
 
-def _embedding_site(question: Question) -> str:
-    """Where the words are embedded: in the decoder of a pair, whose encoder reads the medium."""
-    return TARGET_EMBED if question.subject.has_decoder else EMBED
+def _lookups(question: Question) -> tuple[Lookup, ...]:
+    """Where the words are looked up: in the decoder of a pair, whose encoder reads the medium."""
+    return tables(question.subject).of(question.subject.has_decoder)
 
 
 def _start(question: Question, part: Part, end: _Inputs, ways: Sequence[Tensor]) -> _Inputs:
@@ -189,7 +192,7 @@ def _start(question: Question, part: Part, end: _Inputs, ways: Sequence[Tensor])
     assert question.medium is not None
     embeds = end.embeds.clone()
     in_target = question.subject.has_decoder
-    mean = embedding(question.subject, in_target=in_target).float().mean(0).to(embeds)
+    mean = moments(question.subject, in_target).mean.to(embeds)
     for places in _of_text(part, question.medium):
         embeds[places] = mean
     return _Inputs(end.values - torch.stack(list(ways)).sum(0), embeds)
@@ -204,14 +207,11 @@ def _of_text(part: Part, medium: Medium) -> list[list[int]]:
 def _value(question: Question, part: Part, at: _Inputs) -> Float[Tensor, ""]:
     """The part's value at these processed values and embeddings, in their graph."""
     assert question.medium is not None
-    put = edits.function(lambda old: at.embeds[None], "path")
-    edit: dict[SiteLike, Any] = {_embedding_site(question): put}
+    numbers = torch.arange(len(at.embeds))[None]
     with (
-        warnings.catch_warnings(),
-        intervene(question.subject.model, edit),
+        standing(question.subject.model, _lookups(question), numbers, at.embeds),
         question.medium.forced(at.values),
     ):
-        warnings.simplefilter("ignore", NothingChanged)
         return part_values(question, part, row_batch(question, part, 1), grad=True)[0]
 
 

@@ -8,6 +8,9 @@ errors are halved until what all miss together is small: a smooth path takes a f
 one with a sharp bend takes more only at the bend. Lobatto's points contain both ends and the
 middle: what halving a panel needs of these is there already, and no value is computed apart from a
 gradient. All new points of a round are one call.
+
+Where the function jumps, as where a router chooses other experts, no gradient sees it: a narrow
+panel that explains next to nothing of its change is not halved again, and what jumps is reported.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ MAY_STAY = 0.8
 """The panels that miss least are not halved while they miss less than this share of what is
 allowed: the rest of it is left for the halves of the others.
 """
+
+JUMP_WIDTH, JUMP_EXPLAINED = 1e-4, 0.1
+"""A panel at most so wide, whose integral is less than this share of what it misses, has a jump."""
 
 
 @runtime_checkable
@@ -82,6 +88,13 @@ class Panel:
         gap = float(shares.double().sum()) - (high.value - low.value)
         return cls(low, middle, high, shares, gap)
 
+    @property
+    def has_jump(self) -> bool:
+        """Whether the function's change is one that no gradient in it explains."""
+        integral = self.high.value - self.low.value + self.gap
+        is_narrow = self.high.at - self.low.at <= JUMP_WIDTH
+        return is_narrow and abs(integral) < JUMP_EXPLAINED * abs(self.gap)
+
 
 @dataclass(frozen=True)
 class Integral:
@@ -90,14 +103,16 @@ class Integral:
     Args:
         shares: for each element what it adds to the change.
         gap: what their sum misses of it.
-        missed: the sum of what the panels miss, whatever its sign.
+        missed: the sum of what the panels miss, whatever its sign, but for jumps.
         steps: gradients that it took.
+        jumps: the size of each jump of the function.
     """
 
     shares: Float[Tensor, "*site"]
     gap: float
     missed: float
     steps: int
+    jumps: tuple[float, ...]
 
 
 def integrate(
@@ -123,7 +138,10 @@ def integrate(
         panels.append(Panel.of(begun[at : at + len(NODES)]))
     change = begun[-1].value - begun[0].value
     steps = len(begun)
+    with_jump: list[Panel] = []
     while True:
+        with_jump += [panel for panel in panels if panel.has_jump]
+        panels = [panel for panel in panels if not panel.has_jump]
         panels.sort(key=lambda panel: abs(panel.gap))
         gaps = np.abs([panel.gap for panel in panels])
         missed = float(gaps.sum())
@@ -135,8 +153,9 @@ def integrate(
             halves += [(panel.low, panel.middle), (panel.middle, panel.high)]
         panels = panels[:n_kept] + _panels(function, x, start, halves)
         steps += _INNER * len(halves)
-    shares = torch.stack([panel.shares for panel in panels]).sum(0)
-    return Integral(shares, float(shares.double().sum()) - change, missed, steps)
+    shares = torch.stack([panel.shares for panel in (*panels, *with_jump)]).sum(0)
+    jumps = tuple(abs(panel.gap) for panel in with_jump)
+    return Integral(shares, float(shares.double().sum()) - change, missed, steps, jumps)
 
 
 def _nodes(function: Function, x: Tensor, start: Tensor, fractions: Sequence[float]) -> list[Node]:

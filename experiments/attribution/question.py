@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..corpus.prompts import check_apart
 from ..metrics.metrics import BITS
 from ..report.schema import Note
 from ..subject import Subject
@@ -62,6 +63,9 @@ class Target:
     probe: LogisticProbe | Path | None = None
     word: int | None = None
     prefix: str | None = None
+
+    def __post_init__(self) -> None:
+        check_apart(self.answer, self.wrong)
 
 
 def as_encoded(ids: Sequence[int]) -> Encoded:

@@ -44,7 +44,9 @@ from torch.nn import functional as F
 
 from ...hooks import NothingChanged, Site, UnknownArchitecture, capture, edits, intervene, sites
 from ..report.schema import Note
+from ..subject import Subject
 from .gradients import Slope, each_part, with_figures
+from .lookups import tables
 from .options import Options
 from .result import Found
 from .scorer import Scorer
@@ -306,8 +308,9 @@ def lrp(
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         later = inputs_of_blocks
-        if slope.site.layer is not None:
-            later = [name for name in later if _layer(name) > slope.site.layer]
+        first = slope.site.layer if slope.site is not None else None
+        if first is not None:
+            later = [name for name in later if _layer(name) > first]
         with propagating(model, rule, attention, end=end):
             if not later:
                 return slope.at(x[None])[1][0] * x, {}
@@ -328,8 +331,18 @@ def lrp(
         Found(scored.scores, scored.value, inner=inner),
         {**figures, "conservation": sums, "rule": rule},
         start,
-        (note,),
+        (note, *_notes_of_tables(question.subject)),
     )
+
+
+def _notes_of_tables(subject: Subject) -> tuple[Note, ...]:
+    """Which of the model's tables of tokens the scores leave out."""
+    _, *others = tables(subject).text
+    if not others:
+        return ()
+    named = ", ".join(str(lookup.site) for lookup in others)
+    text = f"the scores follow the residual stream: they leave out what blocks read from {named}"
+    return (Note(kind="warning", text=text),)
 
 
 def _takers(model: nn.Module, attention: str) -> list[str]:
@@ -403,4 +416,5 @@ def chefer(scorer: Scorer, options: Options) -> Found:
         "chefer scores have no sign: they measure how much is read from each unit, "
         "not its direction"
     )
-    return Found(scores, value, notes=(Note(kind="info", text=text),))
+    notes = (Note(kind="info", text=text), *_notes_of_tables(question.subject))
+    return Found(scores, value, notes=notes)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,18 +17,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...hooks import NothingChanged, edits, intervene
 from ...hooks.configuration import head_counts
-from ...hooks.sites import SiteLike
 from ..report.schema import Note
 from ..subject import Subject
 from ..subject.batches import Batch
+from .lookups import stand_in, standing, tables
 from .prefixes import cuts, run_shared
 from .question import Part, Question, as_encoded, no_number
 from .units import AttributionError
 
 Made = TypeVar("Made")
-EMBED, TARGET_EMBED = "hook_embed", "decoder_hook_embed"
 SHARE_BELOW = 0.85
 """Beginnings are shared where that leaves less than this share of the tokens to compute."""
 CHECKED = 2
@@ -96,7 +93,7 @@ class Scorer:
         self.batch_tokens = batch_tokens
         self.cost = Cost()
         self.notes: list[Note] = []
-        self._vectors: list[Float[Tensor, " d_model"]] = []
+        self._vectors: list[Float[Tensor, " d"]] = []
         self._ids: dict[bytes, int] = {}
         self._made: dict[Hashable, Any] = {}
         self._known: dict[tuple[Part, Row], float] = {}
@@ -106,19 +103,17 @@ class Scorer:
         self._checked = False
         self._run_plain: list[tuple[Part, Row]] = []  # whose values are right without a cache
 
-    def vector(self, value: Float[Tensor, " d_model"]) -> int:
-        """The id by which rows have this vector in an embedding's place; equal vectors have one."""
+    def vector(self, value: Float[Tensor, " d"]) -> int:
+        """The id by which rows have this vector in a token's place; equal vectors have one."""
         key = value.detach().float().cpu().numpy().tobytes()
         if key not in self._ids:
             self._vectors.append(value.detach())
             self._ids[key] = -len(self._vectors)
         return self._ids[key]
 
-    def embedded(
-        self, token: int, table: Float[Tensor, "vocab d_model"]
-    ) -> Float[Tensor, " d_model"]:
-        """The vector of an id of a row: a token's, or one of the scorer's own."""
-        return table[token] if token >= 0 else self._vectors[-1 - token]
+    def own_vector(self, token: int) -> Float[Tensor, " d"]:
+        """The vector of an id below 0."""
+        return self._vectors[-1 - token]
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What ``make`` gives, made at the first call with this key."""
@@ -165,7 +160,7 @@ class Scorer:
                 ids = stack.enter_context(self._embedded(batch.input_ids))
                 known = replace(batch, input_ids=ids)
                 if batch.target is not None:
-                    target_ids = self._embedded(batch.target.ids, TARGET_EMBED)
+                    target_ids = self._embedded(batch.target.ids, in_target=True)
                     target = replace(batch.target, ids=stack.enter_context(target_ids))
                     known = replace(known, target=target)
                 forward = partial(self.question.forward, known)
@@ -195,30 +190,23 @@ class Scorer:
         return values
 
     @contextlib.contextmanager
-    def _embedded(self, ids: Tensor, site: str = EMBED) -> Iterator[Tensor]:
+    def _embedded(self, ids: Tensor, in_target: bool = False) -> Iterator[Tensor]:
         """The ids that the model can be given,
-        the scorer's own vectors taking their places in the embedding.
+        the scorer's own vectors standing where these are looked up.
         """
         is_vector = ids < 0
         if not bool(is_vector.any()):
             yield ids
             return
-        table = torch.stack(self._vectors)
         # Ids below 0 name the scorer's own vectors.
-        which = (-1 - ids[is_vector]).to(table.device)
-
-        def put(value: Tensor) -> Tensor:
-            new = value.clone()
-            new[is_vector.to(value.device)] = table[which].to(value)
-            return new
-
-        edit: dict[SiteLike, Any] = {site: edits.function(put, "absent")}
-        with warnings.catch_warnings(), intervene(self.subject.model, edit):
-            # a pad's embedding is often zero already
-            warnings.simplefilter("ignore", NothingChanged)
-            # a token: a pad would move what a classifier reads
-            stand_in = int(self.subject.pad_id == 0)
-            yield ids.masked_fill(is_vector, stand_in)
+        used, numbers = torch.unique(-1 - ids[is_vector], return_inverse=True)
+        vectors = torch.stack([self._vectors[k] for k in used.tolist()])
+        names = torch.full_like(ids, -1)
+        names[is_vector] = numbers
+        lookups = tables(self.subject).of(in_target)
+        token = self.once("stand-in", lambda: stand_in(self.subject))
+        with standing(self.subject.model, lookups, names, vectors):
+            yield ids.masked_fill(is_vector, token)
 
     # -- shared beginnings
 

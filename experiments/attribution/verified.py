@@ -22,9 +22,8 @@ from dataclasses import asdict
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import hypergeom
 
-from ...hooks import Site
+from ...probes.distributions import hypergeometric_cdf
 from ..report.schema import Note
 from ..sweep.estimate import certificate, to_verify
 from ..sweep.measure import certificate_notes
@@ -33,12 +32,9 @@ from .gradients import Slope
 from .medium_gradients import absent_embeddings, medium_first_order
 from .options import Options
 from .result import Found
-from .scorer import EMBED
 
 DRAWN = 8
 """Units that are left out exactly to judge the estimates by, besides the largest."""
-
-
 CONFIDENCE = 0.95
 """Of the bound on how many units that were not measured are larger."""
 
@@ -93,9 +89,11 @@ def most_unseen(larger: int, drawn: int, unseen: int) -> int:
     The largest number that the draw does not contradict: P(at most ``larger`` of them are drawn)
     is above 1 - `CONFIDENCE`. Drawn without replacement, the count is hypergeometric.
     """
-    possible = larger + np.arange(unseen + 1)
-    chances = hypergeom.cdf(larger, drawn + unseen, possible, drawn)
-    return int(np.flatnonzero(chances > 1 - CONFIDENCE).max())
+    possible = range(unseen + 1)
+    total = drawn + unseen
+    return max(
+        n for n in possible if hypergeometric_cdf(larger, drawn, larger + n, total) > 1 - CONFIDENCE
+    )
 
 
 def first_order(
@@ -108,7 +106,7 @@ def first_order(
         return lost, np.abs(lost)
     lost, bounds = np.zeros(game.n), np.zeros(game.n)
     for part in game.question.parts:
-        slope = Slope(game.scorer, part, Site(EMBED))
+        slope = Slope(game.scorer, part)
         x = slope.clean()
         gradient = slope.at(x[None])[1][0]
         way = x - absent_embeddings(game, part, x)

@@ -255,11 +255,10 @@ def _corrected(
     records: Sequence[GroupDifferenceRecord], p: Sequence[float]
 ) -> list[GroupDifferenceRecord]:
     """The records with their p corrected over all that could be tested."""
-    tested = [number for number, one in enumerate(p) if math.isfinite(one)]
-    corrected = dict(zip(tested, holm([p[number] for number in tested]), strict=True))
     out = []
-    for number, record in enumerate(records):
-        out.append(replace(record, p_holm=corrected.get(number)))
+    for record, corrected in zip(records, holm(p), strict=True):
+        p_holm = corrected if math.isfinite(corrected) else None
+        out.append(replace(record, p_holm=p_holm))
     return out
 
 

@@ -31,7 +31,9 @@ class ConfidenceOptions(RunOptions):
         "a file in the same format to fit scalings on", None, metavar="FILE"
     )
     split: float = option(
-        "fit scalings on this share of the groups, drawn at random, and measure the rest", 0.0
+        "fit scalings on this share of the groups, drawn at random, and measure the rest",
+        0.0,
+        most=1,
     )
     bins: int = option("number of bins of equal width", 15, least=2)
     choices: str = option(
@@ -48,7 +50,7 @@ class ConfidenceOptions(RunOptions):
     templates: Path | None = option(
         "folder with files that replace the wording of questions", None, metavar="DIR"
     )
-    skip: float = option(SKIP, 0.1, metavar="SHARE")
+    skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
     chat: bool = option("ask through the tokenizer's chat template", False)
 
     @property

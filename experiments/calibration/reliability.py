@@ -117,7 +117,7 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
         "n_answered": n_answered,
         "n_clusters": boot.n_clusters,
         **{f"n_{reason}": count for reason, count in judged.counts.items()},
-        **spread("accuracy", boot.mean(judged.correct.astype(float)), boot),
+        **spread("accuracy", boot.mean(judged.correct), boot),
         **spread("squared_error_all", boot.mean(score), boot, 0.0, 1.0),
     }
     if n_answered >= max(bins, 2):
@@ -126,7 +126,8 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
         return JudgedRecord(**of_all, measured=True, **of_answered, **of_rows)
     if answered.all():
         raise cal.CalibrationError(
-            f"expected at least as many rows as bins, got {n} rows and {bins} bins: give --bins"
+            f"expected at least as many rows as bins, got {n} rows and {bins} bins: "
+            f"give --bins {n} or less"
         )
     return JudgedRecord.unmeasured(**of_all)
 
@@ -316,12 +317,10 @@ def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
         p += found.p.tolist()
         fields = {"a": first.method, "b": other.method, "n": n}
         rows.append({**fields, **spread("difference", found.interval(), boot)})
-    corrected = iter(holm([value for value in p if math.isfinite(value)]))
     records = []
-    for row, value in zip(rows, p, strict=True):
-        is_tested = math.isfinite(value)
-        p_holm = next(corrected) if is_tested else None
-        records.append(ComparisonRecord(**row, p=value if is_tested else None, p_holm=p_holm))
+    for row, *tests in zip(rows, p, holm(p), strict=True):
+        of_pair, corrected = (value if math.isfinite(value) else None for value in tests)
+        records.append(ComparisonRecord(**row, p=of_pair, p_holm=corrected))
     return records
 
 

@@ -101,6 +101,17 @@ class Prompt:
     audio: str | None = None
     line: int | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        check_apart(self.answer, self.wrong)
+
+
+def check_apart(answer: str | None, wrong: str | None) -> None:
+    """Raise `InputError` where the answers that are compared are the same one."""
+    if wrong is not None and answer == wrong:
+        raise InputError(
+            f"expected an answer that differs from the wrong one, got {answer!r} twice"
+        )
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -194,10 +205,6 @@ def _prompt(record: Mapping[str, Any], answers: bool, audio: bool = False) -> Pr
     label = first_of(record, LABEL)
     if not isinstance(label, str | int | float | None):
         raise InputError(f"expected 'label' to be a text or a number, got {shown(label)}")
-    if answer == wrong:
-        raise InputError(
-            f"expected an answer that differs from the wrong one, got {answer!r} twice"
-        )
     return Prompt(
         str(prompt or sound),
         answer,

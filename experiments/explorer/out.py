@@ -45,9 +45,9 @@ with torch.no_grad(), ls.capture(model, *{sites!r}) as {name}:
     model(**{inputs})
 """
 _ABSENT = """
-from layerscope.experiments.attribution.game import embedding
+from layerscope.experiments.attribution.lookups import moments
 
-absent = embedding(subject).float().mean(0)
+absent = moments(subject).mean
 """
 
 

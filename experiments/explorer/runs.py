@@ -23,7 +23,7 @@ from layerscope.errors import InputError
 
 from ...hooks import NothingChanged, Reference, Resume, Site, capture, edits, intervene
 from ...hooks.edits import Edit
-from ..attribution.game import embedding
+from ..attribution.lookups import EMBED, moments, tables
 from ..subject import Subject
 from ..subject.bos import SENTENCES
 from ..subject.word_spans import Encoded
@@ -192,7 +192,14 @@ class Values:
 
     def _mean_embedding(self) -> Tensor:
         if self._absent is None:
-            self._absent = embedding(self.subject).float().mean(0)
+            _, *others = tables(self.subject).text
+            if others:
+                raise InputError(
+                    f"edit absent: {self.subject.name} also looks its tokens up at "
+                    f"{', '.join(str(lookup.site) for lookup in others)}, where {EMBED} "
+                    "is not read"
+                )
+            self._absent = moments(self.subject).mean
         return self._absent
 
     def _values(self, clean: Clean, site: str) -> Tensor:

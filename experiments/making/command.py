@@ -62,6 +62,8 @@ def made_for(name: str, options: MakeOptions) -> Made:
     # Checked before the model is loaded, which takes longest.
     if path is not None and path.exists():
         raise InputError(f"{path} exists already: delete it, or give another --out FILE")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     subject = _subject_of(options)
     collector.resume()
     made = drawn(name, subject, options.n, options.seed)

@@ -96,7 +96,9 @@ def controls_section(results: Results, known: Sequence[Control]) -> Section | No
         Column("in this run", False),
         Column("what it rules out", False),
     ]
-    table = Table("controls-table", "Controls of this run", columns, rows, sortable=False)
+    table = Table(
+        "controls-table", "Controls of this run", columns, rows, sortable=False, shows=False
+    )
     about = "Controls of this run, and the mistake that each one rules out."
     return Section("controls", "Controls", [table], about)
 

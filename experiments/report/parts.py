@@ -14,6 +14,9 @@ from markupsafe import Markup
 from .schema import Interval
 from .words import ABSENT, finite, general, interval, number, p_value, signed
 
+LONG = 40
+"""Characters of a text that may break into lines in its cell."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -44,7 +47,8 @@ class Cell:
     def style(self, numeric: bool) -> str:
         """Classes of the cell's element."""
         tone = self.tone if self.tone in ("strong", "code") else ""
-        return f"n {tone}".rstrip() if numeric else tone
+        width = "n" if numeric else "long" if len(self.text) > LONG else ""
+        return f"{width} {tone}".strip()
 
 
 def _reads_as(text: str, value: float | int) -> bool:
@@ -81,7 +85,7 @@ class Table:
     tall: bool = False
     compact: bool = False
     copy: bool = False
-    shows: bool = False  # the caption, which otherwise only a screen reader hears
+    shows: bool = True  # the caption, which otherwise only a screen reader hears
 
 
 @dataclass(frozen=True)

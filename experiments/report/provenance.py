@@ -104,7 +104,7 @@ def data_table(data: list[Mapping[str, Any]], prefix: str = "") -> Table:
         ]
         for d in data
     ]
-    return Table(f"{prefix}data-table", "Data", columns, rows, sortable=False)
+    return Table(f"{prefix}data-table", "Data", columns, rows, sortable=False, shows=False)
 
 
 def provenance(about: Mapping[str, Any], prefix: str = "") -> Section:

@@ -74,6 +74,7 @@ def records_section(typed: Sequence[Any]) -> Section:
         rows,
         tall=True,
         copy=True,
+        shows=False,
     )
     about = f"{plural(len(typed), 'record')} in results.json. Choose a heading to sort."
     if len(typed) > LISTED:

@@ -74,12 +74,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RunError(
             f"{path}: expected the JSON that a run wrote, got something else ({error}): "
-            "delete the file"
+            "delete the file if it is a run's"
         ) from None
     if not isinstance(found, dict):
         raise RunError(
             f"{path}: expected a JSON object that a run wrote, "
-            f"got a {type(found).__name__}: delete the file"
+            f"got a {type(found).__name__}: delete the file if it is a run's"
         )
     return found
 

@@ -24,6 +24,7 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from layerscope.arguments import shown
 from layerscope.errors import LayerscopeError
 
 C = TypeVar("C")
@@ -48,10 +49,10 @@ def option(
         decides: whether it can change a number: a run that differs in such an option is another
             run.
         in_memory: whether a call in Python may also give an object.
-        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``most``,
-            ``aliases`` (names that it had in an earlier version: they are taken, and shown
-            nowhere), ``hidden`` (the whole option is of an earlier version), ``unless`` (names of
-            options: it must be given where none of them is).
+        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``above``
+            (what it must exceed), ``most``, ``aliases`` (names that it had in an earlier version:
+            they are taken, and shown nowhere), ``hidden`` (the whole option is of an earlier
+            version), ``unless`` (names of options: it must be given where none of them is).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
     return (
@@ -259,8 +260,10 @@ def _value(item: dataclasses.Field[Any], hint: Any, value: Any, name: str) -> An
 
 def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
     """One value of an option, as its type takes it."""
-    if item.metadata["in_memory"] and _in_memory(value):
-        return value
+    if item.metadata["in_memory"] and not isinstance(value, (str, os.PathLike)):
+        return _subject(value, name)
+    if value == "" and (kind is Path or item.metadata["in_memory"]):
+        raise OptionError(f"{name}: expected a name or a path, got an empty one")
     if kind in (Path, str) and isinstance(value, (str, os.PathLike)):
         value = kind(value)
     if isinstance(value, Path) and (not is_text(str(value)) or "\0" in str(value)):
@@ -274,7 +277,7 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
             value = float(value)
     is_large = kind is float and isinstance(value, int)
     if not (isinstance(value, kind) or is_large) or (is_truth and kind is not bool):
-        raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
+        raise OptionError(f"{name}: expected {_words(kind)}, got {shown(value)}")
     if kind in (int, float) and isinstance(value, (int, float)):
         _check_bounds(item, kind, typing.cast(float, value), name)
     choices = item.metadata.get("choices")
@@ -299,9 +302,11 @@ def _check_bounds(item: dataclasses.Field[Any], kind: type, value: int | float, 
     0 is the least where nothing is said.
     """
     least, most = item.metadata.get("least", 0), item.metadata.get("most", LARGEST)
+    above = item.metadata.get("above", -math.inf)
     is_finite = isinstance(value, int) or math.isfinite(value)
-    if not is_finite or value < least:
+    if not is_finite or value < least or value <= above:
         bound = "" if least == -math.inf else f" of at least {least}"
+        bound = bound if above == -math.inf else f" above {above}"
         raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value!r:.80}")
     if value > most:
         raise OptionError(
@@ -312,6 +317,17 @@ def _check_bounds(item: dataclasses.Field[Any], kind: type, value: int | float, 
 def _in_memory(value: Any) -> bool:
     """Whether it is an object in memory and not a value that a file could hold."""
     return value is not None and not isinstance(value, (str, os.PathLike, int, float, tuple, list))
+
+
+def _subject(value: Any, name: str) -> Any:
+    """A model in memory, with its tokenizer."""
+    from ..subject import Subject
+
+    if isinstance(value, Subject):
+        return value
+    raise OptionError(
+        f"{name}: expected a hub id, a path or a pair (model, tokenizer), got {shown(value)}"
+    )
 
 
 def _words(kind: type) -> str:

@@ -179,7 +179,7 @@ class TextsOptions(RunOptions):
         None,
     )
 
-    skip: float = option(SKIP, 0.1, metavar="SHARE")
+    skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
 
     @property
     def source(self) -> Path:
@@ -257,7 +257,7 @@ class ProbesOptions(StoreOptions):
     """Probe fitting."""
 
     l2: tuple[float, ...] = option(
-        "candidate L2 penalties (repeatable; default: a built-in path)", ()
+        "candidate L2 penalties (repeatable; default: a built-in path)", (), above=0
     )
     max_ram: str | None = option(
         "memory limit, such as 2GB: batches become smaller and vectors stay on disk", None

@@ -22,7 +22,7 @@ from .encoding import read_with
 from .errors import SubjectError
 
 if TYPE_CHECKING:
-    from . import Subject
+    from .subject import Subject
 
 MARGIN = 0.1
 """Nats a token by which another candidate must win against the declared BOS."""

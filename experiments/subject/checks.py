@@ -17,8 +17,8 @@ import torch
 
 from ...hooks import verify
 from ...hooks.verify import Finding, Verdict
-from . import Subject
 from .bos import SENTENCES
+from .subject import Subject
 from .word_spans import Encoded, word_spans
 
 SENTENCES_READ, LONGEST = 3, 8

@@ -67,6 +67,8 @@ def one_line(name: str) -> Iterator[None]:
         first = first_line(error)
         if "ignore_mismatched_sizes" in first:
             first = "the weights have other shapes than its config.json describes"
+        if "backend tokenizer" in first:
+            first = "no tokenizer beside it: expected tokenizer.json or the tokenizer's own files"
         hint = (
             "; pass trust_remote_code=True (--trust-remote-code) if you trust its code"
             if "remote" in first

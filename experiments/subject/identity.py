@@ -6,15 +6,43 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ...hooks.placement import accelerate_hooks
 
+if TYPE_CHECKING:
+    from .subject import Subject
+
 _WHERE_FROM = ("_name_or_path", "transformers_version", "_commit_hash")
 """Settings that say where a configuration is from, and change no number."""
+
+
+def identity_of(subject: Subject, weights: str) -> dict[str, str]:
+    """Everything of a model and its tokenizer that can decide a number, by name.
+
+    Args:
+        weights: their hash.
+    """
+    generation = getattr(subject.model, "generation_config", None)
+    return {
+        "weights": weights,
+        "configuration": settings_sha256(subject.config.to_dict()),
+        "tokenizer": subject.tokenizer_sha256,
+        "chat template": settings_sha256(getattr(subject.tokenizer, "chat_template", None)),
+        "generation settings": settings_sha256(
+            generation.to_dict() if generation is not None else None
+        ),
+        "adapter": settings_sha256(adapters_of(subject.model)),
+        "quantisation": settings_sha256(quantisation_of(subject.config)),
+        "revision": str(getattr(subject.config, "_commit_hash", None)),
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "attention": str(getattr(subject.config, "_attn_implementation", None)),
+        "bos": str(subject.bos),
+        "longest input": str(subject.max_length),
+    }
 
 
 def hash_files(files: Sequence[Path]) -> str:

@@ -24,12 +24,12 @@ from layerscope.errors import LayerscopeError
 
 from ...hooks import capture
 from ..corpus.items import MILLISECONDS, WHOLE
-from . import Subject, require_eval
 from .batches import AnyBatch, FileBatch
 from .errors import SubjectError, first_line, one_line, reading
 from .identity import hash_files, settings_sha256
 from .loading import Parts, read_media_model
 from .modes import Modes
+from .subject import Subject, require_eval
 from .word_spans import Encoded, Pooler, Pooling
 
 Kind = Literal["images", "audio"]

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from layerscope.arguments import exists
+
 from ...hooks.folders import expanded
 from .errors import SubjectError
 
@@ -94,6 +96,11 @@ def as_device(device: torch.device | str | None) -> torch.device:
         ) from None
     if parsed.type == "meta":
         raise SubjectError("device 'meta' has no values: expected cpu, cuda, ...")
+    if not exists(parsed):
+        raise SubjectError(
+            f"device {str(device)!r}: this machine has none, "
+            f"or torch {torch.__version__} was built without it"
+        )
     return parsed
 
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from . import Subject
 from .errors import SubjectError
+from .subject import Subject
 
 IdsToLogits = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from ...hooks import capture
 from ...hooks.configuration import setting
 from ...hooks.padding import Padding, Policy, Side
-from . import Subject, require_eval
 from .batches import Batch
 from .cells import is_cell
 from .encoding import TextEncoder
 from .errors import SubjectError, reading
 from .identity import settings_sha256
 from .media import EMBEDDING, read_sound, seconds_of
+from .subject import Subject, require_eval
 from .word_spans import Encoded
 
 SOUND = 1 << 35

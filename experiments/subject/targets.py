@@ -20,7 +20,7 @@ from .errors import SubjectError
 from .word_spans import Encoded
 
 if TYPE_CHECKING:
-    from . import Subject
+    from .subject import Subject
 
 TARGET = 1 << 40
 """Added to the id of a token that the decoder reads; above every vocabulary."""

@@ -21,8 +21,8 @@ from ..runs.execute import Run
 from ..runs.folder import RunFolder
 from .components import Component
 from .estimate import certificate, estimates, grad_drop, to_verify
+from .grid import Grid, sweep_all, sweep_grid
 from .records import Certificate
-from .sweep import Grid, sweep_all, sweep_grid
 
 PUT_IN_ALREADY = "their values already equal what the ablation puts there"
 

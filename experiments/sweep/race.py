@@ -30,8 +30,9 @@ from ..runs.execute import Run
 from ..subject import Subject
 from .components import Component
 from .elimination import WRONG, Eliminated, eliminate
+from .grid import Grid, sweep_grid
 from .measure import Measured, gradients
-from .sweep import Chunk, Grid, chunks, sweep_grid
+from .sweep import Chunk, chunks
 
 FIRST, GROWTH = 8, 1.35
 """Prompts in the first stage, and what each stage multiplies them by."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...probes.design import CPU_BLOCK
-from ...probes.newton import MEMORY
+from ...probes.lbfgs import MEMORY
 from ...probes.rows import block_of
 from ...probes.solver import MAX_COLUMNS
 from ..features.memory import MARGIN

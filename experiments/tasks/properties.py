@@ -99,7 +99,8 @@ def get_property(name: str, corpus: Corpus) -> Property:
         return annotated[name]()
     known = [*annotated] if of_items else [*PROPERTIES, *annotated]
     tails = {known_name.rpartition(":")[2]: known_name for known_name in known}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    near = [one for one in known if one.lower() == name.lower()][:1]
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     near = near or [tails[t] for t in difflib.get_close_matches(name, tails, n=1, cutoff=0.4)]
     hint = f"; the nearest is {near[0]!r}" if near else ""
     raise UnknownProperty(f"expected a property, got {name!r}{hint}; there are: {', '.join(known)}")

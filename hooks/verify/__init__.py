@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from ..padding import Padding
@@ -97,6 +98,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+@checked
 def verify(
     model: nn.Module,
     inputs: Mapping[str, Any] | None = None,
@@ -133,7 +135,7 @@ def verify(
     """
     start = time.perf_counter()
     names = [check.name for check in CHECKS]
-    if unknown := [name for name in only or () if name not in names]:
+    if only is not None and (unknown := [name for name in only if name not in names]):
         raise InputError(f"no check {unknown[0]!r}: expected one of {', '.join(names)}")
     chosen = [c for c in CHECKS if (only is None or c.name in only) and (c.quick or not quick)]
     # reading an architecture's description may draw random numbers

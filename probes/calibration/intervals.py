@@ -20,6 +20,8 @@ RANKS = 128
 """Groups of confidences in resamples of rankings."""
 FREEDOM = 10.0
 """Least degrees of freedom of AUROC's error: of fewer clusters, Newcombe's bound is the wider."""
+ROUNDING = 1e-12
+"""A difference of confidences and outcomes below this is 0."""
 TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
 
 
@@ -46,7 +48,7 @@ class Chance:
 
     def p(self, value: float) -> float:
         """How often chance gives an ECE as large, with 1 added in both counts."""
-        return float((1 + np.sum(self.ece >= value - 1e-12)) / (1 + len(self.ece)))
+        return float((1 + np.sum(self.ece >= value - ROUNDING)) / (1 + len(self.ece)))
 
 
 def chance(
@@ -184,7 +186,10 @@ def overconfidence_interval(
         return found
     least, most = np.quantile(by_chance.gaps.sum(1), TAILS)
     low, high = found.value + float(least), found.value + float(most)
-    return Interval(found.value, min(found.low, low), max(found.high, high))
+    ends = [min(found.low, low), max(found.high, high)]
+    # Where the sample is as chance has it at most, the end is 0, and must not miss it by rounding.
+    low, high = (0.0 if abs(end) < ROUNDING else end for end in ends)
+    return Interval(found.value, low, high)
 
 
 def ranking_intervals(

@@ -35,8 +35,9 @@ def neighbours(results: Raw, g: Groups, about: str) -> None:
     ends(g, in_space["accuracy_interval"])
     same(g["majority"], told["majority"])
     doubted(g, in_space["accuracy_interval"], told["majority"])
-    for value, name in re.findall(rf"({NUMBER}) on the (\w+) map", g["maps"]):
-        same(value, told["places"][name]["accuracy"])
+    for value, name in re.findall(rf"({NUMBER}) on the (PCA|t-SNE|UMAP) map", g["maps"]):
+        method = name.lower().replace("-", "")
+        same(value, told["places"][method]["accuracy"])
 
 
 def next_token(results: Raw, g: Groups, about: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+import zoo
 
 from experiments.attribution import (
     METHODS,
@@ -133,6 +134,21 @@ def test_a_model_whose_cache_does_not_keep_is_run_whole() -> None:
     fresh = Game(Scorer(ask(subject, TEXT, " w20"), share=False), "pad")
     np.testing.assert_allclose(values, fresh(masks), atol=1e-5)
     assert not scorer._share
+
+
+def test_beginnings_are_shared_where_the_body_has_another_name_than_the_prefix() -> None:
+    """Llama 4 alone has its body at ``model``, its configuration's prefix is ``language_model``."""
+    subject = Subject(zoo.build("Llama4ForCausalLM"), tiny.tokenizer(), bos="always")
+    scorer = Scorer(ask(subject, TEXT, " w20"))
+    masks = np.random.default_rng(0).random((40, 6)) < 0.5
+    values = Game(scorer, "pad")(masks)
+    assert scorer._share
+    assert scorer._checked
+    (part,) = scorer.question.parts
+    for row, kept in enumerate(masks[:5]):
+        ids = [token if k else 0 for token, k in zip(part.ids[1:], kept, strict=True)]
+        only = Row((part.ids[0], *ids), part.reads)
+        assert values[row] == pytest.approx(float(alone(subject, only)[20]), abs=1e-4)
 
 
 def test_cuts_are_the_cheapest_of_all() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from calibrated import doubled_logits, run, write_rows
 from made import softmax
+from scipy import stats
 
 from experiments import cli
 from experiments.calibration.predictions import (
@@ -328,3 +329,13 @@ def test_an_interval_ends_where_its_quantity_does():
     ):
         value, ends = getattr(record, name), getattr(record, f"{name}_interval")
         assert least <= ends.low <= value <= ends.high <= most, name
+
+
+def test_an_accuracy_of_0_is_not_certain() -> None:
+    """Wilson's interval of 0 of 12 has its upper end at q^2 / (12 + q^2)."""
+    confidence = np.linspace(0.3, 0.9, 12)
+    record = judge(Judged("m", confidence, np.zeros(12, bool), np.arange(12)), 4, 0)
+    q = stats.t.ppf(0.975, 11)
+    assert record.accuracy_interval is not None
+    assert record.accuracy_interval.low == 0
+    assert record.accuracy_interval.high == pytest.approx(q**2 / (12 + q**2))

@@ -95,7 +95,7 @@ def test_npz_and_jsonl_files_are_the_same_rows(tmp_path: Path) -> None:
         ),
         (
             ['{"probabilities": [0.5, 0.5], "label": 0}'] * 3,
-            "at least as many rows as bins, got 3 and 15: give --bins",
+            "at least as many rows as bins, got 3 rows and 15 bins: give --bins 3 or less",
         ),
         ([""], "expected at least one line, got none"),
         (["{"], ":1: expected a JSON object"),

@@ -373,10 +373,12 @@ def test_too_long_and_of_two_tokens(tmp_path: Path) -> None:
     items += [
         Prompt("w3 " * 70, " w5", " w6"),
         Prompt("w3", " w4 w5", " w6"),
-        Prompt("w3", " w4", " w4"),
     ]
+    path = write(tmp_path / "p.jsonl", items)
+    with path.open("a") as file:
+        file.write('\n{"prompt": "w3", "answer": " w4", "wrong": " w4"}\n')
     unusable: list[Unusable] = []
-    prompts = read_prompts(write(tmp_path / "p.jsonl", items), unusable=unusable)
+    prompts = read_prompts(path, unusable=unusable)
     kept, _ = usable(prompts, lambda some: metric.reads(one, some), unusable, 0.2)
     assert len(kept) == 17
     text = unusable_notes(unusable, len(kept))[0].text

@@ -36,6 +36,18 @@ task_manager.cc): so nothing here runs on Ray in the process of the tests.
 """
 
 
+def until_not_aborted(run: Callable[[int], int | None]) -> int | None:
+    """The exit status of a process, started again where Ray aborts it; ``run`` is given the
+    number of the attempt.
+    """
+    status = run(0)
+    for attempt in range(1, MOST_ABORTS):
+        if status != -signal.SIGABRT:
+            break
+        status = run(attempt)
+    return status
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, found = tmp_path_factory.mktemp("files"), {}
@@ -118,14 +130,14 @@ def cells_and_a_death(folder: Path) -> None:
 def test_the_same_cells_whoever_computes_them(tmp_path: Path) -> None:
     from processes import PROCESSES  # here: workers of Ray, which import this module, find it not
 
-    for number in range(MOST_ABORTS):
-        (folder := tmp_path / str(number)).mkdir()
+    def run(attempt: int) -> int | None:
+        (folder := tmp_path / str(attempt)).mkdir()
         process = PROCESSES.Process(target=cells_and_a_death, args=(folder,))
         process.start()
         process.join(240)
-        if process.exitcode != -signal.SIGABRT:
-            break
-    assert process.exitcode == 0
+        return process.exitcode
+
+    assert until_not_aborted(run) == 0
 
 
 def command(name: str, out: Path, *more: object, engine: str) -> list[str]:
@@ -148,22 +160,24 @@ def kill_a_worker(driver: subprocess.Popen[bytes], folder: Path, shards: int) ->
 
 def run_on_ray(
     words: list[str], started: Callable[[subprocess.Popen[bytes]], object] = lambda driver: None
-) -> tuple[int, str]:
+) -> tuple[int | None, str]:
     """Exit status and errors of a command in a process of its own, called again as one would
     where Ray aborts it.
     """
-    for _ in range(MOST_ABORTS):
-        with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors:
+
+        def run(_: int) -> int:
+            errors.seek(0)
+            errors.truncate()
             process = subprocess.Popen(
                 [sys.executable, "-m", "layerscope", *words], cwd=ROOT, stderr=errors
             )
             started(process)
-            status = process.wait(timeout=240)
-            errors.seek(0)
-            said = errors.read().decode()
-        if status != -signal.SIGABRT:
-            break
-    return status, said
+            return process.wait(timeout=240)
+
+        status = until_not_aborted(run)
+        errors.seek(0)
+        return status, errors.read().decode()
 
 
 @on_ray

@@ -8,11 +8,13 @@ import importlib
 import inspect
 import json
 import pkgutil
+import shutil
+from pathlib import Path
 
 import pytest
 
 import layerscope as ls
-from experiments.cli import BUG, main
+from experiments.cli import BAD_INPUT, BUG, main
 from experiments.demo import demo_paths
 from experiments.report import closing
 from experiments.runs import execute
@@ -75,6 +77,74 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "Traceback" not in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["--model", ""], "layerscope: --model: expected a name or a path, got an empty one"),
+        (["--model", "no_tokenizer"], "no tokenizer beside it: expected tokenizer.json"),
+        (
+            ["--model", "m", "--device", "xla:3"],
+            "layerscope: device 'xla:3': this machine has none",
+        ),
+        (["--model", "m", "--out", "file/run"], "layerscope: --out file/run: "),
+        (["--model", "m", "--seed", "1.5"], "argument --seed: expected a whole number, got '1.5'"),
+    ],
+)
+def test_a_slip_in_an_option_is_named_in_plain_words(given, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(PATHS.model, "m")
+    shutil.copytree("m", "no_tokenizer", ignore=shutil.ignore_patterns("tokenizer*"))
+    Path("file").write_text("")
+    try:
+        status = main(["doctor", *given])
+    except SystemExit as ended:  # argparse's
+        status = ended.code
+    assert status == BAD_INPUT
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert line in told
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "value", "line"),
+    [
+        ("ablate", "skip", 30, "skip: expected a number of at most 1, got 30.0"),
+        ("lens", "held_out", 2, "held_out: expected a number of at most 1, got 2.0"),
+        ("calibrate", "split", 50, "split: expected a number of at most 1, got 50.0"),
+        ("probe", "l2", [10.0, 0], "l2: expected a number above 0, got 0.0"),
+        ("usage", "l2", 0, "l2: expected a number above 0, got 0.0"),
+        ("probe", "tol", 0.0, "tol: expected a number above 0, got 0.0"),
+        ("attribute", "error", 0.0, "error: expected a number above 0, got 0.0"),
+    ],
+)
+def test_a_share_above_1_and_a_penalty_of_0_are_refused_before_anything_is_read(
+    command, name, value, line
+):
+    with pytest.raises(ls.LayerscopeError) as caught:
+        getattr(ls, command)(model="no/model", **{name: value})
+    assert str(caught.value) == line
+
+
+def test_a_property_in_other_capitals_is_the_nearest():
+    with pytest.raises(ls.LayerscopeError, match="got 'UPOS'; the nearest is 'upos'; there are"):
+        ls.probe.plan(model=str(PATHS.model), corpus=PATHS.dev, property="UPOS")
+
+
+@pytest.mark.parametrize("command", ["attribute", "ablate", "lens"])
+def test_one_text_has_answers_that_differ_as_texts_of_a_file_have(command):
+    """Their difference is 0 whatever the model does."""
+    given = {"model": str(PATHS.model), "text": "The guards", "target": " the", "wrong": " the"}
+    with pytest.raises(ls.LayerscopeError, match="differs from the wrong one, got ' the' twice"):
+        getattr(ls, command).plan(**given)
+
+
+def test_an_error_of_the_system_is_the_file_and_what_is_wrong(tmp_path, capsys):
+    Path(tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "ioi.jsonl"
+    status = main(["make", "ioi", "--model", str(PATHS.model), "--out", str(place)])
+    assert status == BAD_INPUT
+    assert capsys.readouterr().err == f"layerscope: {tmp_path / 'file'}: File exists\n"
 
 
 def test_a_page_that_fails_keeps_the_results(tmp_path, capsys, monkeypatch):

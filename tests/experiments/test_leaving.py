@@ -23,7 +23,7 @@ from experiments import cli
 from experiments.demo import demo_paths
 from experiments.report.pictures import Picture
 from experiments.results import Results
-from experiments.sweep import sweep
+from experiments.sweep import grid, sweep
 from hooks import capture
 from layerscope.errors import InputError
 
@@ -78,7 +78,7 @@ def test_an_interrupted_sweep_keeps_whole_layers(
         f"ablate --model {demo_paths().model} --pairs {demo_paths().pairs} --limit 3 "
         f"--component heads --out {tmp_path}"
     )
-    whole, calls = sweep._of_block, []
+    whole, calls = grid._of_block, []
 
     def third_fails(*args: Any) -> Any:
         calls.append(args[1])
@@ -86,13 +86,13 @@ def test_an_interrupted_sweep_keeps_whole_layers(
             raise KeyboardInterrupt
         return whole(*args)
 
-    monkeypatch.setattr(sweep, "_of_block", third_fails)
+    monkeypatch.setattr(grid, "_of_block", third_fails)
     assert cli.main(line.split()) == 130
     assert "interrupted; 2 parts are done and kept in" in capsys.readouterr().err
     assert cli.main(line.split()) == 0
     assert len(calls) - 3 == len({record["layer"] for record in Results.load(tmp_path).records}) - 2
     other = f"{line}-whole"
-    monkeypatch.setattr(sweep, "_of_block", whole)
+    monkeypatch.setattr(grid, "_of_block", whole)
     monkeypatch.setitem(sweep.PACK, "cpu", 4096)
     assert cli.main(other.split()) == 0
     both = [Results.load(folder).frame for folder in (tmp_path, f"{tmp_path}-whole")]
@@ -105,7 +105,7 @@ def test_an_interrupt_before_any_work_says_so(
     def fails(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "_of_block", fails)
+    monkeypatch.setattr(grid, "_of_block", fails)
     line = (
         f"ablate --model {demo_paths().model} --pairs {demo_paths().pairs} "
         f"--limit 3 --out {tmp_path}"

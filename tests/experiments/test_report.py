@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
+import inspect
 import itertools
 import json
 import re
@@ -344,6 +346,32 @@ def test_missing_controls_are_called_not_supported() -> None:
     assert "no random-weights model: not supported" in words
     assert "nan" not in words.lower().split()
     assert "no control task" not in " ".join(Page(render_report(PROBE)).text)
+
+
+@pytest.mark.parametrize("command", sorted(STUDIES))
+def test_a_control_asks_for_options_that_the_command_has(command: str) -> None:
+    """An option that was renamed would make its control *not supported* in every run."""
+    fields = {field.name for field in dataclasses.fields(STUDIES[command].options)}
+    page = Path(inspect.getfile(STUDIES[command].options)).with_name("page.py")
+    calls = [node for node in ast.walk(ast.parse(page.read_text())) if isinstance(node, ast.Call)]
+    asked = [call.args[0] for call in calls if getattr(call.func, "id", "") == "told"]
+    assert {name.value for name in asked if isinstance(name, ast.Constant)} <= fields
+
+
+def test_a_run_with_random_attributions_has_that_control() -> None:
+    """The recorded run was asked for two and has their record."""
+    results = RECORDED["attribute"]
+    assert any(record["method"] == "random" for record in results["records"])
+    words = " ".join(Page(render_report(results)).text)
+    assert re.search(r"random attributions\s+yes\s+the measure rewards any ranking", words)
+
+
+def test_a_table_has_a_caption_that_is_seen_unless_its_heading_says_the_same() -> None:
+    hidden = set()
+    for results in RECORDED.values():
+        text = render_report(results)
+        hidden |= set(re.findall(r'<caption class="unseen">([^<]*)<', text))
+    assert hidden <= {"Controls of this run", "Data", "The records of this run"}
 
 
 def test_unconverged_probes_are_flagged() -> None:

@@ -16,8 +16,18 @@ import transformers as hf
 import zoo
 from running_modes import LONG, SHORT, VECTOR
 
-from hooks import EditError, PositionsUnknown, Reference, Resume, capture, edits, intervene, sites
-from layerscope.errors import InputError, UseError
+from hooks import (
+    EditError,
+    PositionsUnknown,
+    Reference,
+    ReferenceMismatch,
+    Resume,
+    capture,
+    edits,
+    intervene,
+    sites,
+)
+from layerscope.errors import InputError, UnknownName, UseError
 
 SITE = "blocks.1.hook_resid_post"
 LLAMA = modes.model("llama")
@@ -258,3 +268,75 @@ def test_copied_activations_are_read_as_they_were(copied):
     found[SITE].zero_()
     with pytest.raises(UseError, match="modified in place"):
         _ = found[SITE]
+
+
+class Blocked(torch.autograd.Function):
+    """The identity, through which no gradient passes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *_):
+        return None
+
+
+def test_a_function_without_a_gradient_leaves_a_site_none():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Identity(), torch.nn.Linear(3, 3))
+    model[1].forward = Blocked.apply
+    with capture(model, "module:0:output", "module:2:output", grad=True) as acts:
+        model(torch.ones(2, 3)).sum().backward()
+    assert torch.equal(acts.grad["module:2:output"], torch.ones(2, 3))
+    with pytest.raises(UnknownName, match="no gradient at module:0:output"):
+        _ = acts.grad["module:0:output"]
+
+
+def _reference_of_two():
+    """Texts of 9 and of 4 tokens, and what the MLP gives for them."""
+    texts = [modes.tokens(9, 11), modes.tokens(4, 12)]
+    site, values = "blocks.1.hook_mlp_out", []
+    handle = LLAMA.model.layers[1].mlp.register_forward_hook(
+        lambda module, args, output: values.append(output[0])
+    )
+    with torch.no_grad():
+        for text in texts:
+            LLAMA(text[None])
+    handle.remove()
+    return site, Reference.of(LLAMA, site, batches=[{"input_ids": t[None]} for t in texts]), values
+
+
+def test_chosen_reference_texts_are_those_of_samples_too():
+    site, reference, values = _reference_of_two()
+    given = {
+        "do_sample": True,
+        "num_return_sequences": 3,
+        "max_new_tokens": 2,
+        "eos_token_id": None,
+    }
+    with intervene(LLAMA, {site: edits.resample(reference, rows=[0, 0])}), capture(
+        LLAMA, site
+    ) as acts:  # fmt: skip
+        LLAMA.generate(ROWS, attention_mask=torch.ones_like(ROWS), **given)
+    for row in range(6):
+        found = torch.cat([step[row] for step in acts.all(site)])
+        torch.testing.assert_close(found, values[0][: len(found)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([0, 1], "a reference text of at least 7 tokens, got text 1 of 4"),
+        ([0, 2], "indices of reference texts from 0 to 1, got 2"),
+        ([0, -1], "indices of reference texts from 0 to 1, got -1"),
+        ([0, 1, 0], "a reference text for each of 2 texts, got 3"),
+    ],
+)
+def test_chosen_reference_texts_that_cannot_be_used_are_refused(rows, message):
+    site, reference, values = _reference_of_two()
+    with pytest.raises(ReferenceMismatch, match=message):
+        logits({site: edits.resample(reference, rows=rows)})
+    first = edits.resample(reference, rows=[0, 1]).at(slice(0, 4))  # where both have a token
+    with torch.no_grad(), intervene(LLAMA, {site: first}), capture(LLAMA, site) as acts:
+        LLAMA(ROWS)
+    torch.testing.assert_close(acts[site][1, :4], values[1])

@@ -5,6 +5,7 @@ import math
 import pytest
 import tiny
 import torch
+import vision_language
 from torch import nn
 
 from hooks import (
@@ -688,3 +689,60 @@ def test_bad_edits_are_one_clear_line():
     finally:
         del model.unused
     assert math.isfinite(float(output(model).sum()))
+
+
+def _patched(layer, vector, run):
+    """The oracle: what runs where the layer's own forward adds the vector."""
+    own = layer.forward
+
+    def forward(*args, **kwargs):
+        out = own(*args, **kwargs)
+        return (out[0] + vector, *out[1:]) if isinstance(out, tuple) else out + vector
+
+    layer.forward = forward
+    with torch.no_grad():
+        result = run()
+    del layer.forward
+    return result
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+def test_hidden_states_are_those_of_the_edited_model(ran_before):
+    """transformers keeps them in hooks of its own, which it adds at the first forward."""
+    model, vector = tiny.model("llama"), torch.ones(32)
+
+    def run():
+        return torch.stack(model(IDS, output_hidden_states=True).hidden_states)
+
+    if ran_before:
+        run()
+    with torch.no_grad(), intervene(model, {"blocks.0.hook_resid_post": edits.add(vector)}):
+        found = run()
+    torch.testing.assert_close(found, _patched(model.model.layers[0], vector, run))
+
+
+def test_an_edit_reaches_a_model_that_reads_the_hidden_states_of_its_tower():
+    """LLaVA reads the picture from the last layer but one, as transformers has kept it."""
+    model, _ = vision_language.build("llava")
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randn(1, 3, 32, 32, generator=generator)
+    vector = torch.randn(32, generator=generator)
+    ids = torch.tensor([[5, *[model.config.image_token_id] * 16, 6, 7]])
+    tower = model.model.vision_tower
+    layer = next(m for path, m in tower.named_modules() if path.endswith("layers.0"))
+
+    def run():
+        return model(input_ids=ids, pixel_values=picture).logits
+
+    with torch.no_grad():
+        before = run()
+    expected = _patched(layer, vector, run)
+    assert float((expected - before).abs().max()) > 0.1
+    handle = layer.register_forward_hook(lambda *_: None)  # a user's, behind transformers' own
+    order = list(layer._forward_hooks)
+    with torch.no_grad(), intervene(model, {"vision_blocks.0.hook_resid_post": edits.add(vector)}):
+        found = run()
+    torch.testing.assert_close(found, expected)
+    assert list(layer._forward_hooks) == order
+    handle.remove()
+    assert torch.equal(run(), before)

@@ -87,6 +87,7 @@ def test_what_is_measured_of_the_blocks_is_not_measured_inside_an_intervention()
     clean = Resume(model, {"input_ids": IDS}, positions=LAST)
     late = clean.residual(1)[:, 3:]
     with intervene(model, {"blocks.0.hook_mlp_out": edits.scale(2.0)}):
+        model(IDS)
         for ask in (
             lambda: clean.causal,
             lambda: clean.run(1, late, start=3),

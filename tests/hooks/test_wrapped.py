@@ -7,7 +7,18 @@ import tiny
 import torch
 from torch import nn
 
-from hooks import WrappedModel, capture, edits, intervene, sites, verify
+from hooks import (
+    NothingChanged,
+    SiteNeverFired,
+    UnknownArchitecture,
+    WrappedModel,
+    capture,
+    edits,
+    intervene,
+    sites,
+    verify,
+)
+from layerscope.errors import UseError
 
 IDS = tiny.ids()
 QUICK = [
@@ -80,6 +91,98 @@ def test_replicated_models_are_refused():
     ):
         capture(model, "module:module.transformer.wte:output")
     assert sites(model.module)
+
+
+@pytest.mark.parametrize(
+    "scripted", [torch.jit.script, lambda model: torch.jit.trace(model, torch.ones(1, 4))]
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_models_and_their_parts_are_refused(scripted):
+    """TorchScript calls its parts without their Python hooks."""
+    script = scripted(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    for model, path in ((script, "0"), (nn.Sequential(script), "0.0")):
+        with pytest.raises(WrappedModel, match="TorchScript, whose code runs no hooks"):
+            intervene(model, {f"module:{path}:output": edits.zero()}).__enter__()
+
+
+class Tagger(nn.Module):
+    """A model as people write it around one of transformers, which has no configuration itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Identity(), tiny.model("llama").model)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, ids):
+        return self.head(self.encoder(ids).last_hidden_state)
+
+
+def test_a_wrapper_names_its_part_and_an_edit_of_the_part_is_one_of_the_whole():
+    tagger = Tagger()
+    advice = r"pass its part model\.get_submodule\('encoder\.1'\) \(LlamaModel\)"
+    with pytest.raises(UnknownArchitecture, match=advice):
+        sites(tagger)
+    part = tagger.get_submodule("encoder.1")
+    with torch.no_grad(), intervene(part, {"blocks.1.hook_resid_post[3]": edits.zero().at(2)}):
+        found = tagger(IDS)
+
+    def by_hand(module, args, output):
+        output[:, 2, 3] = 0
+
+    handle = part.layers[1].register_forward_hook(by_hand)
+    with torch.no_grad():
+        expected = tagger(IDS)
+    handle.remove()
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_part_that_is_replaced_within_a_block_is_not_quietly_left_unedited():
+    model = tiny.model("llama")
+
+    def run_with_another_projection():
+        with torch.no_grad(), intervene(model, {"blocks.1.attn.hook_z[2]": edits.zero()}):
+            model(IDS)
+            model.model.layers[1].self_attn.o_proj = nn.Linear(32, 32, bias=False)
+            model(IDS)
+
+    def run_with_a_layer_less():
+        with torch.no_grad(), capture(model, "blocks.1.hook_resid_post"):
+            model(IDS)
+            model.model.layers = model.model.layers[:1]
+            model(IDS)
+
+    replaced = r"replaced in this block: model\.layers"
+    with pytest.raises(SiteNeverFired, match=replaced + r"\.1\.self_attn\.o_proj"):
+        run_with_another_projection()
+    with pytest.raises(SiteNeverFired, match=replaced):
+        run_with_a_layer_less()
+
+
+def test_a_function_that_was_compiled_before_the_block_is_not_quietly_left_unedited():
+    model = tiny.model("llama")
+    compiled = torch.compile(lambda ids: model(ids, use_cache=False).logits, backend="eager")
+    with torch.no_grad():
+        before = compiled(IDS)
+        changes = {"blocks.1.attn.hook_z[2]": edits.zero()}
+        with pytest.warns(NothingChanged, match="compiled before it"), intervene(model, changes):
+            found = compiled(IDS)
+    assert torch.equal(found, before)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_gradients_that_stop_at_quantised_layers_of_pytorch_are_refused():
+    model = tiny.model("llama")
+    quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(UseError, match=r"gradients stop at quantised layers of torch\.ao"):
+        capture(quantised, "blocks.0.hook_resid_post", grad=True)
+    with torch.no_grad(), capture(quantised, "blocks.1.attn.hook_q") as acts:
+        quantised(IDS)
+    seen = []
+    projection = quantised.model.layers[1].self_attn.q_proj
+    projection.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        quantised(IDS)
+    assert torch.equal(acts["blocks.1.attn.hook_q"].flatten(-2), seen[0])
 
 
 def test_a_dispatched_model_is_read_like_any_other():

@@ -306,3 +306,20 @@ def test_an_ece_lies_in_its_interval_and_one_group_has_none() -> None:
         confidence, correct, bins, ClusterBootstrap(np.zeros(60, dtype=int), 400)
     )
     assert np.isnan([alone.low, alone.high]).all()
+
+
+@pytest.mark.parametrize("claimed", [0.9, 0.97, 0.99, 0.999])
+@pytest.mark.parametrize("n", [5, 8, 10, 15])
+def test_no_rounding_makes_a_model_underconfident(n: int, claimed: float) -> None:
+    """A calibrated model answers all of these rows right in claimed^n of its samples, here in 20%
+    to 99.5%: to be all right is no sign of too little confidence.
+    """
+    assert claimed**n > 0.2
+    confidence, correct = np.full(n, claimed), np.ones(n, dtype=bool)
+    by_chance = cal.chance(confidence, cal.Bins.of(confidence, 2))
+    boot = ClusterBootstrap(np.arange(n), 200)
+    found = cal.overconfidence_interval(confidence, correct, boot, by_chance)
+    assert found.low < 0 <= found.high
+    mirrored = cal.chance(1 - confidence, cal.Bins.of(1 - confidence, 2))
+    found = cal.overconfidence_interval(1 - confidence, ~correct, boot, mirrored)
+    assert found.low <= 0 < found.high

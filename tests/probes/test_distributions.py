@@ -1,4 +1,4 @@
-"""Against scipy.stats, bit by bit."""
+"""Against scipy.stats, bit by bit where both are one call of scipy.special."""
 
 from __future__ import annotations
 
@@ -21,3 +21,11 @@ def test_the_normal_is_that_of_scipy_stats():
 def test_students_t_is_that_of_scipy_stats(freedom):
     np.testing.assert_array_equal(distributions.t_quantile(P, freedom), stats.t.ppf(P, freedom))
     np.testing.assert_array_equal(distributions.t_tail(Z, freedom), stats.t.sf(Z, freedom))
+
+
+@pytest.mark.parametrize(("drawn", "total"), [(8, 54), (8, 13), (1, 4), (30, 400), (5, 5)])
+def test_the_hypergeometric_is_that_of_scipy_stats(drawn, total):
+    for marked in range(total + 1):
+        ours = [distributions.hypergeometric_cdf(k, drawn, marked, total) for k in range(drawn + 1)]
+        theirs = stats.hypergeom.cdf(np.arange(drawn + 1), total, marked, drawn)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)

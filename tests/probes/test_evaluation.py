@@ -414,3 +414,28 @@ def test_a_medians_interval_is_scipys_exact_one_for_independent_items():
     # the same items four times each, in clusters of equal items: four times the data say no more
     again = ClusterBootstrap(np.repeat(np.arange(400), 4)).median(np.repeat(values, 4))
     assert (again.low, again.high) == pytest.approx((found.low, found.high), rel=0.05)
+
+
+@pytest.mark.parametrize("n", [3, 10, 40, 600])
+def test_answers_that_are_all_wrong_or_all_right_leave_an_interval(n):
+    """Wilson's of 0 of n: from 0 to q^2 / (n + q^2)."""
+    q = stats.t.ppf(0.975, n - 1)
+    wrong = ClusterBootstrap(np.arange(n), 50).mean(np.zeros(n, dtype=bool))
+    right = ClusterBootstrap(np.arange(n), 50).mean(np.ones(n, dtype=bool))
+    assert (wrong.value, wrong.low) == (0, 0)
+    assert wrong.high == pytest.approx(q**2 / (n + q**2))
+    assert (right.value, right.high) == (1, 1)
+    assert right.low == pytest.approx(1 - wrong.high)
+
+
+@pytest.mark.parametrize("p", [[0.01, np.nan, 0.04], [np.nan], [np.nan, 0.2, 0.01, np.nan, 0.011]])
+def test_corrections_leave_out_what_was_not_tested(p):
+    tested = np.isfinite(p)
+    found = np.array([evaluation.holm(p), evaluation.benjamini_hochberg(p)])
+    assert np.isnan(found[:, ~tested]).all()
+    alone = np.array(p)[tested]
+    if len(alone):
+        np.testing.assert_allclose(found[1, tested], stats.false_discovery_control(alone))
+    order = np.argsort(alone)
+    steps = np.maximum.accumulate(alone[order] * np.arange(len(alone), 0, -1))
+    np.testing.assert_allclose(found[0, tested][order], np.minimum(steps, 1))

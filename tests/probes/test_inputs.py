@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -179,3 +181,11 @@ def test_erasers_say_that_they_need_labels() -> None:
     for eraser in (Leace(), Inlp()):
         with pytest.raises(ValueError, match="requires y to be passed"):
             eraser.fit(X, None)
+
+
+@pytest.mark.parametrize("choose", ["accuracy", "bits"])
+def test_dev_labels_of_another_kind_choose_no_penalty(choose: Any) -> None:
+    """Of labels that training does not have every penalty would be as good as any other."""
+    dev = (X, {"y": [f"class {label}" for label in Y]})
+    with pytest.raises(InputError, match=r"none of its dev labels is in training.*'class "):
+        fit_many(X, {"y": Y}, l2=[0.1, 1.0], dev=dev, choose=choose)

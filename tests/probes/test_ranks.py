@@ -1,11 +1,11 @@
-"""Against scipy.stats, bit by bit."""
+"""Against scipy.stats; ranks bit by bit."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerscope.probes.ranks import average_ranks
-from scipy.stats import rankdata
+from layerscope.probes.ranks import average_ranks, spearman
+from scipy.stats import rankdata, spearmanr
 
 RNG = np.random.default_rng(0)
 
@@ -23,3 +23,12 @@ RNG = np.random.default_rng(0)
 )
 def test_ranks_are_those_of_scipy_stats(values):
     np.testing.assert_array_equal(average_ranks(values), rankdata(values))
+
+
+@pytest.mark.parametrize("n", [3, 10, 100])
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_the_correlation_of_ranks_is_that_of_scipy_stats(n, has_ties):
+    a = RNG.integers(0, 4, n) if has_ties else RNG.normal(size=n)
+    b = a + RNG.normal(size=n)
+    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-14)
+    assert np.isnan(spearman(a, np.zeros(n)))

@@ -83,7 +83,7 @@ def test_rows_in_parts_are_checked_as_rows_at_once():
     for fit in (RidgeProbe.fit, RidgeProbe.partial_fit):
         with pytest.raises(ValueError, match=r"l2 must be positive and finite, got -1\.0"):
             fit(RidgeProbe(l2=-1.0), X, y)
-        with pytest.raises(RuntimeError, match="device type"):
+        with pytest.raises(ValueError, match="device: expected a device of this machine"):
             fit(RidgeProbe(device="nowhere"), X, y)
 
 

@@ -63,6 +63,7 @@ from ...sweep.effects import (
     mean_of,
     span,
 )
+from ...sweep.grid import EditsFor, Grid
 from ...sweep.measure import (
     Measured,
     certificate_notes,
@@ -74,7 +75,7 @@ from ...sweep.memory import sweep_bytes
 from ...sweep.positions import first_position, with_positions
 from ...sweep.race import Race, run_race, staged_chunks, stages
 from ...sweep.reading import ranking, significance_text
-from ...sweep.sweep import Chunk, EditsFor, Grid, chunks
+from ...sweep.sweep import Chunk, chunks
 from .optimal import optimal_constants
 from .options import AblateOptions
 from .records import AblationRecord, HeadPatterns, Results

@@ -20,9 +20,10 @@ from jaxtyping import Float, Int
 from ....probes.evaluation import TESTABLE, ClusterBootstrap, holm, mean_effects
 from ...attribution import explain, method_named
 from ...calibration import confidence
+from ...calibration import inputs as confidence_inputs
 from ...calibration.asked import LENGTH
-from ...calibration.confidence import ConfidenceInputs
 from ...calibration.generating import generate
+from ...calibration.inputs import ConfidenceInputs
 from ...calibration.questions import QuestionError, Templates
 from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...metrics.usable import check_share, unusable_notes
@@ -63,7 +64,7 @@ def prepare(options: AskOptions, load: Load) -> ReasonsInputs | ConfidenceInputs
     if options.confidence:
         if options.reasons:
             raise QuestionError("expected one of --reasons and --confidence")
-        return confidence.prepare(options, load)
+        return confidence_inputs.prepare(options, load)
     if options.prompts is None or options.source != options.prompts:
         raise QuestionError(
             "--reasons: expected --prompts FILE, and neither --questions nor --pairs"
@@ -89,7 +90,7 @@ def prepare(options: AskOptions, load: Load) -> ReasonsInputs | ConfidenceInputs
 def cost(inputs: ReasonsInputs | ConfidenceInputs) -> Cost:
     """A written answer for each prompt, and forwards without its words."""
     if isinstance(inputs, ConfidenceInputs):
-        return confidence.cost(inputs)
+        return confidence_inputs.cost(inputs)
     draws = f"{plural(inputs.options.null_draws, 'draw')} of random words"
     return Cost(
         f"{plural(len(inputs.prompts), 'prompt')}: an answer about each, its words removed, "

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ....probes.ranks import spearman
 from ...report.schema import entry, from_json
 from ...runs.folder import RunError, read_results
 from ...sweep.reading import LEVEL
@@ -121,8 +122,6 @@ def disagreement(records: Sequence[HeadRecord], ablation: Ablation) -> Disagreem
 
 def _spearman(values: Sequence[float | None], sizes: np.ndarray) -> float | None:
     """The rank correlation; None where a value is missing or one side does not vary."""
-    from scipy.stats import spearmanr
-
     known = np.array([value for value in values if value is not None])
     if (
         len(known) != len(values)
@@ -131,5 +130,4 @@ def _spearman(values: Sequence[float | None], sizes: np.ndarray) -> float | None
         or np.ptp(sizes) == 0
     ):
         return None
-    ranked: Any = spearmanr(known, sizes)
-    return float(ranked.statistic)
+    return spearman(known, sizes)

@@ -15,18 +15,18 @@ class AttendOptions(RunOptions):
 
     corpus: Path | None = option("annotated sentences, CoNLL-U", None, metavar="FILE")
     prompts: Path | None = option(
-        "or texts without annotation, JSONL with prompt (or audio, of a speech model)",
+        "texts without annotation, JSONL with prompt (or audio, for a speech model)",
         None,
         metavar="FILE",
     )
-    text: tuple[str, ...] = option("or a text (repeatable)", (), metavar="TEXT")
+    text: tuple[str, ...] = option("a text, instead of a file (repeatable)", (), metavar="TEXT")
     limit: int | None = option("use the first N sentences or prompts", None, metavar="N", least=1)
-    skip: float = option(SKIP, 0.1, metavar="SHARE")
+    skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
     effects: Path | None = option(
         "a finished ablation of heads, to compare effects with attention", None, metavar="DIR"
     )
     checkpoints: Path | None = option(
-        "a folder of models of one training run, named by step: "
+        "a folder of checkpoints of one training run, named by step: "
         "follow how each head's attention develops",
         None,
         metavar="DIR",

@@ -28,7 +28,10 @@ class AttributeOptions(RunOptions):
         "sound for a speech model, in place of a text (repeatable)", (), metavar="FILE"
     )
     seconds: float = option(
-        "with a sound: divide it into spans of about N seconds and score each", 0.25, metavar="N"
+        "with a sound: divide it into spans of about N seconds and score each",
+        0.25,
+        metavar="N",
+        above=0,
     )
     patches: int = option(
         "with a picture: divide it into N x N patches and score each",
@@ -43,7 +46,7 @@ class AttributeOptions(RunOptions):
         metavar="FILE",
     )
     limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
-    skip: float = option(SKIP, 0.1, metavar="SHARE")
+    skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
     target: str | None = option(
         "what is explained: a continuation (with its space), a class or a label (default: "
         "the model's own answer)",
@@ -97,6 +100,7 @@ class AttributeOptions(RunOptions):
         "relative to the largest score (default: 0.05, unless --samples)",
         None,
         metavar="SHARE",
+        above=0,
     )
     verify: int | None = option(
         "leave-one-out: estimate all units from one gradient, "

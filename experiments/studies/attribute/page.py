@@ -49,7 +49,10 @@ from .sound_parts import spans_picture
 
 CONTROLS = (
     Control(
-        "random attributions", "the measure rewards any ranking", told("random"), "--null-draws 5"
+        "random attributions",
+        "the measure rewards any ranking",
+        told("null_draws"),
+        "--null-draws 5",
     ),
     Control(
         "other seeds of methods that draw",

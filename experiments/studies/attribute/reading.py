@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ...attribution import AttributionError, Target
@@ -15,11 +16,14 @@ from ...metrics.reads import prediction_reads
 from ...metrics.usable import with_pictures
 from ...runs.execute import DataFile, modes_of
 from ...subject import Subject, load
-from ...subject.targets import in_target, plain
+from ...subject.targets import as_target, in_target, plain
+from ...subject.word_spans import Encoded
 from .options import AttributeOptions
 
 SHOWN_TEXT = 40
 """Characters of a text that a message quotes."""
+PART_OF_CHARACTER, MOST_OF_CHARACTER = "\ufffd", 4
+"""What a tokenizer gives for some of a character's bytes, and the most tokens that make one."""
 
 
 def prompts_of(options: AttributeOptions, unusable: list[Unusable]) -> list[Prompt]:
@@ -139,83 +143,94 @@ def target_of(options: AttributeOptions, prompt: Prompt) -> Target:
 
 
 def steps_of(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
-    """A text and the model's own continuation, one token at a time;
-    each is asked why that token came.
+    """A text and the model's own continuation, one token at a time (of a character of several
+    tokens all of these); each is asked why that came.
+
+    As text, not as ids: each step is a prompt of its own, which another method or person can be
+    given. What an encoder-decoder writes stands behind what its decoder has written before.
     """
     if not steps:
         return [prompt]
-    if subject.has_decoder:
-        return _target_steps(subject, prompt, steps)
-    if not (subject.causal and subject.gives_tokens):
+    if not (subject.has_decoder or (subject.causal and subject.gives_tokens)):
         raise AttributionError(
             "--generate needs a causal language model or an encoder-decoder, "
             f"got {type(subject.model).__name__}"
         )
-    text, continued = prompt.prompt, []
+    if subject.has_decoder:
+        step = replace(prompt, answer="", target_prefix=prompt.target_prefix or "")
+    else:
+        step = Prompt(prompt.prompt, "")
+    continued = []
     for _ in range(steps):
-        # As text, not as ids: each step is a prompt of its own, which another method or person can
-        # be given.
-        longer = _continued(subject, text)
-        if longer is None:
+        answer = _written_next(subject, step)
+        if answer is None:
             break
-        continued.append(Prompt(text, longer[len(text) :]))
-        text = longer
+        continued.append(replace(step, answer=answer))
+        step = _behind(subject, step, answer)
     if not continued:
         raise AttributionError(
-            f"the model ends {prompt.prompt[:SHOWN_TEXT]!r} at once: nothing to explain"
+            f"the model writes nothing behind {prompt.prompt[:SHOWN_TEXT]!r} that can be asked for "
+            "as text (it ends, or its next token joins the text's): nothing to explain"
         )
     return continued
 
 
-def _target_steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
-    """A source and the target that the model writes for it, one token at a time,
-    each behind the tokens before it.
-    """
-    written, continued = prompt.target_prefix or "", []
-    for _ in range(steps):
-        step = replace(prompt, answer="", target_prefix=written)
-        longer = _longer_target(subject, step)
-        if longer is None:
-            break
-        continued.append(replace(step, answer=longer[len(written) :]))
-        written = longer
-    if not continued:
-        raise AttributionError(
-            f"the model writes nothing for {prompt.prompt[:SHOWN_TEXT]!r}: nothing to explain"
-        )
-    return continued
+def _behind(subject: Subject, step: Prompt, written: str) -> Prompt:
+    """The next step, behind what was written in this one."""
+    if subject.has_decoder:
+        return replace(step, target_prefix=(step.target_prefix or "") + written)
+    return replace(step, prompt=step.prompt + written)
 
 
-def _longer_target(subject: Subject, prompt: Prompt) -> str | None:
-    """The target with the model's likeliest next token; None where it ends,
-    or where that is half a character.
+def _written_next(subject: Subject, step: Prompt) -> str | None:
+    """What the model writes next: its likeliest token, and those that the token's character needs.
+
+    None where the model ends, and where the text with this behind it has other tokens.
     """
-    (row,) = prediction_reads(subject, [prompt]).texts
-    (batch,) = subject.batches([row])
-    token = int(subject.forward(batch, logits=True).logits[0, -1].argmax())
-    if token in subject.tokenizer.all_special_ids:
+    row = _read_row(subject, step)
+    ids, tokens = _own_ids(subject, row), []
+    decode = partial(subject.tokenizer.decode, clean_up_tokenization_spaces=False)
+    # Decoded alike: a tokenizer may give the text back with another space in front.
+    before = longer = decode(ids)
+    while longer == before or longer.endswith(PART_OF_CHARACTER):
+        if len(tokens) == MOST_OF_CHARACTER:
+            return None
+        (batch,) = subject.batches([row])
+        token = int(subject.forward(batch, logits=True).logits[0, -1].argmax())
+        if token in subject.tokenizer.all_special_ids:
+            return None
+        tokens.append(token)
+        row = _with_token(row, as_target(token) if subject.has_decoder else token)
+        longer = decode([*ids, *tokens])
+    written = longer.removeprefix(before)
+    if written == longer and before:
         return None
+    read_again = _own_ids(subject, _read_row(subject, _behind(subject, step, written)))
+    return written if read_again == [*ids, *tokens] else None
+
+
+def _read_row(subject: Subject, step: Prompt) -> Encoded:
+    """The row behind whose last token the model writes."""
+    read = prediction_reads(subject, [step])
+    row, end = read.texts[0], int(read.places[0, 1]) + 1
+    if subject.has_decoder:
+        return row
+    return replace(row, ids=row.ids[:end], offsets=row.offsets[:end], special=row.special[:end])
+
+
+def _own_ids(subject: Subject, row: Encoded) -> list[int]:
+    """The ids of the text that is continued, without special ones."""
     ids = []
-    for at, special in enumerate(row.special):
-        if in_target(row.ids[at]) and not special:
-            ids.append(plain(row.ids[at]))
-    before = prompt.target_prefix or ""
-    longer = subject.tokenizer.decode([*ids, token], clean_up_tokenization_spaces=False)
-    return longer if longer.startswith(before) and longer != before else None
+    for token, is_special in zip(row.ids, row.special, strict=True):
+        if not is_special and in_target(token) == subject.has_decoder:
+            ids.append(plain(token))
+    return ids
 
 
-def _continued(subject: Subject, text: str) -> str | None:
-    """The text with the model's likeliest next token; None where it ends,
-    or where that is half a character.
-    """
-    read = prediction_reads(subject, [Prompt(text, "")])
-    encoded, last = read.texts[0], int(read.places[0, 1])
-    (batch,) = subject.batches(read.texts)
-    token = int(subject.forward(batch, logits=True).logits[0, last].argmax())
-    if token in subject.tokenizer.all_special_ids:
-        return None
-    # The special tokens stand in front of the text: what follows them is the text itself.
-    special = sum(encoded.special)
-    ids = [*encoded.ids[: last + 1], token]
-    longer = subject.tokenizer.decode(ids[special:], clean_up_tokenization_spaces=False)
-    return longer if longer.startswith(text) and longer != text else None
+def _with_token(row: Encoded, token: int) -> Encoded:
+    return replace(
+        row,
+        ids=(*row.ids, token),
+        offsets=(*row.offsets, (0, 0)),
+        special=(*row.special, False),
+    )

@@ -5,7 +5,7 @@ for any classifier and for language models.
 from __future__ import annotations
 
 from ...calibration import confidence
-from ...calibration.confidence import ConfidenceInputs, cost, prepare
+from ...calibration.inputs import ConfidenceInputs, cost, prepare
 from ...runs.execute import Run
 from .records import Results
 

@@ -20,7 +20,7 @@ class CaptureOptions(RunOptions, EngineOptions):
         "annotated sentences, CoNLL-U (repeatable)", (), metavar="FILE"
     )
     lines: Path | None = option(
-        "plain text, one text a line", None, metavar="FILE", aliases=("text",)
+        "plain text, one text per line", None, metavar="FILE", aliases=("text",)
     )
     images: tuple[Path, ...] = option(
         "pictures: a table with the column file, as `probe --images` takes it (repeatable)",
@@ -28,14 +28,14 @@ class CaptureOptions(RunOptions, EngineOptions):
         metavar="FILE",
     )
     audio: tuple[Path, ...] = option(
-        "sounds: a table with the column file; start and end in seconds make a line a "
-        "stretch (repeatable)",
+        "sounds: a table with the column file; start and end, in seconds, "
+        "select a segment (repeatable)",
         (),
         metavar="FILE",
     )
-    skip: float = option(SKIP_FILES, 0.1, metavar="SHARE")
+    skip: float = option(SKIP_FILES, 0.1, metavar="SHARE", most=1)
     level: str | None = option(
-        "unit of a row (default: word for --corpus, token for --lines, "
+        "what a row holds (default: word for --corpus, token for --lines, "
         "item for --images and --audio)",
         None,
         choices=("word", "token", "item"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...report.schema import Finding, is_above
 from ...report.words import DOUBT, interval, layer_label, listed
-from .records import LayerRecord, LensRecord
+from .records import NAMES, LayerRecord, LensRecord
 
 
 def space_finding(records: Sequence[LayerRecord]) -> Finding:
@@ -34,7 +34,10 @@ def separability_finding(
     separable = best.separability[name]
     in_space = separable.places["space"]
     on_maps = listed(
-        [f"{separable.places[method].accuracy:.2f} on the {method} map" for method in methods]
+        [
+            f"{separable.places[method].accuracy:.2f} on the {NAMES[method]} map"
+            for method in methods
+        ]
     )
     doubt = "" if is_above(in_space.accuracy_interval, separable.majority) else DOUBT
     text = (

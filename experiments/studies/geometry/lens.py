@@ -52,7 +52,7 @@ class Lens:
         boot = ClusterBootstrap(self.texts, seed=seed)
         records = []
         for layer, (log2p, rank) in enumerate(zip(self.log2p, self.rank, strict=True)):
-            mean, right = boot.mean(log2p), boot.mean((rank == 0).astype(float))
+            mean, right = boot.mean(log2p), boot.mean(rank == 0)
             records.append(
                 LensRecord(
                     layer=layer - 1,

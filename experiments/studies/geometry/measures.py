@@ -127,7 +127,7 @@ def separability(
     voter = np.arange(len(points))[:, None]
     np.add.at(votes, (voter, index[near]), has_vote.astype(float))
     is_right = votes.argmax(1) == index
-    return ClusterBootstrap(sentences, seed=seed).mean(is_right.astype(float))
+    return ClusterBootstrap(sentences, seed=seed).mean(is_right)
 
 
 def centred_gram(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:

@@ -20,7 +20,7 @@ class GeometryOptions(StoreOptions, RunOptions):
     )
     limit: int | None = option("use the first N sentences", 400, metavar="N", least=1)
     sample: int = option(
-        "draw N of their words at random", 1000, metavar="N", least=1, aliases=("words",)
+        "draw N words of these sentences at random", 1000, metavar="N", least=1, aliases=("words",)
     )
     method: tuple[str, ...] = option(
         "projection: pca, tsne or umap (repeatable; default: pca and tsne)", ()

@@ -31,7 +31,7 @@ from ...report.provenance import model_name
 from ...report.schema import Interval, as_json
 from ...report.words import finite, general, layer_label, number, plural
 from .page_lens import lens_section
-from .records import LayerRecord, Results, Similarity
+from .records import NAMES, LayerRecord, Results, Similarity
 
 CONTROLS = (
     Control(
@@ -53,7 +53,6 @@ CONTROLS = (
 """What each control rules out."""
 
 
-NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 SHOWN_POSITIONS = 8
 """First positions that the table of norms has."""
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from ...report.schema import Interval, StudyResults, entry
 
+NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+"""Method -> the name of its map."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourAccuracy:

@@ -61,6 +61,8 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
         raise LensError("expected --text, --prompts or --corpus, or --circuits")
     if options.wrong is not None and options.target is None:
         raise LensError("--wrong needs --target")
+    if not all(text.strip() for text in options.text):
+        raise LensError("--text: expected a text with words, got none")
     if options.corpus is not None and not 0 < options.held_out < 1:
         raise LensError(f"--held-out: expected a share between 0 and 1, got {options.held_out}")
     prompts = [Prompt(text, options.target or "", options.wrong) for text in options.text]

@@ -28,7 +28,7 @@ class LensOptions(RunOptions):
     limit: int | None = option(
         "use only the first N texts of the corpus and of the prompts", None, metavar="N", least=1
     )
-    skip: float = option(SKIP, 0.1, metavar="SHARE")
+    skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
     kind: tuple[str, ...] = option(
         "kind of lens (repeatable; default: logit); all but logit are fitted on --corpus or "
         "loaded with --lens",
@@ -73,7 +73,7 @@ class LensOptions(RunOptions):
         (),
         metavar="LAYER.HEAD",
     )
-    held_out: float = option("share of the corpus that the lenses are tested on", 0.3)
+    held_out: float = option("share of the corpus that the lenses are tested on", 0.3, most=1)
     steps: int = option("steps of gradient descent of the tuned lens", 60, least=1)
     jacobian_texts: int = option(
         "maximum number of texts for the Jacobian lens", 24, metavar="N", least=2
@@ -84,6 +84,7 @@ class LensOptions(RunOptions):
     reliability: float = option(
         "stop fitting the Jacobian lens once its worst layer reaches this reliability; 1: never",
         0.95,
+        most=1,
     )
     random_models: int = option(
         "number of random-weight models whose logit lens is compared; 0 skips them", 1

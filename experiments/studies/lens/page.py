@@ -89,7 +89,7 @@ def page(results: Results) -> Page:
     return Page(
         title=title,
         kicker="layerscope lens",
-        facts=[plural(len(results.texts), "text"), ", ".join(kinds[:4])],
+        facts=[plural(len(results.texts), "text"), "; ".join(kinds[:4])],
         findings=[("", f.property, unnamed(f.text, f.property)) for f in results.findings],
         sections=sections,
         data=data,

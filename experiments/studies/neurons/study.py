@@ -42,8 +42,9 @@ from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import Component
 from ...sweep.effects import clusters_of, group_notes, mean_of
+from ...sweep.grid import Grid, sweep_all
 from ...sweep.records import Mean
-from ...sweep.sweep import Chunk, Grid, chunks, sweep_all
+from ...sweep.sweep import Chunk, chunks
 from ...tasks.properties import Property, get_property
 from ...tasks.task import Task
 from ...tasks.views import View, build_views

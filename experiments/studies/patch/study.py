@@ -43,12 +43,13 @@ from ...sweep.effects import (
     mean_of,
     span,
 )
+from ...sweep.grid import EditsFor, Grid
 from ...sweep.measure import Measured, certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
 from ...sweep.positions import first_position
 from ...sweep.reading import ranking, significance_text
 from ...sweep.records import Certificate, EffectRecord, Mean
-from ...sweep.sweep import Chunk, EditsFor, Grid, chunks, clean_values
+from ...sweep.sweep import Chunk, chunks, clean_values
 from .options import PatchOptions
 from .records import Baselines, Results
 

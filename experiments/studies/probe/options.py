@@ -42,7 +42,7 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         None,
         metavar="FILE",
     )
-    skip: float = option(SKIP_FILES, 0.1, metavar="SHARE")
+    skip: float = option(SKIP_FILES, 0.1, metavar="SHARE", most=1)
     site: str = option("site to read at every layer: a name or a glob", "hook_resid_post")
     sentence_pooling: str = option(
         "a sentence's vector: the mean over its words, or its first (CLS, BOS) or last token",
@@ -50,7 +50,9 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         choices=("mean", "first", "last"),
     )
     tol: float = option(
-        "largest relative error of a probe's objective; a probe that misses it is marked", 1e-5
+        "largest relative error of a probe's objective; a probe that misses it is marked",
+        1e-5,
+        above=0,
     )
     control_seeds: int = option(
         "number of control tasks per property; 0 skips them, and the report says so", 5

@@ -307,7 +307,7 @@ def _save(subject: Subject, folder: Path) -> None:
             why = " ".join(str(error.__cause__ or error).split())
             raise RunError(
                 f"{folder.name}: transformers saves no {type(model).__name__} of this "
-                f"shape: {why.rstrip('.')}; --steps stops before it"
+                f"shape: {why.rstrip('.')}; give fewer --steps"
             ) from error
         subject.tokenizer.save_pretrained(unfinished)
         shutil.rmtree(folder, ignore_errors=True)

@@ -47,12 +47,13 @@ from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import Component, at_positions
 from ...sweep.effects import clusters_of, effect_records, group_notes, mean_of
+from ...sweep.grid import Grid
 from ...sweep.measure import certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
 from ...sweep.positions import first_position, with_positions
 from ...sweep.reading import ranking, significance_text, significant
 from ...sweep.records import Certificate, Mean
-from ...sweep.sweep import Chunk, Grid, chunks
+from ...sweep.sweep import Chunk, chunks
 from ...tasks.memory import Fits, Solve
 from ...tasks.properties import get_property
 from ...tasks.task import Task
