@@ -21,7 +21,7 @@ from experiments.features.layout import Layout, vectors
 from experiments.metrics.metrics import METRICS
 from experiments.runs.execute import with_device
 from experiments.studies.probe.options import ProbeOptions
-from experiments.subject import Subject
+from experiments.subject import Subject, modes
 from experiments.subject.modes import Modes
 from experiments.subject.word_spans import Pooler
 from experiments.sweep.components import components
@@ -80,7 +80,8 @@ def test_packs_are_capped_by_the_logits_that_are_made(subject: Subject):
     assert at_once["logit_difference"] > 3 * at_once["log_probability"]
 
 
-def test_weights_are_read_to_their_device_and_probes_run_there():
+def test_weights_are_read_to_their_device_and_probes_run_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(modes, "exists", lambda device: True)
     assert Modes(device="cuda:1").to_read()["device_map"] == {"": "cuda:1"}
     model: Any = SimpleNamespace(device=torch.device("cuda:1"))
     assert with_device(ProbeOptions(model="m"), model).device == "cuda:1"

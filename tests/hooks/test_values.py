@@ -15,7 +15,16 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from hooks import Edit, SiteNeverFired, UnknownSite, capture, edits, intervene, sites
+from hooks import (
+    Edit,
+    NothingChanged,
+    SiteNeverFired,
+    UnknownSite,
+    capture,
+    edits,
+    intervene,
+    sites,
+)
 from hooks.capture import ValuesOverflowed
 from layerscope.errors import UseError
 
@@ -109,7 +118,10 @@ class Adds(nn.Module):
 
 def test_a_copied_value_and_a_patch_are_not_the_models_to_change():
     model, x, source = Adds(), torch.ones(1, 2, 3), torch.full((1, 2, 3), 5.0)
-    with intervene(model, {"module:second:output": edits.copy("module:first:output")}):
+    with (
+        pytest.warns(NothingChanged, match="did not run"),
+        intervene(model, {"module:second:output": edits.copy("module:first:output")}),
+    ):
         pass
     with intervene(
         model,

@@ -80,7 +80,7 @@ def sounds_for(options: AttributeOptions, prompts: Sequence[Prompt]) -> list[Pat
     """The sounds, each once; they must be there before a model is loaded.
 
     Raises:
-        AttributionError: what does not go with a sound, spans of no length.
+        AttributionError: what does not go with a sound.
         MetricError: a file that is not there, prompts of which only some are sounds.
     """
     sounds = sounds_of(prompts)
@@ -89,8 +89,6 @@ def sounds_for(options: AttributeOptions, prompts: Sequence[Prompt]) -> list[Pat
     for name in ("known", "proposals", "reference", "probe"):
         if getattr(options, name) is not None:
             raise AttributionError(f"--{name}: expected texts, got sounds")
-    if not options.seconds > 0:
-        raise AttributionError(f"--seconds {options.seconds:g}: expected more than 0")
     return sounds
 
 
