@@ -33,7 +33,6 @@ from .forwards import Forward, Forwards
 from .recurrent import Recurrence, joined, mark, steps_of
 from .rows import ATTENTION_ENDS
 from .sites import Site
-from .stacks import submodule
 from .torch_modules import keep_padded
 
 
@@ -144,8 +143,13 @@ class Taps:
         with ExitStack() as stack:  # a failure half-way removes what is already attached
             stack.callback(self._release, handles)
             self._tap = tap
+            recorders = []
             for path in {path for path, _ in hooked}:
-                stack.callback(_in_its_order(modules[path]))
+                module = modules[path]
+                keys, behind = _recorders(module)
+                if keys:
+                    recorders.append((module, keys))
+                    stack.callback(_put_last, module, behind)
             # The order is part of the contract: a call is read before its sites are touched, and
             # ends behind them.
             for path, hook in self.forwards.openers(self):
@@ -172,8 +176,8 @@ class Taps:
             for path, hook in self.forwards.closers(self):
                 closer = ReadingHook(hook)
                 handles.append(modules[path].register_forward_hook(closer, always_call=True))
-            for path, _ in hooked:
-                _put_last(modules[path], _recorders(modules[path]))
+            for module, keys in recorders:
+                _put_last(module, keys)
             return stack.pop_all()
 
     def _hooked(self) -> tuple[dict[tuple[str, str], list[tuple[Site, Place]]], set[str]]:
@@ -246,16 +250,21 @@ class Taps:
                 f"{', '.join(map(str, silent[:3]))}; the modules did not run, "
                 "or the layer's attention is neither sdpa nor a softmax"
             )
-        replaced = [
-            path
-            for path, module in self._modules.items()
-            if submodule(self.model, path) is not module
-        ]
-        if self.ran and replaced:
+        replaced = self._replaced() if self.ran else []
+        if replaced:
             raise SiteNeverFired(
                 f"modules of the model were replaced in this block: {', '.join(replaced[:3])}; "
                 "later forward passes have no hooks there: enter another block for them"
             )
+
+    def _replaced(self) -> list[str]:
+        """Where other modules stand now than those that were hooked."""
+        replaced = []
+        for path, module in self._modules.items():
+            above, _, name = path.rpartition(".")
+            if path and getattr(self._modules[above], name, None) is not module:
+                replaced.append(path)
+        return replaced
 
     def _takes_call(self) -> bool:
         """Whether this call of a module is shown to the tap;
@@ -501,11 +510,6 @@ class _Attention:
         return raw
 
 
-def _recorders(module: nn.Module) -> list[int]:
-    hooks = module._forward_hooks
-    return [key for key, hook in hooks.items() if getattr(hook, "__module__", "") == _RECORDERS]
-
-
 def _put_last(module: nn.Module, keys: Sequence[int]) -> None:
     """Let these hooks of a module run after all others, in one step for threads that run it."""
     hooks = cast("OrderedDict[int, Any]", module._forward_hooks)
@@ -514,11 +518,16 @@ def _put_last(module: nn.Module, keys: Sequence[int]) -> None:
             hooks.move_to_end(key)
 
 
-def _in_its_order(module: nn.Module) -> Callable[[], None]:
-    """What puts a module's hooks back into their order, when its recorders have been last."""
-    recorders, keys = _recorders(module), list(module._forward_hooks)
-    behind = keys[keys.index(recorders[0]) :] if recorders else []
-    return functools.partial(_put_last, module, behind)
+def _recorders(module: nn.Module) -> tuple[list[int], list[int]]:
+    """The recorders among a module's hooks; and they with all that is behind the first of them,
+    which puts the hooks back into their order.
+    """
+    hooks = module._forward_hooks
+    if not hooks:
+        return [], []
+    keys = [key for key, hook in hooks.items() if getattr(hook, "__module__", "") == _RECORDERS]
+    order = list(hooks)
+    return keys, order[order.index(keys[0]) :] if keys else []
 
 
 def read(site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:

@@ -68,22 +68,20 @@ def checked(function: F) -> F:
 
 
 def check_arguments(function: Callable[..., Any], args: Any, named: Mapping[str, Any]) -> None:
-    """Raise `InputError` for the first argument that does not fit its annotation."""
-    try:
-        given = _signature(function).bind(*args, **named)
-    except TypeError:  # a missing or unknown name: the call itself says so
-        return
-    parameters = given.signature.parameters
-    for name, value in given.arguments.items():
-        kind = parameters[name].kind
-        values = {name: value}
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            values = {f"{name}[{place}]": one for place, one in enumerate(value)}
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            values = value
-        for label, one in values.items():
-            if one is not parameters[name].default:
-                _check(function, name, label, one)
+    """Raise `InputError` for the first argument that does not fit its annotation.
+
+    Of too many arguments and unknown names Python itself tells in the call.
+    """
+    takes = _takes(function)
+    for name, value in zip(takes.by_place, args, strict=False):
+        if value is not takes.defaults.get(name, _NONE):
+            _check(function, name, name, value)
+    if takes.others is not None:
+        for place, value in enumerate(args[len(takes.by_place) :]):
+            _check(function, takes.others, f"{takes.others}[{place}]", value)
+    for name, value in named.items():
+        if value is not takes.defaults.get(name, _NONE):
+            _check(function, name if name in takes.names else takes.others_named, name, value)
 
 
 def check_parameters(estimator: Any) -> None:
@@ -103,7 +101,34 @@ def _check(function: Callable[..., Any], name: str, label: str, value: Any) -> N
         raise InputError(f"{owner}: {label}: expected {_words(hint)}, got {shown(value)}")
 
 
-_signature = functools.cache(inspect.signature)
+class _Takes(typing.NamedTuple):
+    """The parameters of a function: by place, all names, ``*others`` and ``**others_named``."""
+
+    by_place: tuple[str, ...]
+    names: frozenset[str]
+    others: str | None
+    others_named: str
+    defaults: dict[str, Any]
+
+
+_NONE = object()
+
+
+@functools.cache
+def _takes(function: Callable[..., Any]) -> _Takes:
+    parameters = inspect.signature(function).parameters
+    of_kind: dict[Any, list[str]] = {kind: [] for kind in inspect._ParameterKind}
+    for name, parameter in parameters.items():
+        of_kind[parameter.kind].append(name)
+    by_place = of_kind[inspect.Parameter.POSITIONAL_ONLY]
+    by_place += of_kind[inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    return _Takes(
+        tuple(by_place),
+        frozenset(by_place + of_kind[inspect.Parameter.KEYWORD_ONLY]),
+        next(iter(of_kind[inspect.Parameter.VAR_POSITIONAL]), None),
+        next(iter(of_kind[inspect.Parameter.VAR_KEYWORD]), ""),
+        {name: parameter.default for name, parameter in parameters.items()},
+    )
 
 
 @functools.cache
@@ -124,7 +149,22 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
 
 
+@functools.lru_cache(maxsize=4096)
+def _fits_all_of(hint: Any, kind: type) -> bool:
+    """Whether every value of a class fits, so that none is looked at."""
+    parts = _parts(hint)
+    if any(map(_is_device, parts)):
+        return False
+    for part in parts:
+        is_class = type(part) is type
+        if is_class and (kind is part or (part not in _PLAIN and issubclass(kind, part))):
+            return True
+    return False
+
+
 def _fits(hint: Any, value: Any) -> bool:
+    if _fits_all_of(hint, type(value)):
+        return True
     parts = _parts(hint)
     if isinstance(value, str) and any(map(_is_device, parts)):
         return exists(value)
