@@ -5,9 +5,23 @@ from __future__ import annotations
 import _thread
 import gc
 import importlib
+import os
 import sys
 import threading
 from typing import Any
+
+IDLE_ROUNDS = "1000"
+"""Rounds in which a thread of PyTorch's OpenMP waits for work before it sleeps: about 50 us, of
+300,000 by default.
+"""
+
+
+def let_idle_threads_sleep() -> None:
+    """A thread that waits in a loop keeps a core from the thread that it waits for, if other work
+    takes the cores too (`benchmarks/threads.py`). What the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", IDLE_ROUNDS)  # read when torch is imported
 
 
 def interrupt_again(unraisable: Any) -> None:
@@ -22,6 +36,7 @@ def interrupt_again(unraisable: Any) -> None:
 def main() -> int:
     """Run the command line; returns its exit status."""
     sys.unraisablehook = interrupt_again
+    let_idle_threads_sleep()
     was_enabled = gc.isenabled()
     gc.disable()  # until a command has read its inputs: see `experiments.runs.collector`
     try:

@@ -156,8 +156,7 @@ def _fits_all_of(hint: Any, kind: type) -> bool:
     if any(map(_is_device, parts)):
         return False
     for part in parts:
-        is_class = type(part) is type
-        if is_class and (kind is part or (part not in _PLAIN and issubclass(kind, part))):
+        if type(part) is type and (kind is part or (part not in _PLAIN and issubclass(kind, part))):
             return True
     return False
 

@@ -219,6 +219,17 @@ _ROWS = (
 METHODS: dict[str, Method] = {method.name: method for method in _ROWS}
 """Every method by its name."""
 
+ELSEWHERE = {
+    "integrated-gradients": "ig",
+    "discretized-integrated-gradients": "dig",
+    "input-x-gradient": "grad-input",
+    "feature-ablation": "leave-one-out",
+    "occlusion": "leave-one-out",
+    "attnlrp": "lrp",
+    "shapley-value-sampling": "permutation-shap",
+}
+"""What papers and other libraries call a method."""
+
 
 def method_named(name: str) -> Method:
     """A method of `METHODS`.
@@ -230,6 +241,7 @@ def method_named(name: str) -> Method:
         return METHODS[name]
     from .units import AttributionError
 
-    near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    spelled = name.lower().replace("_", "-").replace(" ", "-")
+    near = difflib.get_close_matches(spelled, [*METHODS, *ELSEWHERE], n=1, cutoff=0.5)
+    hint = f" (did you mean {ELSEWHERE.get(near[0], near[0])}?)" if near else ""
     raise AttributionError(f"method {name!r}: expected one of {', '.join(METHODS)}{hint}")

@@ -49,12 +49,17 @@ class ConfidenceInputs(Inputs):
 
     options: ConfidenceOptions
     source: str
-    predictions: list[Predictions]
-    labelled: list[LabelledTexts]
-    questions: list[list[Question]]
-    templates: Templates
-    dropped: list[Note]
+    predictions: list[Predictions] = field(default_factory=list)
+    labelled: list[LabelledTexts] = field(default_factory=list)
+    questions: list[list[Question]] = field(default_factory=list)
     texts: list[Encoded] = field(default_factory=list)
+    templates: Templates = field(default_factory=Templates)
+    dropped: list[Note] = field(default_factory=list)
+
+    @property
+    def rows(self) -> Sequence[Predictions | LabelledTexts | list[Question]]:
+        """The rows of each file."""
+        return self.predictions or self.labelled or self.questions
 
     @property
     def is_open(self) -> bool:
@@ -98,78 +103,31 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     """
     # The options first, then the files, then the model: a mistake costs no time that was not needed
     # to find it.
-    source = _checked(options)
-    paths = [] if source == "text" else [options.source]
+    inputs = ConfidenceInputs(options=options, subject=None, source=_checked(options))
+    paths = [] if inputs.source == "text" else [options.source]
     if options.validation:
         paths.append(options.validation)
-    predictions: list[Predictions] = []
-    labelled: list[LabelledTexts] = []
-    questions: list[list[Question]] = []
     unusable: list[list[Unusable]] = [[] for _ in paths]
-    by: tuple[str, ...] = getattr(options, "group_by", ())
-    if source == "predictions":
-        for path, left_out in zip(paths, unusable, strict=True):
-            predictions.append(read_predictions(path, options.limit, by, left_out))
-    elif source == "labelled":
-        for path, left_out in zip(paths, unusable, strict=True):
-            labelled.append(read_labelled_texts(path, options.limit, by, left_out))
-    elif source != "text":
-        for path, left_out in zip(paths, unusable, strict=True):
-            questions.append(_read(options, source, path, left_out))
-    # A file of which too much is left out is refused before the model is loaded, and again with
-    # what it cannot read.
-    for rows, left_out in zip(predictions or labelled or questions, unusable, strict=True):
-        check_share(left_out, len(rows) + len(left_out), options.skip)
-    subject = None
-    if source != "predictions":
-        subject = load(classifier=True)
-        _check_model(subject, source)
-    templates = Templates(subject, options.templates, options.chat)
-    if subject is not None:
-        labelled = [
-            with_known_labels(subject, rows, left_out)
-            for rows, left_out in zip(labelled, unusable, strict=False)
-        ]
-        questions = [
-            _measurable(subject, rows, templates, options, left_out)
-            for rows, left_out in zip(questions, unusable, strict=False)
-        ]
-    texts: list[Encoded] = []
-    if source == "text" and subject is not None:
-        texts = encoded_texts(subject, getattr(options, "text", ())[: options.limit])
-    notes: list[Note] = []
-    for rows, left_out in zip(predictions or labelled or questions, unusable, strict=True):
-        check_share(left_out, len(rows) + len(left_out), options.skip)
-        notes += unusable_notes(left_out, len(rows))
-    if subject is not None:
-        for rows in questions:
-            notes += joined_notes(rows, subject)
-    inputs = ConfidenceInputs(
-        options=options,
-        subject=subject,
-        source=source,
-        predictions=predictions,
-        labelled=labelled,
-        questions=questions,
-        templates=templates,
-        dropped=notes,
-        texts=texts,
-    )
-    files = zip((source, "validation"), paths, predictions or labelled or questions, strict=False)
+    for path, left_out in zip(paths, unusable, strict=True):
+        _read(inputs, path, left_out)
+    _check_shares(inputs, unusable)
+    if inputs.source != "predictions":
+        inputs.subject = load(classifier=True)
+        _check_model(inputs.subject, inputs.source)
+    inputs.templates = Templates(inputs.subject, options.templates, options.chat)
+    if inputs.subject is not None:
+        _leave_out(inputs, inputs.subject, unusable)
+        _check_shares(inputs, unusable)
+    for rows, left_out in zip(inputs.rows, unusable, strict=True):
+        inputs.dropped += unusable_notes(left_out, len(rows))
+    if inputs.subject is not None:
+        for questions in inputs.questions:
+            inputs.dropped += joined_notes(questions, inputs.subject)
+    files = zip((inputs.source, "validation"), paths, inputs.rows, strict=False)
     inputs.data = [DataFile.of(name, path, len(rows)) for name, path, rows in files]
     for path in inputs.templates.replaced:
         inputs.data.append(DataFile.of(f"template {path.stem}", path, 1))
-    n_measured = int((~inputs.validation).sum())
-    if not n_measured:
-        raise PredictionError(
-            f"{options.source}: expected rows to measure, all are validation rows"
-        )
-    # Each bin of equal mass takes a row at least.
-    if n_measured < options.bins:
-        raise QuestionError(
-            f"expected at least as many rows as bins, got {n_measured} rows and "
-            f"{options.bins} bins: give --bins {n_measured} or less"
-        )
+    _check_measured(inputs)
     return inputs
 
 
@@ -220,7 +178,19 @@ def _checked(options: ConfidenceOptions) -> str:
     return source
 
 
-def _read(
+def _read(inputs: ConfidenceInputs, path: Path, unusable: list[Unusable]) -> None:
+    """Add the rows of a file."""
+    options = inputs.options
+    by: tuple[str, ...] = getattr(options, "group_by", ())
+    if inputs.source == "predictions":
+        inputs.predictions.append(read_predictions(path, options.limit, by, unusable))
+    elif inputs.source == "labelled":
+        inputs.labelled.append(read_labelled_texts(path, options.limit, by, unusable))
+    else:
+        inputs.questions.append(_read_questions(options, inputs.source, path, unusable))
+
+
+def _read_questions(
     options: ConfidenceOptions, source: str, path: Path, unusable: list[Unusable]
 ) -> list[Question]:
     """The questions of a file; prompts of which none has a wrong answer are open ones."""
@@ -251,25 +221,59 @@ def _check_model(subject: Subject, source: str) -> None:
         )
 
 
+def _check_shares(inputs: ConfidenceInputs, unusable: Sequence[list[Unusable]]) -> None:
+    """Refuse a file of which too much is left out."""
+    for rows, left_out in zip(inputs.rows, unusable, strict=True):
+        check_share(left_out, len(rows) + len(left_out), inputs.options.skip)
+
+
+def _leave_out(
+    inputs: ConfidenceInputs, subject: Subject, unusable: Sequence[list[Unusable]]
+) -> None:
+    """Keep what the model can be asked, and encode texts for it."""
+    for number, rows in enumerate(inputs.labelled):
+        inputs.labelled[number] = with_known_labels(subject, rows, unusable[number])
+    for number, rows in enumerate(inputs.questions):
+        inputs.questions[number] = _measurable(inputs, subject, rows, unusable[number])
+    if inputs.source == "text":
+        texts = getattr(inputs.options, "text", ())[: inputs.options.limit]
+        inputs.texts = encoded_texts(subject, texts)
+
+
 def _measurable(
+    inputs: ConfidenceInputs,
     subject: Subject,
     questions: Sequence[Question],
-    templates: Templates,
-    options: ConfidenceOptions,
     unusable: list[Unusable],
 ) -> list[Question]:
     """The questions that the model can be asked; those that are too long for it,
     or whose choices join them, are left out.
     """
+    options = inputs.options
 
     def read(some: Sequence[Question]) -> None:
         if some[0].is_open:
             metric, items = "confidence", [open_prompt(question) for question in some]
         else:
-            metric, items = asked_items(some, templates, options.choices == "letter")
+            metric, items = asked_items(some, inputs.templates, options.choices == "letter")
         get_metric(metric).reads(subject, items)
 
     return usable(questions, read, unusable, options.skip)[0]
+
+
+def _check_measured(inputs: ConfidenceInputs) -> None:
+    """Refuse fewer rows to measure than bins."""
+    n_measured, bins = int((~inputs.validation).sum()), inputs.options.bins
+    if not n_measured:
+        raise PredictionError(
+            f"{inputs.options.source}: expected rows to measure, all are validation rows"
+        )
+    # Each bin of equal mass takes a row at least.
+    if n_measured < bins:
+        raise QuestionError(
+            f"expected at least as many rows as bins, got {n_measured} rows and "
+            f"{bins} bins: give --bins {n_measured} or less"
+        )
 
 
 def open_prompt(question: Question) -> Prompt:
@@ -278,7 +282,7 @@ def open_prompt(question: Question) -> Prompt:
 
 def cost(inputs: ConfidenceInputs) -> Cost:
     """Forwards over the rows, and answers written by the model."""
-    n = sum(len(rows) for rows in (inputs.predictions or inputs.labelled or inputs.questions))
+    n = sum(map(len, inputs.rows))
     if inputs.subject is None:
         return Cost(f"{n:,} rows; confidences: the probabilities of the file")
     if inputs.labelled:

@@ -23,6 +23,7 @@ from experiments.attribution import (
     ask,
     attribute,
     find_units,
+    method_named,
     prefixes,
 )
 from experiments.attribution.prefixes import cuts
@@ -423,3 +424,20 @@ def test_deleting_everything_needs_something_that_stays() -> None:
     with pytest.raises(AttributionError, match="leaves nothing that can be read"):
         attribute(subject, TEXT, target=" w20 w21", method="shapley", removal="delete")
     assert attribute(subject, TEXT, method="shapley").more["removal"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "here"),
+    [
+        ("integrated_gradients", "ig"),  # inseq
+        ("IntegratedGradients", "ig"),  # Captum
+        ("input_x_gradient", "grad-input"),
+        ("Occlusion", "leave-one-out"),
+        ("feature ablation", "leave-one-out"),
+        ("KernelShap", "kernel-shap"),
+        ("ShapleyValueSampling", "permutation-shap"),
+    ],
+)
+def test_a_name_from_another_library_leads_to_the_method(elsewhere, here):
+    with pytest.raises(AttributionError, match=rf"did you mean {here}\?"):
+        method_named(elsewhere)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +76,25 @@ def test_public_names_come_with_a_star_and_stay_when_all_modules_are_imported():
     command = [sys.executable, "-W", "error::ImportWarning", "-c", PUBLIC_NAMES]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "rounds"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_idle_threads_soon_sleep_unless_the_user_has_set_how_they_wait(given, rounds):
+    """GCC's OpenMP says itself how long its threads wait."""
+    free = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-m", "layerscope", "doctor", "--model", "no-such-folder"],
+        cwd=ROOT,
+        env={**free, **given, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    rounds_read = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
+    if not rounds_read:
+        pytest.skip("torch's OpenMP is not GCC's")
+    # What GCC takes for an active wait is its own affair.
+    assert set(rounds_read) == {rounds} if rounds else "1000" not in rounds_read
