@@ -107,15 +107,15 @@ def _unknown(parser: argparse.ArgumentParser, command: str | None, unknown: Sequ
     )
     first = unknown[0].partition("=")[0]
     near = difflib.get_close_matches(first, [name for name in known if name.startswith("--")], 1)
-    where = f"layerscope {command}" if command else "layerscope"
     if not near and command is None and not first.startswith("-"):
         near = difflib.get_close_matches(first, list(commands.choices), 1)
-    hint = f": did you mean {near[0]}?" if near else f"; '{where} --help' lists all"
-    return (
-        f"{where} has no option {first}{hint}"
-        if first.startswith("-")
-        else f"{where}: unexpected {first!r}{hint}"
-    )
+    help_of = f"layerscope {command} --help" if command else "layerscope --help"
+    hint = f": did you mean {near[0]}?" if near else f"; '{help_of}' lists all"
+    if not first.startswith("-"):
+        where = f"{command}: " if command else ""
+        return f"{where}unexpected {first!r}{hint}"
+    subject = f"{command} has no" if command else "there is no"
+    return f"{subject} option {first}{hint}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from layerscope.arguments import checked
 from layerscope.errors import InputError, UseError
 
-from .anatomy import anatomy
+from .anatomy import anatomy, locate
 from .block import as_layer
 from .caches import CACHES, cached_columns
 from .configuration import setting
@@ -153,6 +153,8 @@ class Resume:
 
         That of the block behind the last, at ``n_layers``, is the last one's output.
         """
+        if not 0 <= layer <= self._stop:
+            raise InputError(f"expected a layer of 0 to {self._stop}, got {layer}")
         return self._recording.residual(layer)
 
     @functools.cached_property
@@ -222,6 +224,11 @@ class Resume:
         copies = len(residual) // self.batch
         if copies * self.batch != len(residual):
             raise InputError(f"expected copies of {self.batch} texts, got {len(residual)} rows")
+        last = self._stop if until is None else until
+        if not 0 <= layer <= last <= self._stop:
+            raise InputError(
+                f"expected layers of 0 to {self._stop} in order, got {layer} and {last}"
+            )
         if order is not None and not all(0 <= at < self.n_layers for at in order):
             raise InputError(f"expected blocks below {self.n_layers}, got {list(order)}")
         if self._finish is None:
@@ -239,7 +246,7 @@ class Resume:
             for block in order:
                 residual = self._block(block, residual)
         else:
-            for block in range(layer, self._stop if until is None else until):
+            for block in range(layer, last):
                 # Before the site that is edited, all copies are equal: they need one run.
                 is_first = block == layer and start == 0 and copies > 1
                 is_shared = is_first and self._can_share.get(edited, False)
@@ -290,6 +297,8 @@ class Resume:
         """One block on another input, from position ``start`` on,
         everything else as it was recorded.
         """
+        if not 0 <= layer < self._stop:
+            raise InputError(f"expected a block below {self._stop}, got {layer}")
         return self._block(layer, residual, start)
 
     def _block(
@@ -352,9 +361,11 @@ class Resume:
 
         Raises:
             RuntimeError: hooks are on the blocks that were not there when they were recorded.
+            UnknownSite: a block or a part that the model lacks.
         """
         if edited not in self._can_share:
             self._require_as_recorded("share")
+            locate(self.model, f"blocks.{layer}.{edited}")
             self._can_share[edited] = self._gives_recorded(layer, copies=2, edited=edited)
         return self._can_share[edited]
 

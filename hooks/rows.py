@@ -334,7 +334,9 @@ def _view(
         case "gated":
             return views.gated(int(argument), count(2))
         case "thirds":
-            return views.thirds(int(argument), count(3))
+            return views.consecutive(int(argument), 3, count(3))
+        case "pair":
+            return views.consecutive(int(argument), 2, count(2))
         case "interleaved":
             return views.interleaved(int(argument), count(3))
         case "fused":

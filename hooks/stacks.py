@@ -13,6 +13,13 @@ from torch import nn
 from .configuration import text_config
 from .families import FAMILIES, Family, PlaceSpec
 
+_JOINED = {
+    "encoder-decoder": ("blocks", "decoder_blocks"),
+    "vision-encoder-decoder": ("vision_blocks", "blocks"),
+    "speech-encoder-decoder": ("audio_blocks", "blocks"),
+}
+"""What the encoder's and the decoder's stacks of joined models are called."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -42,6 +49,8 @@ def stacks_of(model: nn.Module) -> list[Stack]:
     matches = list(_matches(model))
     if not matches:
         return []
+    if pair := _joined(model, matches):
+        return pair
     main = _main(model, matches)
     stacks: dict[str, Stack] = {}
     if main is not None:
@@ -55,6 +64,29 @@ def stacks_of(model: nn.Module) -> list[Stack]:
             # Of two vision towers the first has the name.
             stacks.setdefault(name, replace(match, name=name))
     return list(stacks.values())
+
+
+def _joined(model: nn.Module, matches: list[Stack]) -> list[Stack]:
+    """Two models of their own that transformers joins to an encoder and a decoder."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    match_of = {match.prefix.partition(".")[0]: match for match in matches}
+    if kind not in _JOINED or not {"encoder", "decoder"} <= match_of.keys():
+        return []
+    encoder_name, decoder_name = _JOINED[kind]
+    stacks = [
+        replace(match_of["encoder"], name=encoder_name),
+        replace(_with_cross(model, match_of["decoder"]), name=decoder_name),
+    ]
+    return sorted(stacks, key=lambda stack: stack.name != "blocks")
+
+
+def _with_cross(model: nn.Module, decoder: Stack) -> Stack:
+    """A decoder that reads an encoder's text, of a family whose decoder can stand alone."""
+    for family in FAMILIES[decoder.config.model_type]:
+        row = family.decoder
+        if row is not None and submodule(model, decoder.prefix + row.blocks) is not None:
+            return replace(decoder, family=without_clipped(row, decoder.config))
+    return decoder
 
 
 def _main(model: nn.Module, matches: list[Stack]) -> Stack | None:

@@ -35,19 +35,19 @@ class heads:  # noqa: N801  (a view, named as the others)
         return raw if raw.ndim == 4 else raw.unflatten(-1, (self.n_heads, -1))
 
 
-class thirds:  # noqa: N801
-    """Query, key or value (part 0, 1, 2)
-    of a fused projection laid out as three consecutive blocks (GPT-2).
+class consecutive:  # noqa: N801
+    """One part of a fused projection laid out as consecutive blocks: of queries, keys and values
+    (GPT-2), or of keys and values (its cross-attention).
     """
 
-    def __init__(self, part: int, n_heads: int) -> None:
-        self.part, self.n_heads = part, n_heads
+    def __init__(self, part: int, n_parts: int, n_heads: int) -> None:
+        self.part, self.n_parts, self.n_heads = part, n_parts, n_heads
 
     def __call__(
         self, raw: Float[Tensor, "batch pos width"]
     ) -> Float[Tensor, "batch pos head d_head"]:
         """The site's tensor."""
-        return raw.unflatten(-1, (3, self.n_heads, -1))[:, :, self.part]
+        return raw.unflatten(-1, (self.n_parts, self.n_heads, -1))[:, :, self.part]
 
 
 class interleaved:  # noqa: N801

@@ -87,7 +87,11 @@ def mean_p(
 
 
 def mean_effects(
-    values: Float[np.ndarray, "n k"], boot: ClusterBootstrap, flips: int = REPLICATES, seed: int = 0
+    values: Float[np.ndarray, "n k"],
+    boot: ClusterBootstrap,
+    flips: int = REPLICATES,
+    seed: int = 0,
+    zeros_are_answers: Bool[np.ndarray, " k"] | None = None,
 ) -> Effects:
     """Means of columns tested against 0.
 
@@ -96,6 +100,8 @@ def mean_effects(
         boot: the clusters, and their resamples.
         flips: sign flips, of which effects far from 0 have as many, all others at most
             `REPLICATES`.
+        zeros_are_answers: columns whose zeros, too, are differences of two answers, which may
+            differ in other items; by default none: an effect that is 0 in all items is 0.
 
     Raises:
         InputError: values that are not finite.
@@ -117,7 +123,10 @@ def mean_effects(
             ends = studentised.ends()
             low[part], high[part] = np.minimum(lowest, ends[0]), np.maximum(highest, ends[1])
             p[part] = np.maximum(of_flips, studentised.p())
-            (answers,) = np.nonzero(_are_answers(values[:, part]))
+            are_answers = _are_answers(values[:, part])
+            if zeros_are_answers is not None:
+                are_answers |= zeros_are_answers[part] & ~values[:, part].any(axis=0)
+            (answers,) = np.nonzero(are_answers)
             if len(answers):
                 places = start + answers
                 if len(values) == boot.n_clusters:
@@ -129,7 +138,7 @@ def mean_effects(
 
 
 def _are_answers(values: Float[np.ndarray, "n k"]) -> Bool[np.ndarray, " k"]:
-    """Columns of -1, 0 and 1; one of zeros is an effect that was measured as 0."""
+    """Columns of -1, 0 and 1, but those of zeros."""
     are_whole = np.isin(values, (-1.0, 0.0, 1.0)).all(axis=0)
     return np.asarray(are_whole & values.any(axis=0))
 

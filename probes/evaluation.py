@@ -25,6 +25,7 @@ from .resampling import REPLICATES as REPLICATES
 from .resampling import TESTABLE as TESTABLE
 from .resampling import ClusterBootstrap as ClusterBootstrap
 from .resampling import Interval as Interval
+from .resampling import Kind as Kind
 from .resampling import effective_clusters as effective_clusters
 from .resampling import few_clusters as few_clusters
 from .resampling import interval as interval

@@ -67,7 +67,7 @@ def discretised(scorer: Scorer, options: Options) -> Found:
         path = x.repeat(options.path_steps + 1, 1, 1)
         for places in slope.part.tokens:
             for at in places:
-                table = words[in_target(slope.part.ids[at])]
+                table = slope.in_width(words[in_target(slope.part.ids[at])])
                 points = word_path(x[at].float(), start[at].float(), table, options.path_steps)
                 path[:, at] = points.to(x)
         values, slopes = slope.at(path)

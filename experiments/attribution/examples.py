@@ -110,7 +110,7 @@ def _candidates(
         promised = []
         for ids in tokens.split(PIECE):
             vectors = embedding(scorer.subject, ids, side).float()
-            promised.append(vectors @ gradient[of_side].T)
+            promised.append(slope.in_width(vectors) @ gradient[of_side].T)
         best = torch.cat(promised).topk(n_best, dim=0, largest=False).indices
         for at, of_position in zip(of_side, best.T.cpu(), strict=True):
             candidates += [(at, token) for token in tokens[of_position].tolist()]

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...hooks import NothingChanged, Site, capture, edits, intervene
 from ...hooks.anatomy import locate
@@ -67,7 +68,7 @@ class Slope:
 
     Args:
         site: None for the vectors of the row's tokens in all tables (`lookups`), those of source
-            and target behind one another.
+            and target behind one another; the shorter ones of the two end in zeros.
     """
 
     scorer: Scorer
@@ -105,9 +106,22 @@ class Slope:
     @property
     def widths(self) -> list[slice]:
         """Columns of the site's value that are of one kind: of the tokens' vectors each table's."""
+        of_sides = []
         if self.site is None:
-            return [lookup.columns for lookup in self.vectors_of(False)]
-        return [slice(None)]
+            of_sides = [[one.columns for one in self.vectors_of(side)] for side, _ in self.sides]
+        is_alike = bool(of_sides) and all(columns == of_sides[0] for columns in of_sides)
+        return of_sides[0] if is_alike else [slice(None)]
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's vectors, of the longer ones of source and target."""
+        return max(one.columns.stop for side, _ in self.sides for one in self.vectors_of(side))
+
+    def in_width(self, vectors: Float[Tensor, "*ids d_side"]) -> Float[Tensor, "*ids d"]:
+        """Vectors of a side, which end in zeros if the other side's are longer."""
+        if self.site is not None:
+            return vectors
+        return pad(vectors, (0, self.width - vectors.shape[-1]))
 
     def places(self, tokens: Sequence[int]) -> list[int]:
         """Where the site has the values of some positions of the row:
@@ -131,12 +145,15 @@ class Slope:
         vectors = []
         for side, length in self.sides:
             of_side = self.vectors_of(side)
-            vectors.append(read_off(of_side, [acts[one.site][0] for one in of_side], length))
+            of_tables = [acts[one.site][0] for one in of_side]
+            vectors.append(self.in_width(read_off(of_side, of_tables, length)))
         return torch.cat(vectors)
 
-    def own(self, vectors: Float[Tensor, "*ids d"]) -> Float[Tensor, "*ids d"]:
+    def own(self, vectors: Float[Tensor, "*ids d_side"]) -> Float[Tensor, "*ids d"]:
         """Of tokens' vectors what is the site's."""
-        return vectors if self.site is None else vectors[..., self.lookups(False)[0].columns]
+        if self.site is None:
+            return self.in_width(vectors)
+        return vectors[..., self.lookups(False)[0].columns]
 
     def _table_sites(self) -> list[Site]:
         return [lookup.site for side, _ in self.sides for lookup in self.vectors_of(side)]

@@ -32,6 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...hooks import Readout
+from ...probes.resampling import Kind
 from ..corpus.prompts import Pair, Prompt, Unusable, read_labelled, read_pairs, read_prompts
 from ..runs.execute import DataFile, Load
 from ..runs.shared_options import RunOptions, TextsOptions
@@ -79,6 +80,16 @@ class Metric:
     def texts(self) -> str:
         """The option whose file it is measured on."""
         return "labelled" if self.of_classes else "pairs" if self.of_pairs else "prompts"
+
+    @property
+    def value_kind(self) -> Kind | None:
+        """What its values are (`ClusterBootstrap.mean`), where a prompt's is 1 or 0."""
+        return "share" if self.value in (_accuracy, is_most_probable) else None
+
+    @property
+    def difference_kind(self) -> Kind | None:
+        """What differences of two of its values are."""
+        return "difference" if self.value_kind else None
 
 
 def _log2p(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:

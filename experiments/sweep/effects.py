@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from ...probes.evaluation import (
     ClusterBootstrap,
+    Kind,
     benjamini_hochberg,
     effective_clusters,
     few_clusters,
@@ -60,14 +61,21 @@ def group_notes(clusters: Int[np.ndarray, " prompts"]) -> list[Note]:
 
 
 def mean_of(
-    values: Float[np.ndarray, " prompts"], clusters: Int[np.ndarray, " prompts"], seed: int = 0
+    values: Float[np.ndarray, " prompts"],
+    clusters: Int[np.ndarray, " prompts"],
+    seed: int = 0,
+    kind: Kind | None = None,
 ) -> Mean:
-    """Mean over prompts with its interval; a single cluster has none."""
-    return _mean(ClusterBootstrap(clusters, seed=seed), values)
+    """Mean over prompts with its interval; a single cluster has none.
+
+    Args:
+        kind: see `ClusterBootstrap.mean_ends`.
+    """
+    return _mean(ClusterBootstrap(clusters, seed=seed), values, kind)
 
 
-def _mean(boot: ClusterBootstrap, values: Float[np.ndarray, " prompts"]) -> Mean:
-    resampled = boot.mean(values)
+def _mean(boot: ClusterBootstrap, values: Float[np.ndarray, " prompts"], kind: Kind | None) -> Mean:
+    resampled = boot.mean(values, kind=kind)
     return Mean(value=resampled.value, interval=Interval.of(resampled), n_clusters=boot.n_clusters)
 
 
@@ -98,6 +106,7 @@ def effect_records(
     metric: Metric,
     seed: int = 0,
     kind: type[Record] = EffectRecord,
+    whole_kind: Kind | None = None,
     **common: Any,
 ) -> list[Record]:
     """One record a component.
@@ -112,12 +121,16 @@ def effect_records(
             others' ``q``.
         whole: what effects are shares of: the unedited metric, or its distance to another run's.
         kind: the class of the records.
+        whole_kind: what the values of ``whole`` are (`ClusterBootstrap.mean_ends`).
         common: further fields, the same for all.
     """
     boot = ClusterBootstrap(clusters, seed=seed)
-    base = _mean(boot, whole)
+    base = _mean(boot, whole, whole_kind)
     effects = measured.effects
-    found = mean_effects(effects.T, boot, flips_of(len(parts)), seed)
+    is_of_answers = np.full(len(parts), metric.difference_kind is not None)
+    if measured.unchanged is not None:
+        is_of_answers &= ~measured.unchanged  # an edit that does nothing has no effect anywhere
+    found = mean_effects(effects.T, boot, flips_of(len(parts)), seed, is_of_answers)
     tested = measured.tested & np.isfinite(found.p)
     # Over all parts of the grid: what was not measured, or cannot be tested, counts as p = 1.
     q = benjamini_hochberg(np.where(tested, found.p, 1.0).tolist())
@@ -171,6 +184,8 @@ def _share(effect: Estimate, base: Mean, ends: tuple[float, float]) -> dict[str,
     of_effect = Interval.of(effect)
     if of_effect is None or base.interval is None:
         return {"normalised": share, "normalised_interval": None}
+    if low == high:  # resamples of answers that all agree have no spread
+        low, high = sorted((of_effect.low / base.value, of_effect.high / base.value))
     if not of_effect.excludes(0.0):
         return {"normalised": share, "normalised_interval": Interval(min(low, 0.0), max(high, 0.0))}
     nearest = min(abs(of_effect.low), abs(of_effect.high))

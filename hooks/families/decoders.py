@@ -7,7 +7,7 @@ from dataclasses import replace
 from .encoder_decoders import BIOGPT
 from .encoders import MODERNBERT
 from .llama import GEMMA2, GLM4, LLAMA, PARALLEL, SANDWICH, SCALED
-from .row import FOLDED, RESIDUAL, Family, mlp, qkvo, same
+from .row import FOLDED, RESIDUAL, Family, has_cross_attention, mlp, qkvo, same
 
 # A norm over all heads, or all neurons, stands before each output projection.
 BITNET = LLAMA.without(
@@ -113,6 +113,23 @@ GPT2 = Family(
         **mlp("mlp.c_fc", "mlp.c_proj"),
     },
     "attn",
+)
+
+# Joined to an encoder whose text it attends to.
+GPT2_CROSS = replace(
+    GPT2.but(
+        {
+            "hook_resid_mid": "ln_cross_attn:input",
+            "hook_resid_mid_cross": "ln_2:input",
+            "cross_attn.hook_q": "crossattention.q_attn:output|heads",
+            "cross_attn.hook_k": "crossattention.c_attn:output|pair:0",
+            "cross_attn.hook_v": "crossattention.c_attn:output|pair:1",
+            "cross_attn.hook_z": "crossattention.c_proj:input|heads",
+            "hook_cross_attn_out": "crossattention:output",
+        }
+    ),
+    cross="crossattention",
+    when=has_cross_attention,
 )
 
 # The first GPT: a norm behind each sum, and none before the head.
@@ -281,7 +298,7 @@ ROWS: dict[str, tuple[Family, ...]] = {
     "phi": (PHI,),
     "phi3": (PHI3,),
     "persimmon": (PERSIMMON,),
-    "gpt2": (GPT2,),
+    "gpt2": (GPT2_CROSS, GPT2),
     "openai-gpt": (OPENAI_GPT,),
     "gpt_neox": (NEOX, NEOX_SEQUENTIAL),
     "gpt_neox_japanese": (NEOX_JAPANESE,),

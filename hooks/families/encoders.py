@@ -6,7 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from .llama import LLAMA
-from .row import NO_ATTENTION, RESIDUAL, Family, any_of, mlp, qkvo, same
+from .row import (
+    NO_ATTENTION,
+    RESIDUAL,
+    Family,
+    any_of,
+    has_cross_attention,
+    mlp,
+    qkvo,
+    same,
+)
 
 # Post-norm encoders: what is added is the output modules' dense layer's (dropped-out) output;
 # resid_mid is the sum
@@ -28,6 +37,22 @@ _BERT_INSIDE = {
 _BERT_OUTSIDE = {"hook_embed": "embeddings.word_embeddings:output"}
 
 BERT = Family("encoder.layer", _BERT_OUTSIDE, _BERT_INSIDE, "attention.self")
+
+# As a decoder, joined to an encoder whose text it attends to.
+BERT_CROSS = replace(
+    BERT.but(
+        {
+            "cross_attn.hook_q": "crossattention.self.query:output|heads",
+            "cross_attn.hook_k": "crossattention.self.key:output|heads",
+            "cross_attn.hook_v": "crossattention.self.value:output|heads",
+            "cross_attn.hook_z": "crossattention.output.dense:input|heads",
+            "hook_cross_attn_out": "crossattention.output.dropout:output",
+            "hook_resid_mid_cross": "crossattention.output.LayerNorm:input",
+        }
+    ),
+    cross="crossattention.self",
+    when=has_cross_attention,
+)
 
 # Norms in front: what a sublayer returns holds the stream already, its dropout's output is what
 # is added.
@@ -267,6 +292,7 @@ ROWS: dict[str, tuple[Family, ...]] = {
     **same(
         "bert roberta electra xlm-roberta camembert ernie layoutlm rembert "
         "data2vec-text roformer big_bird",
+        BERT_CROSS,
         BERT,
     ),
     **same("esm megatron-bert roberta-prelayernorm xlm-roberta-xl", BERT_PRE_NORM),

@@ -103,6 +103,11 @@ NO_EXPERT_NEURONS = "its experts run in custom code, where the neurons of one ex
 FOLDED = "its softmax runs on a merged (batch head) axis, where attention cannot be read"
 
 
+def has_cross_attention(config: Any) -> bool:
+    """Whether a model that stands alone as well reads another one's text."""
+    return bool(getattr(config, "add_cross_attention", False))
+
+
 def same(model_types: str, *rows: Family) -> dict[str, tuple[Family, ...]]:
     """Table entries of model types, separated by spaces, that have the same rows."""
     return dict.fromkeys(model_types.split(), rows)

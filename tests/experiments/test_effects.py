@@ -28,7 +28,7 @@ from experiments.studies.ablate.options import AblateOptions
 from experiments.studies.patch.options import PatchOptions
 from experiments.subject import Subject
 from experiments.sweep.components import KINDS, components
-from experiments.sweep.effects import effect_records, group_notes
+from experiments.sweep.effects import effect_records, group_notes, mean_of
 from experiments.sweep.estimate import weighted_spearman
 from experiments.sweep.grid_picture import effect_grid
 from experiments.sweep.measure import Measured
@@ -239,15 +239,21 @@ def test_positions_of_a_patch_begin_where_they_are_asked_to(tmp_path: Path) -> N
 
 
 def some_records(
-    effects: np.ndarray, clusters: np.ndarray, whole: float | np.ndarray = 2.0
+    effects: np.ndarray,
+    clusters: np.ndarray,
+    whole: float | np.ndarray = 2.0,
+    metric: str = "logit_difference",
+    unchanged: np.ndarray | None = None,
 ) -> list[Any]:
     one = subject("gpt2")
     (chunk,) = chunks(one, get_metric("logit_difference").reads(one, PROMPTS[:1]), 100)
     parts = components(one.model, "heads", chunk.batch)[: len(effects)]
-    measured = Measured(effects, np.zeros(effects.shape[1]), np.ones(len(effects), dtype=bool))
+    tested = np.ones(len(effects), dtype=bool)
+    measured = Measured(effects, np.zeros(effects.shape[1]), tested, unchanged=unchanged)
     clean = np.broadcast_to(whole, effects.shape[1]).astype(float)
+    of = get_metric(metric)
     return effect_records(
-        parts, measured, clean, clusters, get_metric("logit_difference"), value="zero"
+        parts, measured, clean, clusters, of, whole_kind=of.value_kind, value="zero"
     )
 
 
@@ -282,6 +288,48 @@ def test_a_share_leaves_0_out_where_its_effect_does() -> None:
             ratio = ClusterBootstrap(np.arange(n)).ratio(values, whole)
             n_apart += (ratio.low > 0 or ratio.high < 0) != (record.p < 0.05)
     assert n_apart > 0  # the ratio's own interval and p disagree on some of these
+
+
+@pytest.mark.parametrize("n", [6, 30])
+@pytest.mark.parametrize("share", [0.02, 0.98])
+def test_the_interval_of_an_accuracy_covers_also_where_all_answers_agree(
+    n: int, share: float
+) -> None:
+    """Of prompts that are answered right with a known chance, and an edit that turns over each
+    answer with chance .05.
+    """
+    rng = np.random.default_rng(n)
+    metric = get_metric("answer_accuracy")
+    true_change = 0.05 * (1 - 2 * share)
+    covered, covered_change = [], []
+    for _ in range(200):
+        clean = (rng.random(n) < share).astype(float)
+        edited = np.where(rng.random(n) < 0.05, 1 - clean, clean)
+        base = mean_of(clean, np.arange(n), 0, metric.value_kind)
+        covered.append(base.interval.low <= share <= base.interval.high)
+        (record,) = some_records((edited - clean)[None], np.arange(n), clean, metric.name)
+        change = record.effect_interval
+        covered_change.append(change.low <= true_change <= change.high)
+    # A rate of .95 of 200 has a standard error of .015.
+    assert np.mean(covered) >= 0.92
+    assert np.mean(covered_change) >= 0.92
+
+
+def test_an_edit_that_changes_nothing_has_no_effect_and_one_that_turns_no_answer_may() -> None:
+    clean, effects = np.ones(20), np.zeros((2, 20))
+    unchanged = np.array([True, False])
+    nothing, no_answer = some_records(
+        effects, np.arange(20), clean, "answer_accuracy", unchanged=unchanged
+    )
+    low, high = nothing.effect_interval.low, nothing.effect_interval.high
+    assert (low, high, nothing.p) == (0.0, 0.0, 1.0)
+    # Newcombe's interval of 20 of 20 and 20 of 20, each share's reach z^2 / (n + z^2) by Student's t.
+    reach = 2.093**2 / (20 + 2.093**2)
+    assert no_answer.effect_interval.high == pytest.approx(reach, abs=1e-3)
+    assert no_answer.effect_interval.low == pytest.approx(-reach, abs=1e-3)
+    assert no_answer.p == 1.0
+    (measured_as_0,) = some_records(effects[:1], np.arange(20), clean)
+    assert measured_as_0.effect_interval.high == 0.0  # of a metric that is no answer
 
 
 def test_six_prompts_are_no_finding_of_nothing() -> None:

@@ -24,7 +24,7 @@ from layerscope.experiments.subject import Subject
 from layerscope.experiments.sweep.components import components
 from layerscope.experiments.sweep.estimate import estimates
 from layerscope.experiments.sweep.sweep import Sweep, chunks
-from layerscope.hooks import capture, edits, intervene
+from layerscope.hooks import capture, edits, intervene, verify
 
 from tools.command_grid import tokenizer
 
@@ -358,3 +358,198 @@ def test_attend_shows_the_decoder_and_the_source(tmp_path: Path) -> None:
     uniform = -(own * np.log(own.clip(1e-30))).sum(-1)[1, 2, 1:] / np.log([2, 3, 4])
     assert last["entropy"] == pytest.approx(uniform.mean(), abs=1e-4)
     assert "Decoder and source" in (out / "report.html").read_text()
+
+
+# -- two language models joined by transformers, of different widths
+
+
+def joined_models(decoder: Any) -> Subject:
+    """A BERT of width 32 that a decoder of another width reads."""
+    torch.manual_seed(0)
+    encoder = hf.BertConfig(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+    )
+    both = hf.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    both.decoder_start_token_id, both.pad_token_id = 2, 0
+    model = hf.EncoderDecoderModel(both).eval()
+    for weight in model.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape)
+    return Subject(model, tokenizer(), name="joined")
+
+
+DECODERS = {
+    "wider GPT-2": hf.GPT2Config(
+        vocab_size=100, n_embd=48, n_layer=3, n_head=4, bos_token_id=1, eos_token_id=2
+    ),
+    "narrower BERT": hf.BertConfig(
+        vocab_size=100,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_joined_model_has_the_sites_of_both_its_stacks(name: str) -> None:
+    subject = joined_models(DECODERS[name])
+    source, target = torch.randint(3, 90, (2, 6)), torch.randint(3, 90, (2, 4))
+    layers = subject.model.encoder.encoder.layer
+    decoder = subject.model.decoder
+    blocks = decoder.transformer.h if name == "wider GPT-2" else decoder.bert.encoder.layer
+    outputs = {}
+    named = {f"blocks.{i}.hook_resid_post": layer for i, layer in enumerate(layers)}
+    named |= {f"decoder_blocks.{i}.hook_resid_post": block for i, block in enumerate(blocks)}
+    for site, module in named.items():
+
+        def keep(_: Any, given: Any, output: Any, site: str = site) -> None:
+            outputs[site] = output[0] if isinstance(output, tuple) else output
+
+        module.register_forward_hook(keep)
+    with torch.no_grad(), capture(subject.model, *named) as acts:
+        subject.model(input_ids=source, decoder_input_ids=target)
+    assert outputs.keys() == named.keys()
+    for site, output in outputs.items():
+        assert torch.equal(acts[site], output)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_gradients_of_source_and_target_of_different_widths_by_hand(name: str) -> None:
+    subject = joined_models(DECODERS[name])
+    model = subject.model
+    source = torch.tensor(subject.tokenizer(SOURCE)["input_ids"])
+    target = torch.tensor([2, *subject.tokenizer(" the red")["input_ids"]])
+    tables = model.encoder.get_input_embeddings(), model.decoder.get_input_embeddings()
+    leaves = [
+        table(ids).detach().requires_grad_()
+        for table, ids in zip(tables, (source, target), strict=True)
+    ]
+    of_embeddings(subject, *leaves).backward()
+    shares = [(leaf * leaf.grad).sum(1).tolist() for leaf in leaves]
+    found = attribute(subject, SOURCE, target=TARGET, method="grad-input")
+    np.testing.assert_allclose(found.scores, [*shares[0], *shares[1][1:]], atol=1e-4)
+
+    sizes = [leaf.grad.abs().sum(1).tolist() for leaf in leaves]
+    found = attribute(subject, SOURCE, target=TARGET, method="saliency")
+    np.testing.assert_allclose(found.scores, [*sizes[0], *sizes[1][1:]], rtol=1e-3)
+
+    with torch.no_grad():
+        starts = [leaf.detach().clone() for leaf in leaves]
+        starts[0][:] = tables[0].weight.mean(0)
+        starts[1][1:] = tables[1].weight.mean(0)
+        change = float(of_embeddings(subject, *leaves) - of_embeddings(subject, *starts))
+    found = attribute(subject, SOURCE, target=TARGET, method="ig", baseline="mean")
+    assert found.scores.sum() == pytest.approx(change, rel=0.01)
+    for method in ("dig", "smoothgrad"):
+        scores = attribute(subject, SOURCE, target=TARGET, method=method).scores
+        assert np.isfinite(scores).all()
+        assert scores.all()
+
+
+def test_cross_attention_of_a_joined_gpt2_is_put_together_from_its_sites() -> None:
+    subject = joined_models(DECODERS["wider GPT-2"])
+    source, target = torch.randint(3, 90, (2, 6)), torch.randint(3, 90, (2, 4))
+    block = "decoder_blocks.1"
+    parts = [f"cross_attn.hook_{part}" for part in ("q", "k", "v", "z")]
+    sums = ["hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_cross_attn_out"]
+    sums += ["hook_resid_mid_cross", "hook_mlp_out", "hook_resid_post"]
+    with torch.no_grad(), capture(subject.model, *(f"{block}.{p}" for p in parts + sums)) as acts:
+        subject.model(input_ids=source, decoder_input_ids=target)
+    q, k, v, z = (acts[f"{block}.{part}"].transpose(1, 2) for part in parts)
+    by_torch = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(z, by_torch, atol=1e-5, rtol=1e-4)
+    before, attention, mid, cross, mid_cross, mlp, after = (acts[f"{block}.{s}"] for s in sums)
+    out = subject.model.decoder.transformer.h[1].crossattention.c_proj
+    torch.testing.assert_close(
+        cross, out(by_torch.transpose(1, 2).flatten(2)), atol=1e-5, rtol=1e-4
+    )
+    for total, terms in (
+        (mid, (before, attention)),
+        (mid_cross, (mid, cross)),
+        (after, (mid_cross, mlp)),
+    ):
+        torch.testing.assert_close(total, sum(terms), atol=1e-5, rtol=1e-4)
+
+
+_SEEN = hf.ViTConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    image_size=16,
+    patch_size=8,
+)
+_HEARD = hf.Wav2Vec2Config(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    conv_dim=(16, 16),
+    conv_stride=(5, 2),
+    conv_kernel=(10, 3),
+    num_feat_extract_layers=2,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=2,
+)
+_TROCR = hf.TrOCRConfig(
+    vocab_size=100,
+    d_model=48,
+    decoder_layers=2,
+    decoder_attention_heads=4,
+    decoder_ffn_dim=64,
+    max_position_embeddings=64,
+)
+_OF_PICTURES = hf.VisionEncoderDecoderModel, hf.VisionEncoderDecoderConfig
+_OF_SOUNDS = hf.SpeechEncoderDecoderModel, hf.SpeechEncoderDecoderConfig
+PICTURE, SOUND = (
+    {"pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))},
+    {"input_values": torch.randn(2, 400, generator=torch.Generator().manual_seed(0))},
+)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "encoder", "decoder", "given", "stack", "layers"),
+    [
+        (_OF_PICTURES, _SEEN, DECODERS["wider GPT-2"], PICTURE, "vision_blocks", "layers"),
+        (_OF_PICTURES, _SEEN, _TROCR, PICTURE, "vision_blocks", "layers"),
+        (_OF_SOUNDS, _HEARD, DECODERS["wider GPT-2"], SOUND, "audio_blocks", "encoder.layers"),
+    ],
+)
+def test_a_model_that_writes_what_it_sees_or_hears_has_both_stacks_and_cross_attention(
+    kinds: Any, encoder: Any, decoder: Any, given: Any, stack: str, layers: str
+) -> None:
+    torch.manual_seed(0)
+    joined, config = kinds
+    model = joined(config.from_encoder_decoder_configs(encoder, decoder)).eval()
+    last = model.encoder.get_submodule(layers)[-1]
+    outputs = []
+    handle = last.register_forward_hook(lambda module, given, output: outputs.append(output))
+    sites = (
+        f"{stack}.1.hook_resid_post",
+        "blocks.1.hook_cross_attn_out",
+        "blocks.1.cross_attn.hook_z",
+    )
+    inputs = {**given, "decoder_input_ids": torch.tensor([[3, 4, 5], [6, 7, 8]])}
+    with torch.no_grad(), capture(model, *sites) as acts:
+        clean = model(**inputs).logits
+    handle.remove()
+    seen = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
+    assert torch.equal(acts[sites[0]], seen)
+    assert acts[sites[2]].shape == (2, 3, 4, 12)
+    # Without cross-attention the decoder writes the same whatever it is given.
+    cut = {f"blocks.{layer}.hook_cross_attn_out": edits.zero() for layer in range(2)}
+    if decoder is DECODERS["wider GPT-2"]:
+        cut["blocks.2.hook_cross_attn_out"] = edits.zero()
+    (name,) = given
+    other = {**inputs, name: -given[name]}
+    with torch.no_grad(), intervene(model, cut):
+        blind, as_blind = model(**inputs).logits, model(**other).logits
+    assert torch.equal(blind, as_blind)
+    assert not torch.allclose(clean, blind, atol=1e-4)
+    wrong = [str(f) for f in verify(model, inputs).findings if f.status == "WRONG"]
+    assert not wrong

@@ -5,7 +5,7 @@ import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hooks import Resume, Site, capture, edits, intervene, sites
+from hooks import Resume, Site, UnknownSite, capture, edits, intervene, sites
 
 IDS = torch.randint(3, tiny.VOCAB, (3, 7), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones_like(IDS)
@@ -153,6 +153,21 @@ def test_bad_use_is_one_clear_line():
         clean.run(0, torch.zeros(4, 7, 32))
     with pytest.raises(ValueError, match=r"expected blocks below 2, got \[0, 2\]"):
         clean.run(0, clean.residual(0), order=[0, 2])
+    for layer in (-1, 3):
+        with pytest.raises(ValueError, match=f"expected a layer of 0 to 2, got {layer}"):
+            clean.residual(layer)
+        with pytest.raises(ValueError, match=f"expected layers of 0 to 2 in order, got {layer}"):
+            clean.run(layer, clean.residual(0))
+        with pytest.raises(ValueError, match=f"expected a block below 2, got {layer}"):
+            clean.block(layer, clean.residual(0))
+    with pytest.raises(ValueError, match="in order, got 2 and 1"):
+        clean.run(2, clean.residual(2), until=1)
+    with pytest.raises(
+        UnknownSite, match=r"blocks\.0\.hook_mlp.*nearest: .*blocks\.0\.hook_mlp_out"
+    ):
+        clean.share(0, "hook_mlp")
+    with pytest.raises(UnknownSite, match=r"blocks\.2\.hook_mlp_out"):
+        clean.share(2, "hook_mlp_out")
     with pytest.raises(
         ValueError, match="gives no logits: expected a language model with its head"
     ):

@@ -468,7 +468,7 @@ def _results(
     """Records, findings and notes."""
     options, metric, items = inputs.options, inputs.metric, inputs.items
     clusters = clusters_of(items)
-    base = mean_of(measured.clean, clusters, options.seed)
+    base = mean_of(measured.clean, clusters, options.seed, metric.value_kind)
     common: dict[str, Any] = {"value": options.value, "baseline": base.value}
     records = effect_records(
         inputs.parts,
@@ -478,6 +478,7 @@ def _results(
         metric,
         options.seed,
         AblationRecord,
+        metric.value_kind,
         **common,
     )
     notes = [*inputs.notes, *group_notes(clusters)]

@@ -444,7 +444,7 @@ def _changed(
             lambda number, edit=edit_of: edit,
         )
         effects, clean = sweep_all(run.folder, grid, run.engine)
-        baseline = mean_of(clean, inputs.clusters, options.seed)
+        baseline = mean_of(clean, inputs.clusters, options.seed, inputs.metric.value_kind)
         records += set_records(
             options,
             [sets[i] for i in numbers],

@@ -60,6 +60,7 @@ def set_records(
             clusters,
             metric,
             options.seed,
+            whole_kind=metric.value_kind,
             value=value,
             baseline=baseline.value,
         )

@@ -253,10 +253,12 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
             notes += certificate_notes(direction, measured.certificate)
     notes += group_notes(clusters)
     means = Baselines(
-        clean=mean_of(values["clean"], clusters, options.seed),
-        corrupted=mean_of(values["corrupted"], clusters, options.seed),
+        clean=mean_of(values["clean"], clusters, options.seed, metric.value_kind),
+        corrupted=mean_of(values["corrupted"], clusters, options.seed, metric.value_kind),
     )
-    gap = mean_of(values["clean"] - values["corrupted"], clusters, options.seed)
+    gap = mean_of(
+        values["clean"] - values["corrupted"], clusters, options.seed, metric.difference_kind
+    )
     if not is_comparable(gap):
         why = (
             f"effects are not normalised: clean and corrupted {metric.name} do not differ "
@@ -319,7 +321,14 @@ def _records(
         of_kind = [inputs.parts[i] for i in chosen]
         effects = measured.of(chosen)
         records += effect_records(
-            of_kind, effects, gap, clusters, inputs.metric, seed, value=direction
+            of_kind,
+            effects,
+            gap,
+            clusters,
+            inputs.metric,
+            seed,
+            whole_kind=inputs.metric.difference_kind,
+            value=direction,
         )
     return records
 

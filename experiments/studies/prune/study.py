@@ -323,15 +323,15 @@ def _results(
 ) -> Results:
     """A record a step, step 0 the model as it was given."""
     seed, clusters = inputs.options.seed, clusters_of(inputs.items)
-    base = mean_of(clean, clusters, seed)
+    metric = inputs.metric
+    base = mean_of(clean, clusters, seed, metric.value_kind)
     records = [_given(inputs, base)]
     before: Kept = inputs.heads.all
     for step, saved in enumerate(steps, 1):
         values = np.array(saved["values"])
-        change = mean_of(values - clean, clusters, seed)
-        records.append(
-            _record(inputs, step, saved, mean_of(values, clusters, seed), change, before)
-        )
+        change = mean_of(values - clean, clusters, seed, metric.difference_kind)
+        mean = mean_of(values, clusters, seed, metric.value_kind)
+        records.append(_record(inputs, step, saved, mean, change, before))
         before = saved["kept"]
     text = (
         "importance and quality are measured on the same texts: quality on other texts can be worse"

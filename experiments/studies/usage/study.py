@@ -243,10 +243,17 @@ def measure(inputs: UsageInputs, run: Run) -> Results:
             value, inputs.subject, metric, inputs.groups, inputs.parts, lambda _, e=edit_of: e
         )
         measured = measure_grid(run, grid)
-        base = mean_of(measured.clean, clusters, options.seed)
+        base = mean_of(measured.clean, clusters, options.seed, metric.value_kind)
         common = {"value": value, "baseline": base.value}
         effects = effect_records(
-            inputs.parts, measured, measured.clean, clusters, metric, options.seed, **common
+            inputs.parts,
+            measured,
+            measured.clean,
+            clusters,
+            metric,
+            options.seed,
+            whole_kind=metric.value_kind,
+            **common,
         )
         for effect in effects:
             decoding = decodings[effect.site]
