@@ -58,13 +58,13 @@ def theirs(peer, ids, heads):
 
         return hook
 
-    clean, found = value(peer(ids)), []
+    clean, effects = value(peer(ids)), []
     for layer, head in heads:
-        found.append(
+        effects.append(
             value(peer.run_with_hooks(ids, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", cut(head))]))
             - clean
         )
-    return np.array(found)
+    return np.array(effects)
 
 
 def main():
@@ -87,10 +87,11 @@ def main():
             begun = time.perf_counter()
             expected.append(theirs(peer, ids, np.array_split(heads, given.parts)[part].tolist()))
             other += time.perf_counter() - begun
-    own, peers = float(np.mean(taken)), np.concatenate(expected)
+    ours_seconds, peers = float(np.mean(taken)), np.concatenate(expected)
     print(
         f"{len(heads)} heads, {given.texts}x{given.length}: bridge {other:.1f} s, "
-        f"ours {own:.1f} s ({min(taken):.1f} to {max(taken):.1f}): {other / own:.2f}x; "
+        f"ours {ours_seconds:.1f} s ({min(taken):.1f} to {max(taken):.1f}): "
+        f"{other / ours_seconds:.2f}x; "
         f"largest difference of an effect {np.abs(effects - peers).max():.1e} (largest "
         f"effect {np.abs(peers).max():.1e})"
     )

@@ -93,18 +93,18 @@ def main():
     model = the_model(given)
     if given.memory:
         texts = random_texts(given.memory, given.length)
-        mine = subject_of(model)
-        ours(mine, texts[:4], given.batch_tokens)
-        print(peak_growth(lambda: ours(mine, texts, given.batch_tokens)))
+        subject = subject_of(model)
+        ours(subject, texts[:4], given.batch_tokens)
+        print(peak_growth(lambda: ours(subject, texts, given.batch_tokens)))
         return
-    texts, mine = random_texts(given.texts, given.length), subject_of(model)
+    texts, subject = random_texts(given.texts, given.length), subject_of(model)
     eager = copy.deepcopy(model)
     eager.set_attn_implementation("eager")
     theirs = subject_of(eager)
     two = alternate(
         given.repeats,
         bare=lambda: bare(theirs, texts, given.batch_tokens),
-        ours=lambda: ours(mine, texts, given.batch_tokens),
+        ours=lambda: ours(subject, texts, given.batch_tokens),
     )
     print(
         f"{given.texts} texts of about {given.length} tokens, {type(model).__name__}: "
@@ -116,9 +116,9 @@ def main():
         return
     grown = {}
     for count in (given.texts, 4 * given.texts):
-        told = [sys.executable, __file__, "--memory", str(count), "--length", str(given.length)]
-        told += ["--model", given.model] if given.model else []
-        done = subprocess.run(told, capture_output=True, text=True, check=True)
+        command = [sys.executable, __file__, "--memory", str(count), "--length", str(given.length)]
+        command += ["--model", given.model] if given.model else []
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         grown[count] = int(done.stdout.split()[-1]) / 1e6
     print(
         "peak memory growth: "

@@ -54,18 +54,23 @@ def sides(given, method):
     ids = torch.tensor([part.ids])
     token, read = part.classes[0], part.reads[0]
     mask = torch.zeros_like(ids)
-    for unit, own in enumerate(part.tokens, 1):
-        mask[0, list(own)] = unit
+    for unit, places in enumerate(part.tokens, 1):
+        mask[0, list(places)] = unit
     baseline = torch.where(mask > 0, subject.pad_id, ids)
 
     def forward(rows):
         return subject.model(rows).logits[:, read, token].float()
 
-    def ours(**more):
+    def ours(**settings):
         scorer = Scorer(question, given.tokens)
-        more = {"removal": "pad", "baseline": "pad", "samples": given.samples, "features": 0} | more
-        found = explain(scorer, method, **more)
-        return found.scores, found.cost, found.more
+        settings = {
+            "removal": "pad",
+            "baseline": "pad",
+            "samples": given.samples,
+            "features": 0,
+        } | settings
+        result = explain(scorer, method, **settings)
+        return result.scores, result.cost, result.more
 
     def some():
         return ours(verify=given.verify)
@@ -73,10 +78,10 @@ def sides(given, method):
     def integrated(steps, batch):
         with torch.enable_grad():
             layer = LayerIntegratedGradients(forward, subject.model.get_input_embeddings())
-            found = layer.attribute(
+            scores = layer.attribute(
                 ids, baseline, n_steps=steps, method="gausslegendre", internal_batch_size=batch
             )
-        return found[0].sum(-1).detach().float()
+        return scores[0].sum(-1).detach().float()
 
     def steps_needed():
         change = float(forward(ids) - forward(baseline))
@@ -91,14 +96,14 @@ def sides(given, method):
     def theirs(batch):
         if method == "ig":
             each = integrated(steps, batch)
-            return np.array([float(each[list(own)].sum()) for own in part.tokens]), None
-        more = {"feature_mask": mask, "baselines": baseline, "perturbations_per_eval": batch}
+            return np.array([float(each[list(places)].sum()) for places in part.tokens]), None
+        settings = {"feature_mask": mask, "baselines": baseline, "perturbations_per_eval": batch}
         if method == "leave-one-out":
-            found = FeatureAblation(forward).attribute(ids, **more)
+            scores = FeatureAblation(forward).attribute(ids, **settings)
         else:
             kind = KernelShap if method == "kernel-shap" else Lime
-            found = kind(forward).attribute(ids, n_samples=given.samples, **more)
-        return np.array([float(found[0, own[0]]) for own in part.tokens]), None
+            scores = kind(forward).attribute(ids, n_samples=given.samples, **settings)
+        return np.array([float(scores[0, places[0]]) for places in part.tokens]), None
 
     return lambda: forward(ids), ours, some, theirs
 
@@ -131,13 +136,13 @@ def main():
             runs[DEFAULT] = partial(theirs, None if method == "ig" else 1)
         taken = {name: [] for name in runs}
         for _ in range(given.repeats):
-            seconds, found = once(warm, **runs)
+            seconds, results = once(warm, **runs)
             for name in runs:
                 taken[name].append(seconds[name])
         median = {name: statistics.median(times) for name, times in taken.items()}
         others = (name for name in runs if name not in ("ours", SOME))
         best = min(others, key=lambda name: median[name])
-        (mine, cost, _), (other, _) = found["ours"], found[best]
+        (our_scores, cost, _), (other, _) = results["ours"], results[best]
         against = ", ".join(
             f"{ratio(taken[it], taken['ours'])} against {it}"
             for it in dict.fromkeys((best, *({DEFAULT} & {*runs})))
@@ -145,20 +150,20 @@ def main():
         print(
             f"{method}: {', '.join(f'{name} {median[name]:.1f} s' for name in runs)}: "
             f"{against}; {cost.asked} texts asked for, {cost.forwards} run, {cost.tokens} "
-            f"tokens; largest difference {np.abs(mine - other).max():.1e} of "
+            f"tokens; largest difference {np.abs(our_scores - other).max():.1e} of "
             f"{np.abs(other).max():.1e}",
             flush=True,
         )
         if SOME in runs:
-            _, cost, more = found[SOME]
-            largest = np.argsort(-np.abs(mine), kind="stable")[: given.verify]
-            n_found = len(set(largest.tolist()) & set(more["exact"]))
+            _, cost, figures = results[SOME]
+            largest = np.argsort(-np.abs(our_scores), kind="stable")[: given.verify]
+            n_found = len(set(largest.tolist()) & set(figures["exact"]))
             print(
                 f"{SOME}, {given.verify} words: {ratio(taken[best], taken[SOME])} against {best}; "
                 f"{cost.forwards} texts run, {cost.tokens} tokens, {cost.backwards} backwards; "
                 f"{n_found} of the {given.verify} largest measured; larger than the smallest "
-                f"measured first: at most {more['others']['at_most']} of the "
-                f"{more['others']['unmeasured']} others",
+                f"measured first: at most {figures['others']['at_most']} of the "
+                f"{figures['others']['unmeasured']} others",
                 flush=True,
             )
 

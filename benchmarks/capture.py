@@ -111,15 +111,15 @@ def main():
             return
         print(machine())
         times(given.repeats)
-    found = {}
+    peaks = {}
     for side in ("bridge", "capture"):
         done = subprocess.run(
             [sys.executable, __file__, "--memory", side], capture_output=True, text=True, check=True
         )
-        found[side] = int(done.stdout.split()[-1])
+        peaks[side] = int(done.stdout.split()[-1])
     print(
-        f"peak memory growth at 1x1024: run_with_cache {found['bridge'] / 1e6:.0f} MB, "
-        f"capture {found['capture'] / 1e6:.0f} MB: {found['capture'] / found['bridge']:.2f} "
+        f"peak memory growth at 1x1024: run_with_cache {peaks['bridge'] / 1e6:.0f} MB, "
+        f"capture {peaks['capture'] / 1e6:.0f} MB: {peaks['capture'] / peaks['bridge']:.2f} "
         "of it (bound 0.5)"
     )
 

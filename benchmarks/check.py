@@ -47,38 +47,38 @@ def costs(block: str) -> dict[str, Figure]:
     """The figures with a unit of a block that has no ratio; times in products of matrices."""
     if ratios(block):
         return {}
-    found, product = _figures(block, _COST), _product(block)
+    figures, product = _figures(block, _COST), _product(block)
     is_time = {"us", "ms", "s"}
     return {
         label: Figure(cost.value / product, cost.low / product, cost.high / product, cost.unit)
         if cost.unit in is_time
         else cost
-        for label, cost in found.items()
+        for label, cost in figures.items()
     }
 
 
 def _product(block: str) -> float:
     """Seconds of the matrix product before and after a benchmark; 1 where they are not told."""
-    told = _PRODUCT.search(block)
-    if told is None:
+    match = _PRODUCT.search(block)
+    if match is None:
         return 1.0
-    return statistics.median(float(t) for side in told.groups() for t in side.split(", "))
+    return statistics.median(float(t) for side in match.groups() for t in side.split(", "))
 
 
 def _figures(block: str, pattern: re.Pattern[str]) -> dict[str, Figure]:
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     output = block.split("```")[1] if "```" in block else block
     for line in output.splitlines():
         begin = 0
         for match in pattern.finditer(line):
             label = _NUMBER.sub("#", line[begin : match.start()]).strip(" :;,(")
             place = 2
-            while label in found:  # such as the same line for another width
+            while label in figures:  # such as the same line for another width
                 label = f"{label.rsplit(' [', 1)[0]} [{place}]"
                 place += 1
-            found[label] = _figure(match)
+            figures[label] = _figure(match)
             begin = match.end()
-    return found
+    return figures
 
 
 def _figure(match: re.Match[str]) -> Figure:

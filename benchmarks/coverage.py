@@ -137,11 +137,11 @@ def f1(runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (500, 2000)
         covered = np.zeros(2)
         for _ in range(runs):
             cells = rng.choice(k * k, n, p=joint.ravel())
-            gold, said = (v.astype(str).astype(object) for v in (cells // k, cells % k))
+            gold, predicted = (v.astype(str).astype(object) for v in (cells // k, cells % k))
             boot = ClusterBootstrap(np.arange(n), BOOT, int(rng.integers(2**31)))
-            columns = ev.confusion_columns(gold, said, sorted({*gold, *said}))
+            columns = ev.confusion_columns(gold, predicted, sorted({*gold, *predicted}))
             before = interval(0.0, ev.macro_f1_of_sums(boot.sums(columns)))
-            now = ev.macro_f1_interval(gold, said, boot)
+            now = ev.macro_f1_interval(gold, predicted, boot)
             covered += [before.low <= true <= before.high, now.low <= true <= now.high]
         yield f"macro-F1, {n} words, 12 classes: covers", *(covered / runs), ".93 to .97"
 
@@ -425,7 +425,7 @@ def groups(
                 # Before: Student's interval and test of two means, as if rows were independent.
                 naive: Any = stats.ttest_ind(values[in_second], values[~in_second])
                 ends = naive.confidence_interval()
-                found = group_difference(
+                difference = group_difference(
                     values,
                     in_second,
                     clusters,
@@ -433,8 +433,8 @@ def groups(
                     seed=int(rng.integers(2**31)),
                     draws=1000,
                 )
-                covered += [_covers(ends, 0.0), _covers(found.interval, 0.0)]
-                called += [naive.pvalue < 0.05, found.p < 0.05]
+                covered += [_covers(ends, 0.0), _covers(difference.interval, 0.0)]
+                called += [naive.pvalue < 0.05, difference.p < 0.05]
             yield f"two groups, {n} rows or templates, {what}: covers", *(covered / runs), ".95"
             yield (
                 f"two equal groups, {n} rows or templates, {what}: called",
@@ -477,8 +477,8 @@ def agreement(
                 boot = _boot(clusters, rng)
                 before = boot.mean(values)
                 old_p = superseded.mean_p(values, boot, clusters)
-                found = ev.mean_effects(values[:, None], boot, 2000)
-                now, p = found.interval(), float(found.p[0])
+                tested = ev.mean_effects(values[:, None], boot, 2000)
+                now, p = tested.interval(), float(tested.p[0])
                 known += 1
                 apart += [_disagree(before, old_p), _disagree(now, p)]
                 covered += [_covers(before, true), np.isnan(p) or _covers(now, true)]
@@ -508,12 +508,14 @@ def agreement(
             )
             clusters, seed = np.arange(2 * n), int(rng.integers(2**31))
             naive: Any = stats.ttest_ind(values[in_second], values[~in_second])
-            found = group_difference(values, in_second, clusters, share=True, seed=seed, draws=1000)
+            tested = group_difference(
+                values, in_second, clusters, share=True, seed=seed, draws=1000
+            )
             first, second = values[~in_second].sum(), values[in_second].sum()
             exact = stats.fisher_exact([[first, n - first], [second, n - second]])[1]
             apart += [
                 _disagree(naive.confidence_interval(), float(exact)),
-                _disagree(found.interval, found.p),
+                _disagree(tested.interval, tested.p),
             ]
         yield f"two groups of {n} rows, a share: interval and p disagree", *(apart / runs), "0"
 

@@ -136,10 +136,10 @@ def captum(kind: type) -> Scores:
         inputs = torch.ones(1, n)
         # Permutation sampling counts whole permutations.
         count = samples if kind is KernelShap else max(1, samples // n)
-        found = method.attribute(
+        attributed = method.attribute(
             inputs, torch.zeros(1, n), n_samples=count, perturbations_per_eval=BATCH
         )
-        return found[0].double().numpy()
+        return attributed[0].double().numpy()
 
     return scores
 
@@ -148,10 +148,10 @@ def of_shapiq(name: str) -> Scores:
     def scores(values: Values, n: int, samples: int, seed: int) -> np.ndarray:
         import shapiq
 
-        more = {"max_order": 1, "index": "SV"} if name == "KernelSHAPIQ" else {}
-        method = getattr(shapiq, name)(n, random_state=seed, **more)
-        found = method.approximate(samples, lambda masks: values(np.atleast_2d(masks)))
-        return np.array([found[(i,)] for i in range(n)])
+        settings = {"max_order": 1, "index": "SV"} if name == "KernelSHAPIQ" else {}
+        method = getattr(shapiq, name)(n, random_state=seed, **settings)
+        values_of_sets = method.approximate(samples, lambda masks: values(np.atleast_2d(masks)))
+        return np.array([values_of_sets[(i,)] for i in range(n)])
 
     return scores
 
@@ -235,8 +235,8 @@ def long_reference(game: Remembered, samples: int) -> tuple[np.ndarray, float]:
 
 
 def our_scores(game: object, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    found = ours.leverage(game, Options(samples=samples, seed=seed))
-    return found.scores, found.errors
+    result = ours.leverage(game, Options(samples=samples, seed=seed))
+    return result.scores, result.errors
 
 
 def needed(
@@ -302,7 +302,7 @@ def main() -> None:
         exact, uncertain = exact_scores(game), 0.0
     else:
         stopped = ours.leverage(game, Options(error=given.share))
-        exact, uncertain = long_reference(game, given.reference * int(stopped.more["samples"]))
+        exact, uncertain = long_reference(game, given.reference * int(stopped.figures["samples"]))
     game.save()
     wanted = given.share * float(np.abs(exact).max())
     print(
@@ -354,8 +354,8 @@ def main() -> None:
     covered = []
     for seed in range(given.covers):
         for share in (0.15, given.share):
-            found = ours.leverage(game, Options(error=share, seed=seed))
-            covered.append(np.abs(found.scores - exact) <= 1.96 * found.errors + 1e-9)
+            result = ours.leverage(game, Options(error=share, seed=seed))
+            covered.append(np.abs(result.scores - exact) <= 1.96 * result.errors + 1e-9)
     game.save()
     print(
         f"95% intervals where ours stopped (errors of 15% and {given.share:.0%} asked, "

@@ -157,12 +157,12 @@ def generation(served, repeats):
     for _ in range(max(3, repeats // 4)):
         begun = time.perf_counter()
         count = len(list(continued(bench, view, 24, is_edited=True)))
-        own = count / (time.perf_counter() - begun)
+        speed = count / (time.perf_counter() - begun)
         begun = time.perf_counter()
         with torch.no_grad():
             out = bench.model.generate(**inputs, max_new_tokens=24, do_sample=False)
         ratios.append(
-            own * (time.perf_counter() - begun) / (out.shape[1] - inputs["input_ids"].shape[1])
+            speed * (time.perf_counter() - begun) / (out.shape[1] - inputs["input_ids"].shape[1])
         )
     shown = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
     print(
@@ -204,10 +204,10 @@ def peer(served, repeats):
     def theirs(operation, **body):
         begun = time.perf_counter()
         job = asked(f"/sessions/{session.id}/ops/{operation}", body)["job_id"]
-        while (found := asked(f"/jobs/{job}"))["status"] not in ("done", "error"):
+        while (reply := asked(f"/jobs/{job}"))["status"] not in ("done", "error"):
             time.sleep(0.002)
-        if found["status"] == "error":
-            raise SystemExit(f"interpkit {operation}: {found}")
+        if reply["status"] == "error":
+            raise SystemExit(f"interpkit {operation}: {reply}")
         return time.perf_counter() - begun
 
     ablations, lenses = [], []
@@ -217,17 +217,17 @@ def peer(served, repeats):
         served.until("look", do="look", view={"text": text})
         served.settle()
         view = {"text": text, "edits": [f"blocks.{layer}.hook_mlp_out=zero"]}
-        own = served.until("look", do="look", view=view)[0]
+        our_seconds = served.until("look", do="look", view=view)[0]
         served.settle()
         with contextlib.redirect_stdout(io.StringIO()):  # it prints tables of its own
             ablated = theirs("ablate", text=text, at=f"model.layers.{layer}.mlp")
-        ablations.append(ablated / own)
+        ablations.append(ablated / our_seconds)
         begun = time.perf_counter()
         served.until("done", do="lens", view={"text": text})
-        own = time.perf_counter() - begun
+        our_seconds = time.perf_counter() - begun
         with contextlib.redirect_stdout(io.StringIO()):
             lensed = theirs("lens", text=text)
-        lenses.append(lensed / own)
+        lenses.append(lensed / our_seconds)
     version = importlib.metadata.version("interpkit")
     for name, ratios in (("a module zeroed", ablations), ("the lens at all positions", lenses)):
         shown = f"{min(ratios):.2f} to {max(ratios):.2f}"
@@ -258,14 +258,16 @@ def patterns(served, repeats):
         served.settle()
         clean = bench.read(text)
         tokens = [token["text"] for token in tokens_of(bench, clean)]
-        own = served.until("pattern", do="pattern", view={"text": text}, layer=layer, head=0)[0]
+        our_seconds = served.until(
+            "pattern", do="pattern", view={"text": text}, layer=layer, head=0
+        )[0]
         served.settle()
         begun = time.perf_counter()
         bench.model.set_attn_implementation("eager")
         with torch.no_grad():
             weights = bench.model(**clean.inputs, output_attentions=True).attentions[layer][0]
         str(attention_patterns(tokens, weights))
-        ratios.append((time.perf_counter() - begun) / own)
+        ratios.append((time.perf_counter() - begun) / our_seconds)
         bench.model.set_attn_implementation("sdpa")
     shown = f"{min(ratios):.2f} to {max(ratios):.2f}"
     print(

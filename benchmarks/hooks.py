@@ -155,10 +155,10 @@ def one_head(length: int) -> None:
     run("blocks.0.hook_resid_pre")
     bare = peak_growth(lambda: run("blocks.0.hook_resid_pre"))
     grown = peak_growth(lambda: run("blocks.0.attn.hook_pattern[3]"))
-    own = length * length * 4
+    pattern_bytes = length * length * 4
     print(
         f"pattern of one head of 12, {length} tokens: {grown / 2**20:.0f} MB, "
-        f"bare forward {bare / 2**20:.0f}, its own size {own / 2**20:.0f}"
+        f"bare forward {bare / 2**20:.0f}, its own size {pattern_bytes / 2**20:.0f}"
     )
 
 

@@ -52,7 +52,7 @@ def main():
     clean, corrupted = random_tokens(2 * given.texts, given.length).chunk(2)
     model, peer = gpt2(), bridge(gpt2())
     with torch.no_grad():
-        found = [ours(model, clean, corrupted), theirs(peer, clean, corrupted)]
+        effects = [ours(model, clean, corrupted), theirs(peer, clean, corrupted)]
         taken = alternate(
             given.repeats,
             ours=lambda: ours(model, clean, corrupted),
@@ -62,7 +62,7 @@ def main():
         f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens "
         f"{np.median(taken['peer']):.1f} s, ours {np.median(taken['ours']):.1f} s: "
         f"{ratio(taken['peer'], taken['ours'])}; largest difference "
-        f"{np.abs(found[0] - found[1]).max():.1e}"
+        f"{np.abs(effects[0] - effects[1]).max():.1e}"
     )
 
 

@@ -128,7 +128,7 @@ def code(given):
     ends = online_code(features[0][:, :1], {"upos": tags}, owners, l2=1e6, tol=1e-1)["upos"].ends
 
     def ours(X):
-        return [found.bits for found in online_code(X, targets, owners, l2=l2).values()]
+        return [code_length.bits for code_length in online_code(X, targets, owners, l2=l2).values()]
 
     def theirs(X):
         bits = []
@@ -148,9 +148,11 @@ def code(given):
                 p[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(
                     scale.transform(X[order[begin:end]])
                 )
-                own = p[np.arange(end - begin), np.searchsorted(classes, labels[begin:end])]
+                gold_probabilities = p[
+                    np.arange(end - begin), np.searchsorted(classes, labels[begin:end])
+                ]
                 escape = 1 / (begin + 1)
-                total -= np.log2((1 - escape) * own + escape / len(classes)).sum()
+                total -= np.log2((1 - escape) * gold_probabilities + escape / len(classes)).sum()
             bits.append(total)
         return bits
 
@@ -159,11 +161,15 @@ def code(given):
     for number, X in enumerate(features):
         sides = {"ours": lambda X=X: ours(X), "peer": lambda X=X: theirs(X)}
         order = dict(sorted(sides.items(), reverse=bool(number % 2)))
-        seconds, found = once(lambda: None, **order)
+        seconds, bits_by_side = once(lambda: None, **order)
         for name, each in taken.items():
             each.append(seconds[name])
         apart = max(
-            apart, *(abs(a / b - 1) for a, b in zip(found["ours"], found["peer"], strict=True))
+            apart,
+            *(
+                abs(a / b - 1)
+                for a, b in zip(bits_by_side["ours"], bits_by_side["peer"], strict=True)
+            ),
         )
     whole = {name: sum(each) for name, each in taken.items()}
     print(

@@ -218,12 +218,14 @@ and how the ratio reads.
 """
 
 
-def readme_rows(found: dict[str, str]) -> list[str]:
+def readme_rows(blocks_by_name: dict[str, str]) -> list[str]:
     """README's table, from the blocks of RESULTS.md."""
     rows = ["| what | compared with | measured |", "|---|---|---|"]
     for what, peer, name, label, text in README:
         measured = [
-            r.value for found_label, r in ratios(found[name]).items() if label in found_label
+            r.value
+            for found_label, r in ratios(blocks_by_name[name]).items()
+            if label in found_label
         ]
         rows.append(f"| {what} | {peer} | {text.format(measured[0])} |")
     return rows
@@ -253,10 +255,10 @@ def measure(name: str, command: str) -> str:
             f"{script} ended with {done.returncode}: "
             f"{(done.stderr.strip().splitlines() or ['?'])[-1]}"
         )
-    told = re.sub(r"(/[\w.-]+){3,}/", "", f"python benchmarks/{command}")
+    shown_command = re.sub(r"(/[\w.-]+){3,}/", "", f"python benchmarks/{command}")
     return (
         f"## {name}\n\n{one.what[0].upper()}{one.what[1:]}. Asked: {one.asked}.\n\n```\n$ "
-        f"{told}\n{done.stdout.strip()}\n```\n\n{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; "
+        f"{shown_command}\n{done.stdout.strip()}\n```\n\n{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; "
         f"the product took {before} s before and {speed()} s after."
     )
 
@@ -281,9 +283,9 @@ def main() -> int:
     unknown = sorted({*given.names} - {*BENCHMARKS})
     if unknown:
         parser.error(f"expected some of {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
-    found = blocks(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    known_blocks = blocks(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if given.readme:
-        print("\n".join(readme_rows(found)))
+        print("\n".join(readme_rows(known_blocks)))
         return 0
     places = {"minilm": given.minilm, "smollm": given.smollm, "ud": given.ud}
     failed = False
@@ -301,25 +303,29 @@ def main() -> int:
             continue
         print(block, flush=True)
         if given.check:
-            lines = worse(found.get(name, ""), block, BENCHMARKS[name].costs)
+            lines = worse(known_blocks.get(name, ""), block, BENCHMARKS[name].costs)
             for line in lines:
                 print(f"{name}: got worse: {line}")
             failed |= bool(lines)
             continue
-        found[name] = block
-        write(found)
+        known_blocks[name] = block
+        write(known_blocks)
     return int(failed)
 
 
-def write(found: dict[str, str]) -> None:
+def write(blocks_by_name: dict[str, str]) -> None:
     """RESULTS.md, the benchmarks in their order and then what else stands there."""
-    order = [n for n in BENCHMARKS if n in found] + [n for n in found if n not in BENCHMARKS]
+    order = [n for n in BENCHMARKS if n in blocks_by_name] + [
+        n for n in blocks_by_name if n not in BENCHMARKS
+    ]
     head = (
         "# Results\n\nWhat the benchmarks print, each run with both sides in one process "
         "(`python benchmarks/run.py`), and at the end what bounds some of it. "
         "Each block begins with its machine."
     )
-    RESULTS.write_text("\n\n".join([head, *(found[n] for n in order)]) + "\n", encoding="utf-8")
+    RESULTS.write_text(
+        "\n\n".join([head, *(blocks_by_name[n] for n in order)]) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

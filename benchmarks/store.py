@@ -57,11 +57,11 @@ def writing(base, given):
     batches = [torch.randint(1000, 10_000, (8, 64)) for _ in range(8)]
 
     def kept():
-        held = []
+        captured = []
         for ids in batches:
             with capture(model, *names, stop=True) as acts:
                 model.transformer(ids, use_cache=False)
-            held.append({name: acts[name].half() for name in names})
+            captured.append({name: acts[name].half() for name in names})
 
     def written():
         with ActivationStore(base / "written", {}, dtype=torch.float16) as store:
@@ -177,7 +177,7 @@ def lines(base, count):
     return path
 
 
-def command(out, *more):
+def command(out, *options):
     given = [
         "capture",
         "--model",
@@ -186,7 +186,7 @@ def command(out, *more):
         out,
         "--site",
         "hook_resid_post",
-        *more,
+        *options,
     ]
     return [str(word) for word in given]
 
@@ -213,8 +213,8 @@ def memory(base, given):
     """Peak memory of a capture of ten times as many texts."""
     peak = {}
     for count in (given.texts, 10 * given.texts):
-        _, found = run(command(base / f"memory-{count}", "--lines", lines(base, count)))
-        peak[count] = found["provenance"]["resources"]["memory"]["peak_rss_bytes"]
+        _, results = run(command(base / f"memory-{count}", "--lines", lines(base, count)))
+        peak[count] = results["provenance"]["resources"]["memory"]["peak_rss_bytes"]
         shutil.rmtree(base / f"memory-{count}")
     few, many = peak.values()
     print(
@@ -264,9 +264,10 @@ def linear(base, given):
         "microseconds a token (bound 0.9 to 1.1)"
     )
     for what, each in (("by the clock", wall), ("of the processors", cpu)):
-        said = ", ".join(f"{times}x {median(values):.1f}" for times, values in each.items())
+        ratios = ", ".join(f"{times}x {median(values):.1f}" for times, values in each.items())
         print(
-            f"  {what}: {said}: 4x {ratio(each[4], each[1])}, 16x {ratio(each[16], each[1])} of 1x"
+            f"  {what}: {ratios}: "
+            f"4x {ratio(each[4], each[1])}, 16x {ratio(each[16], each[1])} of 1x"
         )
 
 
@@ -301,9 +302,9 @@ def batches(base, given):
 
 def contents(folder):
     """All that a run wrote and that may not depend on how often it was killed."""
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
+    shards = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
     results = json.loads((folder / "results.json").read_text())
-    return found, results["records"]
+    return shards, results["records"]
 
 
 def kills(base, given):
@@ -366,23 +367,23 @@ def kills(base, given):
 def ray(base, given):
     """Two workers of one thread against this process with one and with two."""
     path = lines(base, given.texts)
-    found, taken = {}, {}
-    for name, threads, more in (
+    outputs, taken = {}, {}
+    for name, threads, options in (
         ("local, 1 thread", 1, ()),
         ("local, 2 threads", 2, ()),
         ("Ray, 2 workers", 1, ("--engine", "ray", "--workers", 2, "--num-cpus", 1)),
     ):
         torch.set_num_threads(threads)
-        out = base / f"ray-{len(found)}"
+        out = base / f"ray-{len(outputs)}"
         before = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            assert cli.main(command(out, "--lines", path, *more)) == 0
+            assert cli.main(command(out, "--lines", path, *options)) == 0
         taken[name] = time.perf_counter() - before
-        found[name] = contents(out)
-    one, _, both = found.values()
-    said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in taken.items())
+        outputs[name] = contents(out)
+    one, _, both = outputs.values()
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in taken.items())
     print(
-        f"Ray, {given.texts:,} texts: {said}; bytes and records "
+        f"Ray, {given.texts:,} texts: {times}; bytes and records "
         f"{'identical' if one == both else 'DIFFER'} (one thread each)"
     )
 

@@ -140,20 +140,20 @@ def main():
         mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
         scale[scale == 0] = 1
         Z = ((X - mean) / scale).astype(np.float32)
-        theirs, fits, own, other = {}, {}, [], 0.0
+        theirs, fits, our_times, other = {}, {}, [], 0.0
         for i, (name, y) in enumerate(made.items()):
             # in turns, so that both sides meet the machine's good and bad minutes; the mean counts
             if i % 4 == 0:
                 start = time.perf_counter()
                 fits = fit_many(Design(X, device=given.device), made, given.l2, tol=given.tol)
-                own.append(time.perf_counter() - start)
+                our_times.append(time.perf_counter() - start)
             start = time.perf_counter()
             theirs[name] = LogisticRegression(C=1 / given.l2, tol=1e-4, max_iter=10_000).fit(
                 Z, y.astype(str)
             )
             other += time.perf_counter() - start
-        span, own = f"{min(own):.1f} to {max(own):.1f}", float(np.mean(own))
-        solves["ours"].append(own)
+        span, ours = f"{min(our_times):.1f} to {max(our_times):.1f}", float(np.mean(our_times))
+        solves["ours"].append(ours)
         solves["plain"].append(other)
         gaps = []
         for name, y in made.items():
@@ -169,8 +169,8 @@ def main():
             )
         worst = max(worst, *gaps)
         print(
-            f"layer {layer}: joint solve {own:.1f} s ({span}), scikit-learn {other:.1f} s: "
-            f"{other / own:.1f}x; our objective less theirs, relative: {min(gaps):.1e} to "
+            f"layer {layer}: joint solve {ours:.1f} s ({span}), scikit-learn {other:.1f} s: "
+            f"{other / ours:.1f}x; our objective less theirs, relative: {min(gaps):.1e} to "
             f"{max(gaps):.1e}; all converged: {all(f.converged for f in fits.values())}",
             flush=True,
         )

@@ -38,7 +38,7 @@ def pairs(
     """Every pair of conditions: percentiles of the replicates,
     widened where their clusters are given, and p uncorrected.
     """
-    found = []
+    intervals = []
     for a, b in itertools.combinations(range(len(estimates)), 2):
         value, drawn = float(estimates[b] - estimates[a]), replicates[:, b] - replicates[:, a]
         least = 0.0
@@ -47,8 +47,8 @@ def pairs(
             error = float(drawn.std()) * math.sqrt(n / (n - 1))
             least = 1.0 if error < EXACT else float(2 * stats.t.sf(abs(value) / error, n - 1))
             drawn = boot.widened(value, drawn)
-        found.append((interval(value, drawn), max(least, bootstrap_p(drawn))))
-    return found
+        intervals.append((interval(value, drawn), max(least, bootstrap_p(drawn))))
+    return intervals
 
 
 def mean_p(values: np.ndarray, boot: ClusterBootstrap, clusters: np.ndarray) -> float:

@@ -246,14 +246,14 @@ def modules_at(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
     return modules
 
 
-def _find_module(path: str, found: dict[str, nn.Module]) -> nn.Module:
+def _find_module(path: str, modules: dict[str, nn.Module]) -> nn.Module:
     above, _, name = path.rpartition(".")
-    parent = found.get(above)
+    parent = modules.get(above)
     if parent is None:
-        parent = _find_module(above, found)
+        parent = _find_module(above, modules)
     _refuse_scripted(parent)
     module = parent._modules.get(name)
-    module = found[path] = getattr(parent, name) if module is None else module
+    module = modules[path] = getattr(parent, name) if module is None else module
     return module
 
 

@@ -241,12 +241,12 @@ class AttentionWatch(TorchFunctionMode):
         given = {name: kwargs.get(name) for name in ("score_mod", "block_mask", "scale")}
         parts = {"query": query, "key": key, "value": value}
         heads = self._heads(query.shape[1])
-        own = _of_heads(parts, list(range(query.shape[1])) if heads is None else heads)
-        scores = flex_scores(own["query"], own["key"], **given, heads=heads)
+        head_parts = _of_heads(parts, list(range(query.shape[1])) if heads is None else heads)
+        scores = flex_scores(head_parts["query"], head_parts["key"], **given, heads=heads)
         pattern, changed = self._through(scores, _weights)
         if not changed:
             return func(query, key, value, **kwargs)
-        output = with_asked(pattern @ own["value"], scores, kwargs)
+        output = with_asked(pattern @ head_parts["value"], scores, kwargs)
         if heads is None:
             return output
         return with_heads(func(query, key, value, **kwargs), output, heads)

@@ -72,7 +72,9 @@ class Expert:
         """What the down projection reads when ``pre`` stands before the activation."""
         return self._spread(self._hidden(self._with_gate_side(self._up(), pre[self.rows])))
 
-    def own(self, value: Float[Tensor, "rows d_expert"]) -> Float[Tensor, "rows d_expert"]:
+    def at_its_tokens(
+        self, value: Float[Tensor, "rows d_expert"]
+    ) -> Float[Tensor, "rows d_expert"]:
         """The value at the tokens that chose this expert; what is elsewhere goes nowhere."""
         return self._spread(value[self.rows])
 
@@ -156,7 +158,7 @@ def touched(
     new = touch(raw)
     if new is raw and (which in edited or not in_graph):
         return output
-    new = expert.own(new)
+    new = expert.at_its_tokens(new)
     post = f"{number}.post"
     before = edited[post] if post in edited else expert.post()  # apart from `raw` in the graph
     after = new if end == "post" else expert.post_of(new)

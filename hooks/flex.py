@@ -150,13 +150,13 @@ def of_copies(mask: Any, batch: int, copies: int) -> Any:
     )
 
 
-def with_heads(whole: Any, own: Any, heads: Sequence[int]) -> Any:
+def with_heads(whole: Any, head_parts: Any, heads: Sequence[int]) -> Any:
     """What a call gives, with some heads' part of it exchanged."""
     if isinstance(whole, Tensor):
         at = torch.tensor(heads, device=whole.device)
-        return whole.index_copy(1, at, own.to(whole.dtype))
+        return whole.index_copy(1, at, head_parts.to(whole.dtype))
     if isinstance(whole, tuple):
-        parts = [with_heads(w, o, heads) for w, o in zip(whole, own, strict=True)]
+        parts = [with_heads(w, o, heads) for w, o in zip(whole, head_parts, strict=True)]
         return type(whole)(*parts) if hasattr(whole, "_fields") else tuple(parts)
     return whole
 

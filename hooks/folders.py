@@ -34,13 +34,13 @@ class LocalFolder:
         """Bytes of each whole file, by name, in order; empty if the folder is not there."""
         if not self.path.is_dir():
             return {}
-        found = [
+        entries = [
             e
             for e in os.scandir(self.path)
             if not e.name.startswith(".") and not e.name.endswith(_PARTIAL)
         ]
         return {
-            e.name: e.stat().st_size for e in sorted(found, key=lambda e: e.name) if e.is_file()
+            e.name: e.stat().st_size for e in sorted(entries, key=lambda e: e.name) if e.is_file()
         }
 
     def size(self, name: str) -> int | None:

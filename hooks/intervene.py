@@ -232,17 +232,17 @@ def edits_on(model: nn.Module) -> dict[str, list[str]]:
     """The edits that a model runs under now: sites and edits of each intervention,
     by a name of its entry.
     """
-    found = {}
+    edits_by_entry = {}
     parts = set(model.modules())
     for entry, entered in _ENTERED.items():
         other = entered._taps.model
         if other in parts or model in set(other.modules()):
-            found[entry] = [
+            edits_by_entry[entry] = [
                 f"{site} {edit.name}"
                 for site, of_site in entered._edits.items()
                 for edit in of_site
             ]
-    return found
+    return edits_by_entry
 
 
 class _Live(Tap):
@@ -307,7 +307,7 @@ def _is_part(site: Site, place: Place, shape: torch.Size | None) -> bool:
     return (
         site.select is not None
         and shape is None
-        and place.own is None
+        and place.local_selection is None
         and place.view is views.identity
     )
 

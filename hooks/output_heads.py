@@ -130,12 +130,12 @@ def _relative_error(head: Head, last: Tensor, logits: Tensor) -> float | None:
     None where it does not run.
     """
     try:
-        found = head(last)
+        computed = head(last)
     except (RuntimeError, TypeError, IndexError):
         return None
-    if found.shape != logits.shape:
+    if computed.shape != logits.shape:
         return None
-    difference, largest = float((found - logits).abs().max()), float(logits.abs().max())
+    difference, largest = float((computed - logits).abs().max()), float(logits.abs().max())
     # a model of zeros gives logits of 0
     return difference / largest if largest else difference
 

@@ -67,7 +67,7 @@ def _token_at(place: int, pad_id: int, vocabulary: int) -> int:
 
 
 def probe_padding(
-    run: Callable[[dict[str, Tensor]], Any], pad_id: int, vocabulary: int, told: bool
+    run: Callable[[dict[str, Tensor]], Any], pad_id: int, vocabulary: int, takes_positions: bool
 ) -> Padding:
     """Find a policy for each side by running the model on a few short rows.
 
@@ -75,7 +75,7 @@ def probe_padding(
         run: from the inputs of a forward to an output with `last_hidden_state`.
         pad_id: the id to pad with.
         vocabulary: number of token ids; the rows hold ids spread over it, never the pad's.
-        told: whether the model can be given position ids.
+        takes_positions: whether the model can be given position ids.
     """
     with torch.inference_mode():
         rows, alone = _rows_alone(run, pad_id, vocabulary)
@@ -84,18 +84,22 @@ def probe_padding(
         other = [*last[:-1], second if last[-1] == first else first]
         changed = _states(run({"input_ids": torch.tensor([other])}))[0]
         causal = _agree(changed[:-1], alone[-1][:-1])
-        right = _find(run, rows, alone, pad_id, "right", told)
-        left = _find(run, rows, alone, pad_id, "left", told)
+        right = _find(run, rows, alone, pad_id, "right", takes_positions)
+        left = _find(run, rows, alone, pad_id, "left", takes_positions)
     return Padding(right, left, causal)
 
 
 def probe_side(
-    run: Callable[[dict[str, Tensor]], Any], pad_id: int, vocabulary: int, told: bool, side: Side
+    run: Callable[[dict[str, Tensor]], Any],
+    pad_id: int,
+    vocabulary: int,
+    takes_positions: bool,
+    side: Side,
 ) -> Policy:
     """`probe_padding` of one side only, in fewer forward passes."""
     with torch.inference_mode():
         rows, alone = _rows_alone(run, pad_id, vocabulary)
-        return _find(run, rows, alone, pad_id, side, told)
+        return _find(run, rows, alone, pad_id, side, takes_positions)
 
 
 def _rows_alone(
@@ -115,10 +119,10 @@ def _find(
     alone: list[Tensor],
     pad_id: int,
     side: Side,
-    told: bool,
+    takes_positions: bool,
 ) -> Policy:
     given = (Policy(True, explicit=True), Policy(True, explicit=True, start=pad_id + 1))
-    for policy in (*(given if told else ()), Policy(True)):
+    for policy in (*(given if takes_positions else ()), Policy(True)):
         ids, mask, positions = policy.pad(rows, pad_id, side)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if positions is not None:
@@ -133,7 +137,7 @@ def _find(
     return Policy(
         False,
         why=f"padding on the {side} changes this model's vectors, whatever its position ids"
-        if told
+        if takes_positions
         else f"padding on the {side} changes this model's vectors, and it takes no position ids",
     )
 

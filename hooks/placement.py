@@ -52,13 +52,13 @@ def present(module: nn.Module) -> Iterator[None]:
     """While this lasts the weights of a module itself are where it runs,
     though accelerate keeps them elsewhere.
     """
-    own = [hook for path, hook in accelerate_hooks(module) if not path and hook.offload]
-    if not own:
+    offload_hooks = [hook for path, hook in accelerate_hooks(module) if not path and hook.offload]
+    if not offload_hooks:
         yield
         return
     from accelerate.utils import align_module_device
 
-    with align_module_device(module, own[0].execution_device):
+    with align_module_device(module, offload_hooks[0].execution_device):
         yield
 
 

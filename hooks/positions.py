@@ -234,8 +234,8 @@ class Where:
             if columns.shape != tokens.shape:
                 return None
             is_token = columns.cpu() != 0 if mask is self.mask else columns
-        own = forward.tokens_on_host if tokens is forward.tokens else None
-        return tokens.cpu() if own is None else own, is_token
+        host_tokens = forward.tokens_on_host if tokens is forward.tokens else None
+        return tokens.cpu() if host_tokens is None else host_tokens, is_token
 
     @property
     def first(self) -> int:

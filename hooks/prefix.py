@@ -19,22 +19,22 @@ class Prefix:
     """
 
     def __init__(
-        self, held: tuple[Tensor, Tensor] | None = None, start: int = 0, copies: int = 1
+        self, keys_and_values: tuple[Tensor, Tensor] | None = None, start: int = 0, copies: int = 1
     ) -> None:
-        self._held, self._start, self._copies = held, start, copies
+        self._keys_and_values, self._start, self._copies = keys_and_values, start, copies
 
     @property
-    def held(self) -> tuple[Tensor, Tensor]:
-        if self._held is None:
+    def keys_and_values(self) -> tuple[Tensor, Tensor]:
+        if self._keys_and_values is None:
             raise InputError("expected a block that updates its cache")
-        return self._held
+        return self._keys_and_values
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keys and values of all positions."""
-        if self._held is None:
-            self._held = keys, values
+        if self._keys_and_values is None:
+            self._keys_and_values = keys, values
             return keys, values
-        all_keys, all_values = self._held
+        all_keys, all_values = self._keys_and_values
         earlier_keys = all_keys[:, :, : self._start].repeat(self._copies, 1, 1, 1)
         earlier_values = all_values[:, :, : self._start].repeat(self._copies, 1, 1, 1)
         return torch.cat([earlier_keys, keys], dim=2), torch.cat([earlier_values, values], dim=2)

@@ -104,7 +104,7 @@ class Recording:
             args, kwargs = self._calls[layer]
             recorder = Prefix()
             self._blocks[layer](*args, **{**kwargs, self.cache or "": recorder})
-            self._keys_and_values[layer] = recorder.held
+            self._keys_and_values[layer] = recorder.keys_and_values
         return self._keys_and_values[layer]
 
 

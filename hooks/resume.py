@@ -88,9 +88,11 @@ class Resume:
         readout: Readout | None = None,
     ) -> None:
         self.model, self.inputs, self._readout = model, dict(inputs), readout
-        held = [name for name in CACHES if cached_columns(self.inputs.get(name))]
-        if held:
-            raise InputError(f"expected a text from its start, got {held[0]} that holds tokens")
+        full_caches = [name for name in CACHES if cached_columns(self.inputs.get(name))]
+        if full_caches:
+            raise InputError(
+                f"expected a text from its start, got {full_caches[0]} that holds tokens"
+            )
         if positions is not None and positions.ndim == 1:
             positions = torch.stack(
                 [torch.arange(len(positions), device=positions.device), positions], dim=1

@@ -56,7 +56,8 @@ class Place:
         call: which of the module's calls within one forward, for a block that is shared by all
             layers.
         calls: how many calls one forward makes.
-        own: a selection of heads, as it counts in scores or patterns that hold some heads alone.
+        local_selection: a selection of heads, as it counts in scores or patterns that hold some
+            heads alone.
         like: the raw tensor is ``(batch pos) d``; this module's input tells batch and pos.
         read_only: why an edit of the site would change nothing, where that is so.
     """
@@ -67,13 +68,13 @@ class Place:
     item: int | str | None = None
     call: int = 0
     calls: int = 1
-    own: Index | None = None
+    local_selection: Index | None = None
     like: str | None = None
     read_only: str = ""
 
     def within(self, site: Site) -> Site:
         """A site with its selection as it counts in the raw tensor."""
-        return site if self.own is None else Site(site.name, self.own)
+        return site if self.local_selection is None else Site(site.name, self.local_selection)
 
 
 @dataclass
@@ -254,11 +255,11 @@ def _path(path: str, base: str) -> str:
     if not path.startswith("^"):
         return base + path if path else block
     above, _, number = block.rpartition(".")
-    own = path.lstrip("^")
-    for _ in range(len(path) - len(own)):
+    relative_path = path.lstrip("^")
+    for _ in range(len(path) - len(relative_path)):
         above = above.rpartition(".")[0]
-    own = own.format(i=number, before=int(number) - 1)
-    return f"{above}.{own}" if above else own
+    relative_path = relative_path.format(i=number, before=int(number) - 1)
+    return f"{above}.{relative_path}" if above else relative_path
 
 
 def resolve(
@@ -349,11 +350,11 @@ def _view(
         case "stream":
             return views.stream(int(getattr(config, argument)))
         case "latent":
-            own = getattr(attention, "qk_nope_head_dim", None)
-            size = None if own is None else own + getattr(attention, "v_head_dim", 0)
-            if own is None or size is None or width is None or width % size:
+            key_width = getattr(attention, "qk_nope_head_dim", None)
+            size = None if key_width is None else key_width + getattr(attention, "v_head_dim", 0)
+            if key_width is None or size is None or width is None or width % size:
                 return None
-            return views.latent(int(argument), width // size, own)
+            return views.latent(int(argument), width // size, key_width)
         case "turned_heads":
             return views.turned_heads(count())
         case "channel_heads":

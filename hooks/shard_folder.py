@@ -125,9 +125,9 @@ class ShardFolder:
             self._rows[name, size] = slice(first, stop) if follow_each_other else rows.copy()
         return self._rows[name, size]
 
-    def _compare(self, name: str, found: Any) -> None:
-        wanted, found = self.about or {}, found if isinstance(found, dict) else {}
-        differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+    def _compare(self, name: str, saved: Any) -> None:
+        wanted, saved = self.about or {}, saved if isinstance(saved, dict) else {}
+        differing = sorted(k for k in {*saved, *wanted} if saved.get(k) != wanted.get(k))
         if differing:
             raise StoreError(
                 f"{self.folder}/{name} was made from another model, text or setting "

@@ -324,8 +324,8 @@ def _fill(buffer: memoryview, file: RawIOBase | BytesIO, path: str) -> None:
         buffer = buffer[count:]
 
 
-def as_tensor(held: Any, slot: Slot) -> Tensor:
+def as_tensor(data: Any, slot: Slot) -> Tensor:
     """Bytes as the tensor that they are."""
     if not math.prod(slot.shape):
         return torch.empty(slot.shape, dtype=slot.dtype)
-    return torch.frombuffer(held, dtype=slot.dtype).view(slot.shape)
+    return torch.frombuffer(data, dtype=slot.dtype).view(slot.shape)

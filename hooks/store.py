@@ -208,7 +208,7 @@ class ActivationStore:
             self._files.about = self.about
             if self._lock is not None or self._shared:
                 return
-            with self._told(""):
+            with self._explained_errors(""):
                 self._lock = self.folder.lock()
         if self._lock is None:
             raise StoreError(
@@ -290,7 +290,7 @@ class ActivationStore:
         plan["sha256"] = digest(plan)
         if self._files.plan() != plan:
             self.claim()
-            with self._told(PLAN):
+            with self._explained_errors(PLAN):
                 self.folder.write(PLAN, [json.dumps(plan, indent=1, sort_keys=True).encode()])
 
     def flush(self) -> None:
@@ -491,12 +491,12 @@ class ActivationStore:
 
     def _write(self, shard: int, image: Image) -> None:
         name = shard_name(shard)
-        with self._told(name):
+        with self._explained_errors(name):
             size = image.write(self.folder, name, self.about)
         self._files.forget(name, size)  # what was known of a shard that stood there before
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _explained_errors(self, name: str) -> Iterator[None]:
         """An error of the disk as one line that says what to do."""
         try:
             yield

@@ -489,7 +489,7 @@ class _Attention:
         for site, place in self.wanted:
             indices = [heads.index(head) for head in heads_of(site, count)]
             selection = indices[0] if isinstance(site.select, int) else tuple(indices)
-            local.append((site, replace(place, own=selection)))
+            local.append((site, replace(place, local_selection=selection)))
         self.wanted = local
 
     def scores(self, scores: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class _Plain(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def keep_padded(stack: ExitStack, module: nn.Module, mine: Callable[[], bool]) -> None:
+def keep_padded(stack: ExitStack, module: nn.Module, is_watched: Callable[[], bool]) -> None:
     """Let a `nn.TransformerEncoder` run on the padded batch that it is given,
     until the stack is closed.
     """
@@ -110,7 +110,7 @@ def keep_padded(stack: ExitStack, module: nn.Module, mine: Callable[[], bool]) -
     modes: list[tuple[_Plain, Tensor | None]] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if mine():
+        if is_watched():
             modes.append((_Plain(), _nested_padding(module, bound(module, args, kwargs))))
             modes[-1][0].__enter__()
 
@@ -120,7 +120,7 @@ def keep_padded(stack: ExitStack, module: nn.Module, mine: Callable[[], bool]) -
         return padding
 
     def behind(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-        padding = leave() if modes and mine() else None
+        padding = leave() if modes and is_watched() else None
         if padding is None or not isinstance(output, Tensor):
             return None
         # What the model itself would give at the padding: its nested output is filled up with

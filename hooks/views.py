@@ -122,9 +122,9 @@ class latent:  # noqa: N801
     of a projection from latents (DeepSeek's MLA).
     """
 
-    def __init__(self, part: int, n_heads: int, own: int) -> None:
+    def __init__(self, part: int, n_heads: int, key_width: int) -> None:
         self.n_heads = n_heads
-        self.columns = slice(own, None) if part else slice(own)
+        self.columns = slice(key_width, None) if part else slice(key_width)
 
     def __call__(
         self, raw: Float[Tensor, "batch *one pos width"]

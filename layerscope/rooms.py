@@ -63,17 +63,17 @@ class _SameModule:
 
     def get_code(self, fullname: str) -> CodeType | None:
         """For ``python -m experiments.cli``."""
-        own = _own_spec(fullname)
-        get_code = getattr(own.loader, "get_code", None)
-        return get_code(own.name) if get_code else None
+        spec = _own_spec(fullname)
+        get_code = getattr(spec.loader, "get_code", None)
+        return get_code(spec.name) if get_code else None
 
 
 def _own_spec(short_name: str) -> ModuleSpec:
     """The specification of the module that a short name is another name of."""
-    own = importlib.util.find_spec(f"layerscope.{short_name}")
-    if own is None:
+    spec = importlib.util.find_spec(f"layerscope.{short_name}")
+    if spec is None:
         raise ImportError(f"no module named layerscope.{short_name}", name=short_name)
-    return own
+    return spec
 
 
 def same_modules(room: str) -> None:

@@ -96,14 +96,14 @@ def more_rows(
     return X, y
 
 
-def _checked(estimator: BaseEstimator, *given: Any, reset: bool = True, **more: Any) -> Any:
+def _checked(estimator: BaseEstimator, *given: Any, reset: bool = True, **settings: Any) -> Any:
     if reset:
         check_parameters(estimator)
     given = tuple(as_array(values) for values in given)
     types = [np.float64, np.float32]
     with _one_line():
         return validate_data(
-            estimator, *given, reset=reset, dtype=types, ensure_all_finite=False, **more
+            estimator, *given, reset=reset, dtype=types, ensure_all_finite=False, **settings
         )
 
 

@@ -105,7 +105,7 @@ def choose_penalties(
     group: Sequence[Target],
     start: Float[Tensor, "r k c"],
     path: Sequence[float],
-    held: Float[Tensor, "m r"] | OnDisk,
+    dev_rows: Float[Tensor, "m r"] | OnDisk,
     choose: Choose,
     tol: float,
     max_iter: int,
@@ -126,7 +126,7 @@ def choose_penalties(
         W[:, active] = solution.W
         for j, target in enumerate(members):
             coefficients = solution.W[:, j]
-            judged = judge(target, coefficients, held)
+            judged = judge(target, coefficients, dev_rows)
             target.consider(penalty, coefficients.clone(), judged, choose)
         active = [j for j in active if group[j].goes_on]
         # A target that goes no weaker leaves out the solves of all penalties to come.
@@ -138,14 +138,16 @@ def choose_penalties(
     return torch.stack([W for _, W in best], dim=1), [l2 for l2, _ in best]
 
 
-def judge(target: Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk) -> Judged:
+def judge(
+    target: Target, W: Float[Tensor, "r c"], dev_rows: Float[Tensor, "m r"] | OnDisk
+) -> Judged:
     """Accuracy and bits on dev."""
     assert target.dev is not None
     coefficients = W[:, : len(target.classes)]
     gold = torch.from_numpy(target.dev).to(coefficients.device)
     right, nats = 0, 0.0
-    for rows in blocks_of(len(held), CPU_BLOCK):
-        logits, labels = held[rows] @ coefficients, gold[rows]
+    for rows in blocks_of(len(dev_rows), CPU_BLOCK):
+        logits, labels = dev_rows[rows] @ coefficients, gold[rows]
         right += int((logits.argmax(1) == labels).sum())
         is_known = labels >= 0
         log_p = torch.log_softmax(logits[is_known].double(), 1)

@@ -314,7 +314,9 @@ class Design:
             rotated[rows] = self._rotated(X[rows])
         return rotated
 
-    def held(self, X: Float[Tensor, "m d"] | np.ndarray | OnDisk) -> Float[Tensor, "m r"] | OnDisk:
+    def rotate_dev(
+        self, X: Float[Tensor, "m d"] | np.ndarray | OnDisk
+    ) -> Float[Tensor, "m r"] | OnDisk:
         """Dev rows, rotated.
 
         Raises:

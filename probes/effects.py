@@ -254,9 +254,9 @@ class _Signs:
         p = (self.added + count) / (self.added + drawn)
         far = np.flatnonzero(count < FAR)
         if self.added and len(far):
-            for more in self._further(flips - drawn):
-                count[far] += _as_extreme(_sums_of(more, values[:, far]), values[:, far])
-                drawn += len(more)
+            for further_flips in self._further(flips - drawn):
+                count[far] += _as_extreme(_sums_of(further_flips, values[:, far]), values[:, far])
+                drawn += len(further_flips)
             p[far] = (1 + count[far]) / (1 + drawn)
             p = np.minimum(p, tail_p(values))
         return np.minimum(1.0, p)
@@ -335,10 +335,12 @@ def compare_pairs(
     p: list[float] = []
     for start in range(0, len(pairs), BLOCK):
         first, second = np.array(pairs[start : start + BLOCK]).T
-        found = mean_effects(columns[:, second] - columns[:, first], boot, seed=seed)
-        for ends in zip(found.value / scale, found.low / scale, found.high / scale, strict=True):
+        effects = mean_effects(columns[:, second] - columns[:, first], boot, seed=seed)
+        for ends in zip(
+            effects.value / scale, effects.low / scale, effects.high / scale, strict=True
+        ):
             intervals.append(Interval(*(float(end) for end in ends)))
-        p += found.p.tolist()
+        p += effects.p.tolist()
     return [
         Comparison(a, b, interval, one, adjusted)
         for (a, b), interval, one, adjusted in zip(pairs, intervals, p, holm(p), strict=True)

@@ -187,11 +187,11 @@ def _permutation_p(sums: _Sums, draws: int, seed: int) -> float:
     is_second = sums.m[1, alone] > 0
     n_clusters = sums.m.shape[1]
     # What a cluster gives to its own group, and to the other: nothing, unless it is in both.
-    own = np.where(in_both, 0, sums.m[1] > 0).astype(int)
+    own_group = np.where(in_both, 0, sums.m[1] > 0).astype(int)
     each = np.arange(n_clusters)
-    y = np.stack([sums.y[own, each], np.where(in_both, sums.y[1], 0.0)])
-    m = np.stack([sums.m[own, each], np.where(in_both, sums.m[1], 0.0)])
-    is_second_group = np.asarray(own == 1)
+    y = np.stack([sums.y[own_group, each], np.where(in_both, sums.y[1], 0.0)])
+    m = np.stack([sums.m[own_group, each], np.where(in_both, sums.m[1], 0.0)])
+    is_second_group = np.asarray(own_group == 1)
     observed = abs(_studentised(y, m, is_second_group[None])[0])
     # Draws that differ from the sample by rounding alone count as large.
     limit = observed * (1 - ROUNDING)

@@ -116,9 +116,9 @@ class _Curvature:
         bend = float(s @ Bs)
         if bend < FAINT * before.objective:
             return  # shorter than the errors of slopes
-        told = float(s @ y)
-        if told < DAMPED * bend:
-            share = (1 - DAMPED) * bend / (bend - told)
+        slope_change = float(s @ y)
+        if slope_change < DAMPED * bend:
+            share = (1 - DAMPED) * bend / (bend - slope_change)
             y = share * y + (1 - share) * Bs
         self.B = self.B - np.outer(Bs, Bs) / bend + np.outer(y, y) / float(s @ y)
 
@@ -151,8 +151,8 @@ class Search:
 
     layers: Float[Tensor, "layers n d"]
     index: Int[np.ndarray, " n"]
-    held: Float[Tensor, "layers m d"]
-    held_index: Int[np.ndarray, " m"]
+    dev_layers: Float[Tensor, "layers m d"]
+    dev_index: Int[np.ndarray, " m"]
     penalties: tuple[float, ...]
     curvature: _Curvature = field(default_factory=_Curvature)
     warm: dict[str, Fit] = field(default_factory=dict)
@@ -257,13 +257,13 @@ class Search:
         weak ones are solved last and only if they are asked for: they take most of the time.
         """
         path = sorted(self.penalties)
-        held = self.mixed(self.held, mix)
+        mixed_dev = self.mixed(self.dev_layers, mix)
         judged: dict[int, tuple[float, float]] = {}
         fits: dict[int, dict[str, Fit]] = {}
 
         def score(place: int) -> tuple[float, float]:
             if place not in judged:
-                judged[place] = self.judged(self.regression(mix, path[place], CHOICE), held)
+                judged[place] = self.judged(self.regression(mix, path[place], CHOICE), mixed_dev)
                 fits[place] = self.warm
             return judged[place]
 
@@ -281,16 +281,16 @@ class Search:
         # Accuracy tells penalties apart that differ by more than its error; of the others the one
         # with the fewest bits.
         highest = max((accuracy for accuracy, _ in judged.values()), default=0.0)
-        error = (highest * (1 - highest) / max(1, len(held))) ** 0.5
+        error = (highest * (1 - highest) / max(1, len(mixed_dev))) ** 0.5
         alike = [place for place in judged if judged[place][0] >= highest - ALIKE * error]
         best = max(alike, key=lambda place: judged[place][1], default=begin)
         self.warm = fits.get(best, self.warm)
         return path[best]
 
-    def judged(self, fit: Fit, held: Float[Tensor, "m d"]) -> tuple[float, float]:
+    def judged(self, fit: Fit, dev_rows: Float[Tensor, "m d"]) -> tuple[float, float]:
         """Accuracy on dev, and minus the nats of its labels that training has."""
-        log_p = fit.log_proba(held)
-        labels = torch.from_numpy(self.held_index)
+        log_p = fit.log_proba(dev_rows)
+        labels = torch.from_numpy(self.dev_index)
         known = labels >= 0
         nats = -log_p[known].gather(1, labels[known, None]).sum()
         return float((log_p.argmax(1) == labels).double().mean()), -float(nats)

@@ -94,10 +94,10 @@ def _by_the_bound(
     # L^-1 of the bound's factor: its corners are those of the regressions of fewer columns.
     eye = torch.eye(len(ridge), dtype=torch.float64)
     root = torch.linalg.solve_triangular(torch.linalg.cholesky(bound), eye, upper=False).numpy()
-    found = np.zeros_like(within)
+    solutions = np.zeros_like(within)
     # What is not settled yet: a product's time grows with its rows, so regressions that are leave.
     left = np.arange(len(within))
-    weights, is_read = found, within
+    weights, is_read = solutions, within
     # The step's length, by the secant of the last step: the bound's own is 1, and too short.
     length = np.ones(len(within))
     step = decrement = length
@@ -116,7 +116,7 @@ def _by_the_bound(
         is_settled = decrement < SETTLED * n
         if not is_settled.any():
             continue
-        found[left] = weights
+        solutions[left] = weights
         squares = torch.linalg.vector_norm(miss, dim=1).square() / miss.shape[1]
         is_sure = (4 * (miss.mean(1) - squares) <= UNSURE).numpy()
         unsettled += left[is_settled & is_sure].tolist()
@@ -126,12 +126,14 @@ def _by_the_bound(
         )
         if not len(left):
             break
-    found[left] = weights
+    solutions[left] = weights
     for place in sorted([*unsettled, *left.tolist()]):
         read = within[place] > 0
         Z = rows[torch.from_numpy(read)].T.double().numpy()
-        found[place, read] = _newton(Z, share.double().numpy(), ridge[read], found[place, read])
-    return found
+        solutions[place, read] = _newton(
+            Z, share.double().numpy(), ridge[read], solutions[place, read]
+        )
+    return solutions
 
 
 def _newton(

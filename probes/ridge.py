@@ -128,7 +128,7 @@ def ridge_many(
         eigenvalues = design.eigenvalues[:-1, None]
         choice = dict.fromkeys(names, path[0])
         if dev is not None:
-            dev_rows = design.held(dev[0])
+            dev_rows = design.rotate_dev(dev[0])
             gold = {name: _values(name, of_dev(name, dev[1]), len(dev_rows)) for name in names}
             for penalty in path:
                 predicted = _predicted(design, dev_rows, cross / (eigenvalues + penalty), mean)

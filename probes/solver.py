@@ -165,7 +165,7 @@ def fit_many(
     if not tol > 0 or max_iter < 1:
         raise InputError(f"tol must be > 0 and max_iter >= 1, got {tol} and {max_iter}")
     design = X if isinstance(X, Design) else Design(X, standardize, device)
-    dev_rows, dev_labels = (None, None) if dev is None else (design.held(dev[0]), dev[1])
+    dev_rows, dev_labels = (None, None) if dev is None else (design.rotate_dev(dev[0]), dev[1])
     m = 0 if dev_rows is None else len(dev_rows)
     todo = _targets(design.n, targets, m, dev_labels)
     # Every penalty of a path is a solve, and the chosen one is solved again, to ``tol``.
@@ -205,7 +205,7 @@ def _polish(
     solved: Mapping[str, Fit],
     tol: float,
     max_iter: int,
-    held: Float[Tensor, "m r"] | OnDisk | None,
+    dev_rows: Float[Tensor, "m r"] | OnDisk | None,
     choose: Choose,
 ) -> dict[str, Fit]:
     """Again, by exact products from where the rough ones ended:
@@ -227,7 +227,7 @@ def _polish(
     further = tol / FURTHER
     exact = minimise(design, labels, start, l2s, tol=further, max_iter=left, exact=True)
     exact = replace(exact, n_iter=solution.n_iter[which] + exact.n_iter)
-    return _fits(design, members, exact, l2s, tol, held, choose)
+    return _fits(design, members, exact, l2s, tol, dev_rows, choose)
 
 
 def _warn_unconverged(fits: Sequence[tuple[str, Fit]], tol: float, max_iter: int) -> None:
@@ -250,7 +250,7 @@ def _fits(
     solution: Solution,
     l2: Float[Tensor, " k"],
     tol: float,
-    held: Float[Tensor, "m r"] | OnDisk | None,
+    dev_rows: Float[Tensor, "m r"] | OnDisk | None,
     choose: Choose,
 ) -> dict[str, Fit]:
     """The targets' fits, in the units of the features, with what is proved of them."""
@@ -258,8 +258,8 @@ def _fits(
     fits = {}
     for j, target in enumerate(group):
         weights, intercept = design.unrotate(solution.W[:, j, : len(target.classes)])
-        if held is not None and not target.scores:
-            score = judge(target, solution.W[:, j], held).score(choose)
+        if dev_rows is not None and not target.scores:
+            score = judge(target, solution.W[:, j], dev_rows).score(choose)
             target.scores[float(l2[j])] = score
         fits[target.name] = Fit(
             l2=float(l2[j]),

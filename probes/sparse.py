@@ -154,14 +154,14 @@ def sparse_sweep(
         columns, test_columns = _columns(neurons, (X, train), (X_test, test))
         _check_columns(columns, X, train, "X")
         _check_columns(test_columns, X_test, test, "X_test")
-        found = []
+        scores_by_order = []
         for order in orders:
             place = torch.from_numpy(np.searchsorted(neurons, order))
             coefs, biases = nested_regressions(columns, positive, l2, ks, place)
             read = test_columns.index_select(0, place).double()
             logits = (torch.from_numpy(coefs) @ read).numpy() + biases[:, None]
-            found.append(_f1_and_mcc(gold, logits > 0))
-        return found
+            scores_by_order.append(_f1_and_mcc(gold, logits > 0))
+        return scores_by_order
 
     order = rank(X, positive, ranking, train)
     (ranked,) = scores(X, X_test, [order])
@@ -206,7 +206,7 @@ def _columns(
     """Values [k n] of some neurons, which are in order, in the rows of each side of a split, one
     neuron after the other.
     """
-    found, seen, values = [], None, torch.empty(0, 0)
+    side_columns, seen, values = [], None, torch.empty(0, 0)
     for X, rows in sides:
         index = None if rows is None else torch.as_tensor(rows)
         # Of every row, and once: rows are read fastest where they lie.
@@ -219,8 +219,8 @@ def _columns(
         columns = values.new_empty(len(neurons), len(values) if index is None else len(index))
         for block, part in chosen_blocks(values, index, max(1, TURNED // len(neurons))):
             columns[:, block] = part.T
-        found.append(columns)
-    return found
+        side_columns.append(columns)
+    return side_columns
 
 
 def _check_columns(

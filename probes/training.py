@@ -163,7 +163,7 @@ def by_autograd(
 def train(
     weights: Sequence[Tensor],
     slopes: Slopes,
-    held: Callable[[Sequence[Tensor]], Float[Tensor, " m"]],
+    held_out_losses: Callable[[Sequence[Tensor]], Float[Tensor, " m"]],
     n: int,
     schedule: Schedule,
     generator: torch.Generator,
@@ -175,7 +175,7 @@ def train(
     Args:
         weights: the first weights, models along the first axis of each.
         slopes: every model's gradient on a batch; see `by_autograd`.
-        held: every model's held-out loss.
+        held_out_losses: every model's held-out loss.
         n: how many rows there are.
         generator: shuffles the rows.
         free: for each of the weights 1 where it is trained and 0 where it stays; None trains all of
@@ -190,7 +190,7 @@ def train(
     for epoch in range(schedule.epochs):
         for rows in torch.randperm(n, generator=generator).split(schedule.batch):
             adam.step(slopes(adam.weights, rows))
-        is_lowest, is_cut, is_over = watch.see(held(adam.weights).cpu())
+        is_lowest, is_cut, is_over = watch.see(held_out_losses(adam.weights).cpu())
         ends[is_over] = epoch + 1
         adam.pace(watch.rates() * ~watch.done)
         best[is_lowest] = adam.flat[is_lowest]

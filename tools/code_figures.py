@@ -93,9 +93,11 @@ def in_circles(root: Path) -> tuple[int, list[str]]:
     folder = root / "experiments"
     graph: dict[str, set[str]] = {}
     for path in folder.rglob("*.py"):
-        own = room_of(".".join(path.relative_to(root).with_suffix("").parts), folder) or "__init__"
+        module_name = ".".join(path.relative_to(root).with_suffix("").parts)
+        own_room = room_of(module_name, folder) or "__init__"
         others = {room_of(name, folder) for name in imports_of(path, root)}
-        graph.setdefault(own, set()).update(room for room in others if room not in (None, own))  # pyright: ignore
+        others = {room for room in others if room is not None}
+        graph.setdefault(own_room, set()).update(others - {own_room})
     circles = []
     for room in graph:
         reached, ahead = set(), list(graph[room])
@@ -133,7 +135,7 @@ def called(text: str, commands: Iterable[str]) -> set[str]:
     compared with a ``kind``, ``command`` or ``name``.
     """
     known = set(commands)
-    found = set(re.findall(r"layerscope (\w+)", text)) & known
+    commands_called = set(re.findall(r"layerscope (\w+)", text)) & known
     for node in ast.walk(ast.parse(text)):
         names: list[str | None] = []
         if isinstance(node, ast.ImportFrom):
@@ -150,8 +152,8 @@ def called(text: str, commands: Iterable[str]) -> set[str]:
             sides = [node.left, *node.comparators]
             compared = " ".join(ast.unparse(one) for one in sides)
             names += map(text_of, sides) if re.search(r"\b(kind|command|name)\b", compared) else ()
-        found |= known.intersection(name for name in names if name)
-    return found
+        commands_called |= known.intersection(name for name in names if name)
+    return commands_called
 
 
 def text_of(node: ast.AST | None) -> str | None:

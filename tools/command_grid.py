@@ -207,10 +207,10 @@ def run(name: str, command: str, out: str) -> CellResult:
     seconds = time.perf_counter() - start
     if status == 0:
         return CellResult(name, command, "ok", seconds)
-    said = [one for one in heard.getvalue().splitlines() if one.strip()]
+    messages = [one for one in heard.getvalue().splitlines() if one.strip()]
     if status == cli.BAD_INPUT:
-        return CellResult(name, command, "refused", seconds, said[-1][:240])
-    bugs = [one for one in said if "Error" in one] or said
+        return CellResult(name, command, "refused", seconds, messages[-1][:240])
+    bugs = [one for one in messages if "Error" in one] or messages
     return CellResult(name, command, "FAILED", seconds, bugs[-1][:240])
 
 

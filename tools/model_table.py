@@ -83,14 +83,14 @@ def examined(name: str, full: bool = True) -> Row:
     inputs = default_inputs(model)
     for column, oracle in oracles.ORACLES.items():
         try:
-            found = oracle(model, inputs)
+            errors = oracle(model, inputs)
         except (
             Exception
         ) as error:  # a model without eager attention, or that returns no hidden states
             row.columns[column] = f"? {type(error).__name__}: {str(error)[:80]}"
             continue
-        worst = max(found.values(), default=0.0)
-        row.columns[column] = "" if not found else "ok" if worst <= BOUND else f"**{worst:.2g}**"
+        worst = max(errors.values(), default=0.0)
+        row.columns[column] = "" if not errors else "ok" if worst <= BOUND else f"**{worst:.2g}**"
     start = time.perf_counter()
     row.quick = verify(model, quick=True).status
     row.seconds = time.perf_counter() - start

@@ -56,8 +56,8 @@ def picture_attention(subject: Subject, row: Encoded) -> PictureAttention:
 
 def _grid(picture: Picture, count: int) -> tuple[int, int]:
     """Rows and columns of a picture's tokens: as the processor says, or a square; else one row."""
-    told = picture.grid
-    if told is not None and told[0] * told[1] == count:
-        return told
+    grid = picture.grid
+    if grid is not None and grid[0] * grid[1] == count:
+        return grid
     side = math.isqrt(count)
     return (side, side) if side * side == count else (1, count)

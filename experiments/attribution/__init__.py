@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .question import Question as Question
     from .question import Target as Target
     from .result import Attribution as Attribution
-    from .result import Found as Found
+    from .result import MethodScores as MethodScores
     from .scorer import Cost as Cost
     from .scorer import Scorer as Scorer
     from .single_text import attribute as attribute
@@ -39,7 +39,7 @@ _MODULES = {
     "game": ("REMOVALS", "Game"),
     "options": ("Options",),
     "question": ("Question", "Target"),
-    "result": ("Attribution", "Found"),
+    "result": ("Attribution", "MethodScores"),
     "scorer": ("Cost", "Scorer"),
     "single_text": ("attribute", "explain"),
     "units": ("LEVELS", "AttributionError", "Units", "find_units"),

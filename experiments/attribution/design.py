@@ -50,7 +50,7 @@ def most_telling(
         column = (of_best - known_already @ known_already[best]).astype(np.float32)
         column /= np.sqrt(max(float(variance[best]), LEAST_VARIANCE))
         rows[:, n_known + step] = column
-        told = with_shapley[best] / np.sqrt(max(float(variance[best]), LEAST_VARIANCE))
-        with_shapley -= np.outer(column, told)
+        shapley_parts = with_shapley[best] / np.sqrt(max(float(variance[best]), LEAST_VARIANCE))
+        with_shapley -= np.outer(column, shapley_parts)
         variance = variance - column**2
     return chosen

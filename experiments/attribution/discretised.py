@@ -17,7 +17,7 @@ from ..subject.targets import in_target
 from .gradients import Slope, baselines, complete, each_part
 from .lookups import embedding
 from .options import Options
-from .result import Found
+from .result import MethodScores
 from .scorer import Scorer
 from .units import AttributionError
 
@@ -50,7 +50,7 @@ def word_path(
     return torch.stack([*points, end])
 
 
-def discretised(scorer: Scorer, options: Options) -> Found:
+def discretised(scorer: Scorer, options: Options) -> MethodScores:
     """The sum along that path of gradients times steps,
     the gradient the mean of a step's two ends.
     """

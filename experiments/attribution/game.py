@@ -178,8 +178,8 @@ class Game:
             if not in_target(run.ids[0]):
                 return filler(run)
             # What is a token of the decoder's stays one.
-            own = _Run(run.unit, run.start, tuple(map(plain, run.ids)), in_target=True)
-            return tuple(map(as_target, filler(own)))
+            as_in_target = _Run(run.unit, run.start, tuple(map(plain, run.ids)), in_target=True)
+            return tuple(map(as_target, filler(as_in_target)))
 
         fills = [{run.start: filled(run) for run in of_units} for _ in range(self.draws)]
         return runs, fills
@@ -285,8 +285,8 @@ class Game:
             if kind == "random":
                 vectors = spread.mean + spread.deviation * noise
             else:
-                own = embedding(subject, torch.tensor(run.ids), run.in_target).float()
-                vectors = own + NOISE * spread.of_table * noise
+                of_tokens = embedding(subject, torch.tensor(run.ids), run.in_target).float()
+                vectors = of_tokens + NOISE * spread.of_table * noise
             return tuple(self.scorer.vector(vector) for vector in vectors)
 
         return drawn

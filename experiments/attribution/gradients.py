@@ -50,7 +50,7 @@ from .lookups import (
 from .options import Options
 from .paths import integrate
 from .question import Part, Question
-from .result import Found
+from .result import MethodScores
 from .scorer import Cost, Row, Scorer, part_values, row_batch
 from .units import AttributionError
 
@@ -149,7 +149,7 @@ class Slope:
             vectors.append(self.in_width(read_off(of_side, of_tables, length)))
         return torch.cat(vectors)
 
-    def own(self, vectors: Float[Tensor, "*ids d_side"]) -> Float[Tensor, "*ids d"]:
+    def at_site(self, vectors: Float[Tensor, "*ids d_side"]) -> Float[Tensor, "*ids d"]:
         """Of tokens' vectors what is the site's."""
         if self.site is None:
             return self.in_width(vectors)
@@ -229,7 +229,9 @@ class Slope:
 _Method = Callable[[Slope, Tensor], tuple[Tensor, dict[str, float]]]
 
 
-def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found, dict[str, float]]:
+def each_part(
+    scorer: Scorer, options: Options, method: _Method
+) -> tuple[MethodScores, dict[str, float]]:
     """A method's shares, of all parts and the units' tokens."""
     question = scorer.question
     site = _site(question, options)
@@ -260,7 +262,7 @@ def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found,
         figures = {name: figures.get(name, 0.0) + number for name, number in of_part.items()}
     if options.site is not None:
         figures["outside"] = outside
-    return Found(scores, value, inner=inner), figures
+    return MethodScores(scores, value, inner=inner), figures
 
 
 def _note_other_reads(scorer: Scorer) -> None:
@@ -301,8 +303,8 @@ def sites_of(question: Question, site: SiteLike) -> list[Site]:
 
 
 def with_figures(
-    scored: Found, figures: Mapping[str, Any], options: Options, notes: tuple[Note, ...] = ()
-) -> Found:
+    scored: MethodScores, figures: Mapping[str, Any], options: Options, notes: tuple[Note, ...] = ()
+) -> MethodScores:
     """What a gradient method gives, with its figures and what must be known of them."""
     all_figures: dict[str, Any] = {**figures}
     if options.site is not None:
@@ -312,7 +314,7 @@ def with_figures(
             "units (special tokens, BOS)"
         )
         notes = (*notes, Note(kind="info", text=text))
-    return Found(
+    return MethodScores(
         scored.scores,
         scored.value,
         scored.errors,
@@ -323,7 +325,7 @@ def with_figures(
     )
 
 
-def saliency(scorer: Scorer, options: Options) -> Found:
+def saliency(scorer: Scorer, options: Options) -> MethodScores:
     """How much the value moves when a unit's vectors do, whichever way."""
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -335,7 +337,7 @@ def saliency(scorer: Scorer, options: Options) -> Found:
     return with_figures(scored, figures, options, (note,))
 
 
-def grad_input(scorer: Scorer, options: Options) -> Found:
+def grad_input(scorer: Scorer, options: Options) -> MethodScores:
     """The value's first-order change when a unit's vectors go to zero."""
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -346,7 +348,7 @@ def grad_input(scorer: Scorer, options: Options) -> Found:
     return with_figures(scored, figures, options)
 
 
-def smoothgrad(scorer: Scorer, options: Options) -> Found:
+def smoothgrad(scorer: Scorer, options: Options) -> MethodScores:
     """The mean of gradients around the text, times it;
     the noise is a share of the vectors' range.
     """
@@ -374,7 +376,7 @@ def smoothgrad(scorer: Scorer, options: Options) -> Found:
 
     scored, figures = each_part(scorer, options, method)
     errors = np.sum(by_sample, axis=0).std(0, ddof=1) / np.sqrt(samples)
-    scored = Found(scored.scores, scored.value, errors, inner=scored.inner)
+    scored = MethodScores(scored.scores, scored.value, errors, inner=scored.inner)
     return with_figures(scored, {**figures, "samples": samples}, options)
 
 
@@ -414,7 +416,7 @@ def _starts(
     """Embeddings that paths begin at, of so many positions of the source or of the target."""
     subject, kind = slope.question.subject, options.start
     if kind == "mean":
-        return slope.own(moments(subject, in_target).mean).to(x).expand_as(x)[None]
+        return slope.at_site(moments(subject, in_target).mean).to(x).expand_as(x)[None]
     if kind in ("pad", "mask"):
         token = subject.pad_id
         if kind == "mask":
@@ -424,17 +426,17 @@ def _starts(
                 f"baseline 'mask': {subject.name} has no mask token: choose zero, pad or mean"
             )
         one = embedding(subject, torch.tensor([int(token)]), in_target)
-        return slope.own(one).to(x).expand_as(x)[None]
+        return slope.at_site(one).to(x).expand_as(x)[None]
     if kind == "sampled":
         ordinary = torch.tensor(ordinary_tokens(subject))
         generator = torch.Generator().manual_seed(options.seed)
         shape = (options.samples or SAMPLES, len(x))
         ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)]
-        return slope.own(embedding(subject, ids, in_target)).to(x)
+        return slope.at_site(embedding(subject, ids, in_target)).to(x)
     raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
 
 
-def integrated(scorer: Scorer, options: Options) -> Found:
+def integrated(scorer: Scorer, options: Options) -> MethodScores:
     """Integrated gradients by Gauss-Lobatto, with steps where the gradient moves,
     until the completeness gap is below 1%.
     """
@@ -480,8 +482,8 @@ def integrated(scorer: Scorer, options: Options) -> Found:
 
 
 def complete(
-    scored: Found, figures: Mapping[str, Any], options: Options, way: str, advice: str
-) -> Found:
+    scored: MethodScores, figures: Mapping[str, Any], options: Options, way: str, advice: str
+) -> MethodScores:
     """What a path's scores miss of the change from its baseline: a note, and a warning where it is
     much.
 
@@ -503,11 +505,11 @@ def complete(
         notes.append(Note(kind="warning", text=f"NOT COMPLETE: {advice}"))
     all_figures = {**figures, "gap_share": share, "start": options.start}
     baseline = all_figures.pop("baseline")
-    scored = Found(scored.scores, scored.value, baseline=baseline, inner=scored.inner)
+    scored = MethodScores(scored.scores, scored.value, baseline=baseline, inner=scored.inner)
     return with_figures(scored, all_figures, options, tuple(notes))
 
 
-def conductance(scorer: Scorer, options: Options) -> Found:
+def conductance(scorer: Scorer, options: Options) -> MethodScores:
     """What of integrated gradients flows through each part of a site: its heads or its neurons."""
     if options.site is None:
         raise AttributionError(

@@ -37,7 +37,7 @@ from ..subject import Subject
 from .gradients import sites_of
 from .options import Options
 from .question import Part
-from .result import Found
+from .result import MethodScores
 from .scorer import Cost, Row, Scorer, part_values, row_batch
 from .units import AttributionError
 
@@ -48,7 +48,7 @@ MOST = 64
 """
 
 
-def hidden_out(scorer: Scorer, options: Options) -> Found:
+def hidden_out(scorer: Scorer, options: Options) -> MethodScores:
     """The value that is lost without a site's values at each unit, without each of its parts,
     and without the whole.
     """
@@ -100,13 +100,13 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
         f"replacing {options.site} at all units at once ({options.value}) "
         f"removes {whole['all']:+.4g} of the value"
     )
-    return Found(
+    return MethodScores(
         mean[:n_units, 0],
         value,
         errors,
         inner=mean[:n_units, 1:] if labels else None,
         notes=(Note(kind="info", text=note),),
-        more=figures,
+        figures=figures,
     )
 
 

@@ -33,7 +33,7 @@ from ..report.schema import Note
 from .design import most_telling
 from .game import Game
 from .options import Options
-from .result import Found, largest_share
+from .result import MethodScores, largest_share
 from .set_process import Kernel, SetProcess, shapley_of_one, signs
 from .shapley import over_draws
 from .units import AttributionError
@@ -280,7 +280,7 @@ def corrected(
     return weights, np.hypot((1 - part) * process.errors, part * np.sqrt(variance))
 
 
-def leverage(game: Game, options: Options) -> Found:
+def leverage(game: Game, options: Options) -> MethodScores:
     """Shapley values with a standard error below a share of the largest score,
     or as many samples as are allowed.
     """
@@ -289,7 +289,7 @@ def leverage(game: Game, options: Options) -> Found:
     empty = float(empties.mean())
     if game.n == 1:
         scores, errors = over_draws(value - empties[:, None])
-        return Found(scores, value, errors, empty, more={"removal": game.removal})
+        return MethodScores(scores, value, errors, empty, figures={"removal": game.removal})
     wanted = options.asked_error
     most = (MOST_SAMPLES if options.samples is None else options.samples) // 2
     if most < game.n:
@@ -338,4 +338,4 @@ def leverage(game: Game, options: Options) -> Found:
             f"{2 * len(sample.firsts)} texts: give more --samples"
         )
         notes.append(Note(kind="warning", text=short))
-    return Found(scores, value, errors, empty, notes=tuple(notes), more=figures)
+    return MethodScores(scores, value, errors, empty, notes=tuple(notes), figures=figures)

@@ -112,7 +112,7 @@ def tables(subject: Subject) -> Tables:
         AttributionError: a model whose embedding cannot be changed.
     """
     if subject.model not in _TABLES:
-        _TABLES[subject.model] = _found(subject)
+        _TABLES[subject.model] = _find_tables(subject)
     return _TABLES[subject.model]
 
 
@@ -213,7 +213,7 @@ def read_off(
 # -- finding them
 
 
-def _found(subject: Subject) -> Tables:
+def _find_tables(subject: Subject) -> Tables:
     main = _main(subject, EMBED)
     if subject.has_decoder:
         # Of these no model with other tables is known.
@@ -332,14 +332,14 @@ def _calls_of(subject: Subject, batch: Batch) -> dict[str, _Call]:
                 hook = module.register_forward_hook(partial(keep, path=path))
                 stack.callback(hook.remove)
         _output(subject, batch)
-    ids, found = batch.input_ids.cpu(), {}
+    ids, calls_by_path = batch.input_ids.cpu(), {}
     for path, of_path in calls.items():
         given, vectors = of_path[0]
         if len(of_path) == 1 and given.shape == ids.shape == vectors.shape[:-1]:
             for later in range(LATEST + 1):
                 if torch.equal(given[:, later:], ids[:, : ids.shape[1] - later]):
-                    found[path] = _Call(later, vectors)
-    return found
+                    calls_by_path[path] = _Call(later, vectors)
+    return calls_by_path
 
 
 def _are_all(subject: Subject, lookups: Sequence[Lookup], first: Batch, second: Batch) -> bool:

@@ -34,7 +34,7 @@ from .lookups import Lookup, distinct, embedding, moments, read_off, standing, t
 from .options import Options
 from .quadrature import gauss_legendre
 from .question import Part, Question
-from .result import Found
+from .result import MethodScores
 from .scorer import Cost, Row, Scorer, part_values, row_batch
 from .units import AttributionError
 
@@ -56,7 +56,7 @@ class _Inputs:
         )
 
 
-def medium_gradients(name: str, scorer: Scorer, options: Options) -> Found:
+def medium_gradients(name: str, scorer: Scorer, options: Options) -> MethodScores:
     """The scores of one of ``METHODS``: cells first, then the text's units.
 
     Raises:
@@ -87,9 +87,11 @@ def medium_gradients(name: str, scorer: Scorer, options: Options) -> Found:
         scores += _shares(part, medium, slopes, ways, end.embeds - start.embeds, False)
         baseline += first
     if name == "saliency":
-        return Found(scores, value, notes=(Note(kind="info", text="saliency scores have no sign"),))
+        return MethodScores(
+            scores, value, notes=(Note(kind="info", text="saliency scores have no sign"),)
+        )
     if name == "grad-input":
-        return Found(scores, value)
+        return MethodScores(scores, value)
     outside = value - baseline - float(scores.sum())
     return _found_of_path(scores, value, baseline, outside, steps, medium)
 
@@ -129,11 +131,11 @@ def absent_embeddings(
     for start, tokens in game.fills(part):
         for place, token in enumerate(tokens, start - n_cells):
             if place >= 0:
-                own = plain(token)
-                if own < 0:
-                    vectors[place] = game.scorer.own_vector(own).to(x)
+                plain_id = plain(token)
+                if plain_id < 0:
+                    vectors[place] = game.scorer.own_vector(plain_id).to(x)
                 else:
-                    of_token = torch.tensor(own)
+                    of_token = torch.tensor(plain_id)
                     vectors[place] = embedding(subject, of_token, in_target(token)).to(x)
     return vectors
 
@@ -145,7 +147,7 @@ def _found_of_path(
     gap: float,
     steps: int,
     medium: Medium,
-) -> Found:
+) -> MethodScores:
     """Integrated gradients with what they miss of the change."""
     share = abs(gap) / max(abs(value - baseline), 1e-12)
     text = (
@@ -158,7 +160,7 @@ def _found_of_path(
         why = "too few steps, or a value that changes abruptly on the way"
         notes.append(Note(kind="warning", text=f"NOT COMPLETE: the gap is above {GAP:.0%}: {why}"))
     figures = {"gap": gap, "gap_share": share, "steps": steps, "change": value - baseline}
-    return Found(scores, value, baseline=baseline, notes=tuple(notes), more=figures)
+    return MethodScores(scores, value, baseline=baseline, notes=tuple(notes), figures=figures)
 
 
 def _processed(question: Question, absent: frozenset[int]) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .options import Options
-    from .result import Found
+    from .result import MethodScores
     from .scorer import Scorer
 
 
@@ -48,7 +48,7 @@ class Method:
         """Whether it needs a model of one stack of blocks."""
         return self.family == RELEVANCE or self.name in ("hidden-out", "conductance")
 
-    def __call__(self, scorer: Scorer, options: Options) -> Found:
+    def __call__(self, scorer: Scorer, options: Options) -> MethodScores:
         """Its scores for a question.
 
         Raises:
@@ -74,7 +74,7 @@ class Method:
             raise AttributionError(
                 f"method {self.name} reads text alone: with a {medium.kind} expected one of {named}"
             )
-        function: Callable[..., Found] = getattr(
+        function: Callable[..., MethodScores] = getattr(
             importlib.import_module(f".{self.module}", __package__), self.function
         )
         if not self.on_game:

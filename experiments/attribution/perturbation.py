@@ -14,11 +14,11 @@ import numpy as np
 from ..report.schema import Note
 from .game import Game
 from .options import Options
-from .result import Found
+from .result import MethodScores
 from .verified import DRAWN, largest_left_out
 
 
-def leave_one_out(game: Game, options: Options) -> Found:
+def leave_one_out(game: Game, options: Options) -> MethodScores:
     """The value that is lost without each unit;
     with ``verify`` exact for the largest and estimated for the rest.
     """
@@ -29,10 +29,10 @@ def leave_one_out(game: Game, options: Options) -> Found:
     errors = None
     if game.draws > 1:
         errors = lost.std(0, ddof=1) / np.sqrt(game.draws)
-    return Found(lost.mean(0), game.value, errors, more={"removal": game.removal})
+    return MethodScores(lost.mean(0), game.value, errors, figures={"removal": game.removal})
 
 
-def windows(game: Game, options: Options) -> Found:
+def windows(game: Game, options: Options) -> MethodScores:
     """The value that is lost without each window, shared by the units in it.
 
     Source: Zeiler and Fergus 2014, section 4.2 (occlusion).
@@ -45,10 +45,10 @@ def windows(game: Game, options: Options) -> Found:
     # Units at the ends are in fewer windows: the mean over a unit's windows, not their sum.
     n_windows = inside.sum(0)
     scores = (inside * lost[:, None]).sum(0) / n_windows
-    return Found(scores, game.value, more={"removal": game.removal, "window": size})
+    return MethodScores(scores, game.value, figures={"removal": game.removal, "window": size})
 
 
-def input_reduction(game: Game, options: Options) -> Found:
+def input_reduction(game: Game, options: Options) -> MethodScores:
     """Units taken out one after the other, the least missed first; the curve shows how sure the
     model stays.
 
@@ -78,5 +78,5 @@ def input_reduction(game: Game, options: Options) -> Found:
         "input reduction's scores are the order in which units left (1 stayed longest), "
         "not shares of the value"
     )
-    more = {"removal": game.removal, "order": order, "curve": curve}
-    return Found(scores, game.value, notes=(Note(kind="info", text=text),), more=more)
+    figures = {"removal": game.removal, "order": order, "curve": curve}
+    return MethodScores(scores, game.value, notes=(Note(kind="info", text=text),), figures=figures)

@@ -23,7 +23,7 @@ Ids = tuple[int, ...]
 
 CALL = 32
 """What one forward costs beside its tokens, in tokens."""
-HELD = 512_000_000
+CACHE_BYTES = 512_000_000
 """Most bytes of keys and values in memory at a time."""
 
 # (ids, first position, cache, positions that are read of each) -> hidden states of those tokens,
@@ -77,7 +77,7 @@ def run_shared(
         token_bytes: of one token's keys and values in all layers.
     """
     # As many rows as their keys and values fit in memory.
-    size = max(1, HELD // token_bytes // max(map(len, rows)))
+    size = max(1, CACHE_BYTES // token_bytes // max(map(len, rows)))
     out: list[Tensor] = []
     for first in range(0, len(rows), size):
         out += _chunk(

@@ -143,21 +143,21 @@ class Proposer:
             choices.append(((a, b), self._words(row, self._text[a:b])))
         return choices
 
-    def _words(self, logits: Float[Tensor, " vocab"], own: str) -> list[str]:
+    def _words(self, logits: Float[Tensor, " vocab"], present_word: str) -> list[str]:
         """The likeliest whole words other than the text's own, capital where it has one."""
         words: list[str] = []
         tokenizer = self._masked.tokenizer
         for token in logits.topk(min(LOOKED_AT, len(logits))).indices.tolist():
             word = tokenizer.decode([token]).strip()
-            written = word[:1].upper() + word[1:] if own[:1].isupper() else word
+            written = word[:1].upper() + word[1:] if present_word[:1].isupper() else word
             # The likeliest word is most often the text's own, in another spelling too.
-            if written.casefold() != own.casefold() and self._is_word(word, token):
+            if written.casefold() != present_word.casefold() and self._is_word(word, token):
                 words.append(written)
             if len(words) == PROPOSALS:
                 break
         if not words:
             raise AttributionError(
-                f"{self._masked.name} proposes no whole word in the place of {own!r}"
+                f"{self._masked.name} proposes no whole word in the place of {present_word!r}"
             )
         return words
 

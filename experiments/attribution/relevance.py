@@ -48,7 +48,7 @@ from ..subject import Subject
 from .gradients import Slope, each_part, with_figures
 from .lookups import tables
 from .options import Options
-from .result import Found
+from .result import MethodScores
 from .scorer import Scorer
 from .units import AttributionError
 
@@ -288,7 +288,7 @@ _LINEAR_RULES = {"0": _plain, "epsilon": _epsilon, "gamma": _gamma, "zplus": _zp
 
 def lrp(
     scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str | None = None
-) -> Found:
+) -> MethodScores:
     """Relevance of each unit, at the input of the first block (or at a site);
     it sums to the logit but for biases.
     """
@@ -328,7 +328,7 @@ def lrp(
     inner = scored.inner if options.site is not None else None
     note = _conservation_note(scored.value, sums, _takers(model, attention))
     return with_figures(
-        Found(scored.scores, scored.value, inner=inner),
+        MethodScores(scored.scores, scored.value, inner=inner),
         {**figures, "conservation": sums, "rule": rule},
         start,
         (note, *_notes_of_tables(question.subject)),
@@ -381,7 +381,7 @@ def _layer(name: str) -> int:
     return int(name.split(".")[1])
 
 
-def chefer(scorer: Scorer, options: Options) -> Found:
+def chefer(scorer: Scorer, options: Options) -> MethodScores:
     """Attention rolled out, each layer's weighted by its gradient and its relevance;
     without a sign.
     """
@@ -417,4 +417,4 @@ def chefer(scorer: Scorer, options: Options) -> Found:
         "not its direction"
     )
     notes = (Note(kind="info", text=text), *_notes_of_tables(question.subject))
-    return Found(scores, value, notes=notes)
+    return MethodScores(scores, value, notes=notes)

@@ -18,7 +18,7 @@ from .units import AttributionError
 
 
 @dataclass(frozen=True)
-class Found:
+class MethodScores:
     """What a method gives, before it is joined with its question.
 
     Args:
@@ -28,7 +28,7 @@ class Found:
         baseline: the same where every unit is absent, where the method has such a state.
         inner: a number for each unit and each head, neuron or other part of a site, where one was
             asked for.
-        more: what else the method has to show.
+        figures: what else the method has to show.
     """
 
     scores: Float[np.ndarray, " units"]
@@ -37,7 +37,7 @@ class Found:
     baseline: float | None = None
     inner: Float[np.ndarray, "units parts"] | None = None
     notes: tuple[Note, ...] = ()
-    more: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 def largest_share(
@@ -115,28 +115,28 @@ class Attribution:
 
 
 def joined(
-    method: str, question: Question, found: Found, cost: Cost, notes: tuple[Note, ...]
+    method: str, question: Question, result: MethodScores, cost: Cost, notes: tuple[Note, ...]
 ) -> Attribution:
     """The attribution that a method's finding makes with its question.
 
     Raises:
         AttributionError: scores that are no numbers.
     """
-    if not np.isfinite(found.scores).all():
+    if not np.isfinite(result.scores).all():
         raise AttributionError(f"{method}: {no_number(question)}")
     return Attribution(
         method=method,
         text=question.text,
         units=question.units.texts,
         spans=question.units.spans,
-        scores=found.scores,
-        errors=found.errors,
+        scores=result.scores,
+        errors=result.errors,
         target=question.name,
         unit=question.unit,
-        value=found.value,
-        baseline=found.baseline,
+        value=result.value,
+        baseline=result.baseline,
         cost=cost,
-        notes=(*question.notes, *notes, *found.notes),
-        inner=found.inner,
-        more=found.more,
+        notes=(*question.notes, *notes, *result.notes),
+        inner=result.inner,
+        more=result.figures,
     )

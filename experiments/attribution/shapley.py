@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 
 from .game import Game
 from .options import Options
-from .result import Found
+from .result import MethodScores
 from .units import AttributionError
 
 MOST_EXACT = 12
@@ -26,7 +26,7 @@ MOST_EXACT = 12
 Masks = Bool[np.ndarray, "rows units"]
 
 
-def exact(game: Game, options: Options) -> Found:
+def exact(game: Game, options: Options) -> MethodScores:
     """All 2^M sets of units, each once."""
     if game.n > MOST_EXACT:
         raise AttributionError(
@@ -40,7 +40,7 @@ def exact(game: Game, options: Options) -> Found:
     of_draws = np.stack([shapley_values(values) for values in each])
     scores, errors = over_draws(of_draws)
     empty = float(each[:, 0].mean())
-    return Found(scores, game.value, errors, empty, more={"removal": game.removal})
+    return MethodScores(scores, game.value, errors, empty, figures={"removal": game.removal})
 
 
 def over_draws(
@@ -78,7 +78,7 @@ def kernel_weight(units: int, size: int) -> float:
     return (units - 1) / (math.comb(units, size) * size * (units - size))
 
 
-def kernel(game: Game, options: Options) -> Found:
+def kernel(game: Game, options: Options) -> MethodScores:
     """Weighted regression on sets: whole sizes while the budget lasts, then drawn ones,
     each with its complement.
     """
@@ -86,7 +86,7 @@ def kernel(game: Game, options: Options) -> Found:
     empty = float(empties.mean())
     if game.n == 1:
         scores, errors = over_draws(value - empties[:, None])
-        return Found(scores, value, errors, empty, more={"removal": game.removal})
+        return MethodScores(scores, value, errors, empty, figures={"removal": game.removal})
     budget = 2 * game.n + 2048 if options.samples is None else options.samples
     if budget < 2 * game.n:
         raise AttributionError(
@@ -106,7 +106,7 @@ def kernel(game: Game, options: Options) -> Found:
         errors = np.hypot(errors, removal_errors)
     n_drawn = int((pairs >= 0).sum())
     figures = {"removal": game.removal, "samples": len(masks), "drawn": n_drawn}
-    return Found(scores, value, errors, empty, more=figures)
+    return MethodScores(scores, value, errors, empty, figures=figures)
 
 
 _ROUNDING = 1e-8
@@ -200,7 +200,7 @@ def kernel_solve(
     return scores, np.sqrt(np.maximum(np.diag(spread), 0.0))
 
 
-def permutations(game: Game, options: Options) -> Found:
+def permutations(game: Game, options: Options) -> MethodScores:
     """Units put back one by one in random orders, each order also backwards; exact where units meet
     only in pairs.
 
@@ -223,7 +223,7 @@ def permutations(game: Game, options: Options) -> Found:
     order_errors = of_pairs.mean(0).std(0, ddof=1) / math.sqrt(pairs)
     errors = np.hypot(order_errors, removal_errors)
     figures = {"removal": game.removal, "permutations": 2 * pairs}
-    return Found(scores, game.value, errors, game.empty, more=figures)
+    return MethodScores(scores, game.value, errors, game.empty, figures=figures)
 
 
 def marginals(

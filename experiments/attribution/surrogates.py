@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from ..report.schema import Note
 from .game import Game
 from .options import Options
-from .result import Found, largest_share
+from .result import MethodScores, largest_share
 from .units import AttributionError
 
 WIDTH = 25.0
@@ -85,7 +85,7 @@ def ridge(
     return coef, errors, r2
 
 
-def lime(game: Game, options: Options) -> Found:
+def lime(game: Game, options: Options) -> MethodScores:
     """LIME for text with the published defaults: a weighted ridge regression (penalty 1) on which
     units are there.
 
@@ -126,7 +126,7 @@ def lime(game: Game, options: Options) -> Found:
         )
         notes.append(Note(kind="warning", text=short))
     figures = {"removal": game.removal, "samples": n, "r2": r2, "error": line.share}
-    return Found(scores, game.value, spread, notes=tuple(notes), more=figures)
+    return MethodScores(scores, game.value, spread, notes=tuple(notes), figures=figures)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _chosen(
     return np.sort(largest_first[:wanted])
 
 
-def tree(game: Game, options: Options) -> Found:
+def tree(game: Game, options: Options) -> MethodScores:
     """A regression tree of depth 3 on LIME's samples, in words; it can show that two units matter
     only together.
 
@@ -218,7 +218,7 @@ def tree(game: Game, options: Options) -> Found:
     figures = {"removal": game.removal, "samples": n, "r2": r2, "rules": rules}
     scores = _shares(of_all.tree_, game.n)
     errors = np.std(refits, axis=0, ddof=1)
-    return Found(scores, game.value, errors, notes=notes, more=figures)
+    return MethodScores(scores, game.value, errors, notes=notes, figures=figures)
 
 
 def _shares(nodes: Any, units: int) -> Float[np.ndarray, " units"]:

@@ -31,7 +31,7 @@ from .game import Game
 from .gradients import Slope
 from .medium_gradients import absent_embeddings, medium_first_order
 from .options import Options
-from .result import Found
+from .result import MethodScores
 
 DRAWN = 8
 """Units that are left out exactly to judge the estimates by, besides the largest."""
@@ -39,7 +39,7 @@ CONFIDENCE = 0.95
 """Of the bound on how many units that were not measured are larger."""
 
 
-def largest_left_out(game: Game, options: Options, largest: int) -> Found:
+def largest_left_out(game: Game, options: Options, largest: int) -> MethodScores:
     """What is lost without each unit: exact for the largest, estimated for the rest."""
     estimates, bounds = first_order(game)
     top, sample = to_verify(bounds, largest, DRAWN, options.seed)
@@ -63,7 +63,7 @@ def largest_left_out(game: Game, options: Options, largest: int) -> Found:
         f"{others['unmeasured']} that were not measured are"
     )
     notes = (*certificate_notes("leave-one-out", agreement), Note(kind="info", text=text))
-    return Found(scores, game.value, notes=notes, more=figures)
+    return MethodScores(scores, game.value, notes=notes, figures=figures)
 
 
 def _others(

@@ -221,14 +221,14 @@ def _differences(
             some = measure.counted & (in_first | in_second)
             if not (some & in_first).any() or not (some & in_second).any():
                 continue
-            found = group_difference(
+            difference = group_difference(
                 measure.values[some],
                 in_second[some],
                 predictions.clusters[some],
                 share=measure.share,
                 seed=seed,
             )
-            p.append(found.p)
+            p.append(difference.p)
             records.append(
                 GroupDifferenceRecord(
                     by=column,
@@ -236,8 +236,8 @@ def _differences(
                     label=measure.label or None,
                     a=first,
                     b=second,
-                    **estimated("difference", found.interval),
-                    p=_finite(found.p),
+                    **estimated("difference", difference.interval),
+                    p=_finite(difference.p),
                     p_holm=None,
                 )
             )

@@ -146,10 +146,10 @@ def _of_pair(subject: Subject, text: Prompt) -> Float[np.ndarray, " c"]:
             f"{text.prompt[:40]!r}"
         )
     (batch,) = subject.batches([encoded])
-    more: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if setting(subject.config, "type_vocab_size", default=1) > 1:
-        more["token_type_ids"] = torch.tensor([types], device=subject.device)
-    return _softmax(subject.forward(batch, logits=True, **more).logits)[0]
+        arguments["token_type_ids"] = torch.tensor([types], device=subject.device)
+    return _softmax(subject.forward(batch, logits=True, **arguments).logits)[0]
 
 
 def _softmax(logits: torch.Tensor) -> Float[np.ndarray, "n c"]:

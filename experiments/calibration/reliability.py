@@ -313,10 +313,10 @@ def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
         boot = bootstrap(np.unique(first.clusters[both], return_inverse=True)[1], seed)
         of_first = cal.squared_error(first.confidence, first.correct)[both]
         of_other = cal.squared_error(other.confidence, other.correct)[both]
-        found = mean_effects((of_other - of_first)[:, None], boot, seed=seed)
-        p += found.p.tolist()
+        difference = mean_effects((of_other - of_first)[:, None], boot, seed=seed)
+        p += difference.p.tolist()
         fields = {"a": first.method, "b": other.method, "n": n}
-        rows.append({**fields, **spread("difference", found.interval(), boot)})
+        rows.append({**fields, **spread("difference", difference.interval(), boot)})
     records = []
     for row, *tests in zip(rows, p, holm(p), strict=True):
         of_pair, corrected = (value if math.isfinite(value) else None for value in tests)

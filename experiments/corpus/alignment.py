@@ -21,7 +21,7 @@ def align(
     if text is None:
         text, of_surface = _built(tokens, forms)
     else:
-        of_surface = _found(tokens, forms, text, text_line, fail)
+        of_surface = _surface_spans(tokens, forms, text, text_line, fail)
     if len(of_surface) == len(tokens.words):  # no multiword token
         return text, of_surface
     spans: list[Span] = []
@@ -36,7 +36,7 @@ def align(
     return text, spans
 
 
-def _found(
+def _surface_spans(
     tokens: TokenLines, forms: Sequence[str], text: str, text_line: int, fail: Failure
 ) -> list[Span]:
     """Where a text has its surface tokens, one after the other."""

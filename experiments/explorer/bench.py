@@ -174,9 +174,9 @@ class Bench:
 
     def _forget(self) -> None:
         """Drop the runs that were used longest ago, down to what may be kept."""
-        held = sum(run.n_bytes for run in self._runs.values())
-        while held > CACHE_BYTES and len(self._runs) > 1:
-            held -= self._runs.popitem(last=False)[1].n_bytes
+        n_bytes = sum(run.n_bytes for run in self._runs.values())
+        while n_bytes > CACHE_BYTES and len(self._runs) > 1:
+            n_bytes -= self._runs.popitem(last=False)[1].n_bytes
 
     def groups(self, view: View, generating: bool = False) -> list[dict[str, Edit]]:
         """The edits in force as `intervene` takes them.
@@ -199,8 +199,8 @@ class Bench:
     def end_tokens(self) -> set[int]:
         """Tokens that end a text."""
         settings = getattr(self.model, "generation_config", None)
-        found = [self.subject.tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)]
-        ids = [one for some in found for one in (some if isinstance(some, list) else [some])]
+        end_ids = [self.subject.tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)]
+        ids = [one for some in end_ids for one in (some if isinstance(some, list) else [some])]
         return {token for token in ids if token is not None}
 
     def answer(self, run: Run) -> Float[Tensor, " vocab"]:

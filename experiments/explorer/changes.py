@@ -55,16 +55,16 @@ class Change:
         Raises:
             InputError: another form, an unknown kind of edit, a value that does not belong to it.
         """
-        found = _FORM.fullmatch(text) if len(text) <= LONGEST else None
-        if found is None:
+        match = _FORM.fullmatch(text) if len(text) <= LONGEST else None
+        if match is None:
             raise InputError(
                 f"edit {text[:60]!r}: expected SITE=HOW[:VALUE][@POSITIONS], "
                 "such as blocks.3.attn.hook_z[5]=zero"
             )
-        site, how, value = str(Site.parse(found["site"])), found["how"], found["value"]
+        site, how, value = str(Site.parse(match["site"])), match["how"], match["value"]
         positions = None
-        if found["at"] is not None:
-            positions = tuple(int(part) for part in found["at"].split(",") if part)
+        if match["at"] is not None:
+            positions = tuple(int(part) for part in match["at"].split(",") if part)
         if how not in HOW:
             raise InputError(f"edit {text!r}: {how!r} is not one of {', '.join(HOW)}")
         if (value is None) == (how in ("scale", "knockout")):

@@ -66,11 +66,11 @@ def effects(bench: Bench, view: View) -> dict[str, Any]:
     """First-order effects of zeroing each head and MLP, those that were measured,
     and how the two agree.
     """
-    found = _estimated(bench, view)
+    estimated = _estimated(bench, view)
     exact = measured(bench, view)
     rows: dict[int, list[float]] = {}
     mlps: dict[int, float] = {}
-    for part, effect in found["parts"]:
+    for part, effect in estimated["parts"]:
         if part.kind == "heads":
             rows.setdefault(part.layer, []).append(effect)
         elif part.kind == "mlps":
@@ -81,9 +81,9 @@ def effects(bench: Bench, view: View) -> dict[str, Any]:
         "unit": "nats",
         "rows": [{"layer": layer, "values": values} for layer, values in rows.items()],
         "mlps": [{"layer": layer, "value": value} for layer, value in mlps.items()],
-        "neurons": found["neurons"],
+        "neurons": estimated["neurons"],
         "exact": exact,
-        "agreement": agreement(found["by_site"], exact),
+        "agreement": agreement(estimated["by_site"], exact),
     }
 
 
@@ -124,12 +124,12 @@ def measured(bench: Bench, view: View) -> dict[str, float]:
     """Exact effects of zeroing single parts, as far as they were clicked or asked for:
     site -> nats.
     """
-    found: dict[str, float] = {}
+    effects_by_site: dict[str, float] = {}
     for text, effect in bench.read(view.text).exact.get(bench.contrast(view), {}).items():
         change = Change.parse(text)
         if change.how == "zero" and change.positions is None:
-            found[change.site] = effect
-    return found
+            effects_by_site[change.site] = effect
+    return effects_by_site
 
 
 def agreement(estimated: dict[str, float], exact: dict[str, float]) -> dict[str, Any] | None:
@@ -146,9 +146,9 @@ def measure(bench: Bench, view: View) -> Iterator[dict[str, Any]]:
     """Measure the parts with the largest estimates exactly, each zeroed by itself,
     and give the grid again.
     """
-    found = _estimated(bench, view)
+    estimated = _estimated(bench, view)
     known = measured(bench, view)
-    parts = [(part, e) for part, e in found["parts"] if str(part.site) not in known]
+    parts = [(part, e) for part, e in estimated["parts"] if str(part.site) not in known]
     parts.sort(key=lambda pair: -abs(pair[1]))
     metric, chunk = bench.chunk(view)
     sweep = Sweep(bench.subject, metric, chunk)
@@ -255,8 +255,8 @@ def attribution(bench: Bench, view: View, method: str = "grad-input") -> Iterato
     question = question_of(bench, view)
     scorer = Scorer(question)
     if method == "grad-input":
-        found = method_named(method)(scorer, Options())
-        result = joined(method, question, found, scorer.cost, tuple(scorer.notes))
+        scored = method_named(method)(scorer, Options())
+        result = joined(method, question, scored, scorer.cost, tuple(scorer.notes))
         scores, value = result.scores, result.value
     else:
         game = Game(scorer)

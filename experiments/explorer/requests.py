@@ -94,5 +94,5 @@ def answered(bench: Bench, given: Mapping[str, Any]) -> Iterable[Message]:
             raise InputError(f"request {name}: no value {key!r:.40}")
         if not isinstance(value, VALUES[key]) or isinstance(value, bool):
             raise InputError(f"{key}: expected {VALUES[key].__name__}, got {value!r:.60}")
-    found = ASKS[name](bench, View.parse(view), **values)
-    return [found] if isinstance(found, dict) else found
+    answer = ASKS[name](bench, View.parse(view), **values)
+    return [answer] if isinstance(answer, dict) else answer

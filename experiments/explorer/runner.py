@@ -94,8 +94,8 @@ class Runner:
     ) -> None:
         last = ""
         assert process.stderr is not None
-        with process.stderr as told:
-            for line in told:
+        with process.stderr as messages:
+            for line in messages:
                 if text := _COLOURS.sub("", line).strip():
                     last = text
                     send({"part": "run", "number": number, "state": "running", "text": text[:400]})

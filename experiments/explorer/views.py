@@ -267,10 +267,10 @@ def _columns(
     for start in range(0, len(wanted), ROWS):
         some = wanted[start : start + ROWS]
         moved = torch.stack([lens(layer, streams[layer][at]) for layer, at in some])
-        for place, found in zip(some, _likeliest(bench, view, moved, followed), strict=True):
-            cells[place] = found
+        for place, cell in zip(some, _likeliest(bench, view, moved, followed), strict=True):
+            cells[place] = cell
             if place[0] not in changed:
-                known[place] = found
+                known[place] = cell
     return [[cells.get((layer, at)) for layer in range(len(streams))] for at in positions]
 
 

@@ -85,12 +85,12 @@ class Need:
     """What a capture needs, in bytes.
 
     Attributes:
-        held: before the first batch.
+        resident: before the first batch.
         token: for each token of a batch.
         row: on disk, for each row.
     """
 
-    held: int
+    resident: int
     token: int
     row: int
 
@@ -109,12 +109,12 @@ class Need:
         stored = values * store_as.itemsize + 8 * len(COLUMNS)
         pooled = 8 * max(widths.values(), default=0)
         each = 2 * values * weights + (AHEAD + 1) * stored + block * weights + pooled
-        held = psutil.Process().memory_info().rss + SLACK
-        return cls(held, round(MARGIN * each), stored)
+        resident = psutil.Process().memory_info().rss + SLACK
+        return cls(resident, round(MARGIN * each), stored)
 
     def memory(self, tokens: int, window_tokens: int = 0) -> int:
         """Peak of the process with batches of so many tokens."""
-        return self.held + tokens * self.token + window_tokens * _TEXT
+        return self.resident + tokens * self.token + window_tokens * _TEXT
 
     def batch_tokens(self, asked: int, max_ram: int | None, mean_length: float) -> int:
         """How many tokens a batch may have; at most as many as asked.
@@ -132,7 +132,7 @@ class Need:
             raise RunError(
                 f"--max-ram {size(max_ram)}: expected at least "
                 f"{size(self.memory(16, window))}, of which the model and the program hold "
-                f"{size(self.held)}"
+                f"{size(self.resident)}"
             )
         return min(asked, fit)
 

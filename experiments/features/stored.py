@@ -144,8 +144,8 @@ def read_or_run(
         return stored(where, subject, corpora, layout, places, pooling)
     with console.progress() as bars:
         bar = bars.add_task("features", total=len(layout.encoded))
-        more: dict[str, Any] = {"pooling": pooling, "batch_tokens": batch_tokens}
-        extract(subject, layout, places, store, advance=lambda n: bars.advance(bar, n), **more)
+        settings: dict[str, Any] = {"pooling": pooling, "batch_tokens": batch_tokens}
+        extract(subject, layout, places, store, advance=lambda n: bars.advance(bar, n), **settings)
     return Features(store)
 
 

@@ -319,8 +319,8 @@ def _matrix(path: Path, tensors: dict[str, Tensor], name: str, shape: tuple[int,
     """
     value = tensors.get(name)
     if value is None or tuple(value.shape) != shape:
-        found = "none" if value is None else f"shape {tuple(value.shape)}"
-        raise LensError(f"{path}: expected {name} of shape {shape}, got {found}")
+        actual = "none" if value is None else f"shape {tuple(value.shape)}"
+        raise LensError(f"{path}: expected {name} of shape {shape}, got {actual}")
     if not value.is_floating_point():
         raise LensError(f"{path}: expected {name} in floating point, got {value.dtype}")
     if not bool(value.isfinite().all()):

@@ -36,8 +36,8 @@ class _Sums:
         if self.x is None:
             self.x, self.y, self.xx, self.xy = sums
         else:
-            for total, more in zip((self.x, self.y, self.xx, self.xy), sums, strict=True):
-                total += more  # pyright: ignore[reportOperatorIssue]
+            for total, added in zip((self.x, self.y, self.xx, self.xy), sums, strict=True):
+                total += added  # pyright: ignore[reportOperatorIssue]
         self.n += len(x)
 
     def solution(self) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, " d_model"]]:

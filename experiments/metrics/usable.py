@@ -93,11 +93,11 @@ def usable_items(
         MetricError: more is left out than is allowed.
     """
     unusable: list[Unusable] = []
-    found = read(path, check, unusable)
-    parts: list[Any] = list(found.values()) if isinstance(found, Mapping) else [found]
+    items = read(path, check, unusable)
+    parts: list[Any] = list(items.values()) if isinstance(items, Mapping) else [items]
     kept, what = sum(part.n_words for part in parts), f"items of {path.name}"
     check_share(unusable, kept + len(unusable), allowed, what)
-    return found, unusable_notes(unusable, kept, what)
+    return items, unusable_notes(unusable, kept, what)
 
 
 def usable_each(

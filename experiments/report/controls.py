@@ -51,7 +51,7 @@ def has_interval(name: str) -> Callable[[Results], bool]:
     return lambda results: any(getattr(one, f"{name}_interval", None) for one in results.records)
 
 
-def told(name: str) -> Callable[[Results], bool]:
+def is_given(name: str) -> Callable[[Results], bool]:
     """The option was given."""
     return lambda results: bool(results.provenance.get("config", {}).get(name))
 

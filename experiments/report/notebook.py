@@ -38,12 +38,12 @@ def cell_html(page: Page, findings: Sequence[str], forced: str = "") -> str | No
     text = document("cell.html.j2", page, body_data, body=body, forced=forced)
     if len(text) > HEAVY_CELL:
         return None
-    said = "".join(f"<p>{escape(finding)}</p>" for finding in findings)
+    paragraphs = "".join(f"<p>{escape(finding)}</p>" for finding in findings)
     frame = (
         f'<iframe title="{escape(page.title)}" srcdoc="{escape(text)}" loading="lazy" '
         f'style="width:100%;height:{FIRST_HEIGHT}px;border:0"></iframe>'
     )
-    return said + frame
+    return paragraphs + frame
 
 
 def head_parts(page: Page) -> list[Any]:

@@ -107,11 +107,11 @@ def first_table(page: Page) -> str:
     table = next((part for part in _parts(page) if isinstance(part, Table)), None)
     if table is None:
         return ""
-    told = [
+    filled_columns = [
         place for place in range(len(table.columns)) if any(row[place].text for row in table.rows)
     ]
-    head = "".join(f"<th>{escape(table.columns[place].name)}</th>" for place in told)
-    rows = ("".join(_cell_html(row[place]) for place in told) for row in table.rows)
+    head = "".join(f"<th>{escape(table.columns[place].name)}</th>" for place in filled_columns)
+    rows = ("".join(_cell_html(row[place]) for place in filled_columns) for row in table.rows)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     caption = f"<caption>{escape(table.caption)}</caption>"
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

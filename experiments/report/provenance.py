@@ -114,7 +114,7 @@ def provenance(about: Mapping[str, Any], prefix: str = "") -> Section:
     machine, used = about.get("machine") or {}, about.get("resources") or {}
     memory = used.get("memory") or {}
     timings = [(str(k), duration(v), False) for k, v in (used.get("parts") or {}).items()]
-    held = {
+    memory_rows = {
         "held_bytes": "held in memory",
         "disk_bytes": "on disk",
         "peak_rss_bytes": "peak of the process",
@@ -129,7 +129,9 @@ def provenance(about: Mapping[str, Any], prefix: str = "") -> Section:
         ),
     ]
     cost = [("in all", duration(used.get("seconds")), False), *timings]
-    cost += [(words, size(memory.get(key)), False) for key, words in held.items() if key in memory]
+    cost += [
+        (words, size(memory.get(key)), False) for key, words in memory_rows.items() if key in memory
+    ]
     parts: list[Any] = [
         model_pairs(about.get("model") or {}),
         data_table(list(about.get("data") or ()), prefix),

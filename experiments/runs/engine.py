@@ -174,7 +174,7 @@ class OnRay:
         """Each cell with what becomes of it, in the order in which they end."""
         ray, task, rest, running = self.ray, self._task(_cell), iter(cells), {}
         shared = [ray.put(work)]  # in a list: each worker fetches it once, not once a cell
-        with _told(ray):
+        with _worker_errors(ray):
             try:
                 while True:
                     for cell in rest:
@@ -213,7 +213,7 @@ class OnRay:
                 running.append(task.remote(self._place, shared, cell))
                 yield running[-1]
 
-        with _told(ray):
+        with _worker_errors(ray):
             return ray.get(tree(parts(), lambda a, b: join.remote(self._place, joined, a, b)))
 
     def stream(
@@ -239,7 +239,7 @@ class OnRay:
                 compute=data.ActorPoolStrategy(size=self.workers),
                 **self.needs,
             )
-            with _told(self.ray):
+            with _worker_errors(self.ray):
                 for row in done.iter_rows():
                     if isinstance(row["item"], Exception):
                         raise row["item"]
@@ -296,7 +296,7 @@ def _settle(place: tuple[int, str]) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def _held(reference: Any) -> Any:
+def _fetched(reference: Any) -> Any:
     """A shared object, fetched once a worker."""
     return importlib.import_module("ray").get(reference)
 
@@ -304,20 +304,20 @@ def _held(reference: Any) -> Any:
 def _cell(place: tuple[int, str], shared: list[Any], cell: Any) -> tuple[Any, int]:
     _settle(place)
     steps: list[int] = []
-    return _held(shared[0])(cell, steps.append), sum(steps)
+    return _fetched(shared[0])(cell, steps.append), sum(steps)
 
 
 def _part(place: tuple[int, str], shared: list[Any], cell: Any) -> Any:
     _settle(place)
-    return _held(shared[0])(cell)
+    return _fetched(shared[0])(cell)
 
 
 def _merged(place: tuple[int, str], shared: list[Any], left: Any, right: Any) -> Any:
     _settle(place)
-    return _held(shared[0])(left, right)
+    return _fetched(shared[0])(left, right)
 
 
-_TOLD = (ValueError, LookupError, OSError)
+_USER_ERRORS = (ValueError, LookupError, OSError)
 """What a user can mend: it goes the way of the results,
 since Ray Data keeps no more of an error than its text.
 """
@@ -338,7 +338,7 @@ def _made(
     _settle(place)
     try:
         yield from map(_boxed, items())
-    except _TOLD as error:
+    except _USER_ERRORS as error:
         yield _boxed(error)
 
 
@@ -353,12 +353,12 @@ class _Actor:
         item = batch["item"][0]
         try:
             return _boxed(item if isinstance(item, Exception) else self.work(item))
-        except _TOLD as error:
+        except _USER_ERRORS as error:
             return _boxed(error)
 
 
 @contextmanager
-def _told(ray: Any) -> Iterator[None]:
+def _worker_errors(ray: Any) -> Iterator[None]:
     """What went wrong in a worker, as it would have here."""
     try:
         yield

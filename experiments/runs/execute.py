@@ -63,14 +63,14 @@ class DataFile:
     Args:
         split: what it is to the study: train, dev, test, prompts, reference, ...
         size: texts in it that are used.
-        more: further facts for the provenance.
+        facts: further facts for the provenance.
     """
 
     split: str
     path: str
     sha256: str
     size: int
-    more: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, split: str, path: Path, size: int) -> DataFile:
@@ -90,7 +90,7 @@ class DataFile:
             "path": self.path,
             "sha256": self.sha256,
             "sentences": self.size,
-            **self.more,
+            **self.facts,
         }
 
 

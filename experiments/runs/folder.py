@@ -70,18 +70,18 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: the file is no JSON object: it was cut short, or changed by hand.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise RunError(
             f"{path}: expected the JSON that a run wrote, got something else ({error}): "
             "delete the file if it is a run's"
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise RunError(
             f"{path}: expected a JSON object that a run wrote, "
-            f"got a {type(found).__name__}: delete the file if it is a run's"
+            f"got a {type(content).__name__}: delete the file if it is a run's"
         )
-    return found
+    return content
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -175,13 +175,13 @@ class RunFolder:
                 raise RunError(f"--out {path}: cannot make the folder: {error.strerror}") from error
             write_json(known, self.config)
 
-    def _compare(self, found: Mapping[str, Any]) -> None:
-        differing = sorted(k for k in {*found, *self.config} if found.get(k) != self.config.get(k))
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        differing = sorted(k for k in {*saved, *self.config} if saved.get(k) != self.config.get(k))
         if differing:
             first = differing[0]
             raise RunError(
                 f"--out {self.path} holds a run of another configuration "
-                f"({', '.join(differing)} differ; {first}: {found.get(first)!r} there, "
+                f"({', '.join(differing)} differ; {first}: {saved.get(first)!r} there, "
                 f"{self.config.get(first)!r} here): choose another folder or delete it"
             )
 
@@ -281,13 +281,13 @@ def now() -> str:
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
     packages = ("layerscope", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy")
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -41,7 +41,12 @@ class OptionError(LayerscopeError, ValueError):
 
 
 def option(
-    text: str, default: Any = MISSING, *, decides: bool = True, in_memory: bool = False, **more: Any
+    text: str,
+    default: Any = MISSING,
+    *,
+    decides: bool = True,
+    in_memory: bool = False,
+    **rules: Any,
 ) -> Any:
     """A field with its help text; without a default it is required.
 
@@ -54,7 +59,7 @@ def option(
             they are taken, and shown nowhere), ``hidden`` (the whole option is of an earlier
             version), ``unless`` (names of options: it must be given where none of them is).
     """
-    metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
+    metadata = {"help": text, "decides": decides, "in_memory": in_memory, **rules}
     return (
         field(metadata=metadata)
         if default is MISSING

@@ -33,17 +33,17 @@ def own_folder(out: Path) -> Path:
     group = _group()
     if group is None:
         return out
-    own = out
+    folder = out
     if group.get_rank() > 0:
         kept = tempfile.mkdtemp(prefix="layerscope-rank-")
         atexit.register(shutil.rmtree, kept, ignore_errors=True)
-        own = Path(kept) / "run"
+        folder = Path(kept) / "run"
         if out.is_dir():
-            shutil.copytree(out, own)
+            shutil.copytree(out, folder)
         talk.level = 0
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, for all that follows
     group.barrier()  # the first writes once all copies are made
-    return own
+    return folder
 
 
 def _group() -> Any:

@@ -17,12 +17,12 @@ def find_gguf(path: Path) -> Path | None:
     if path.is_file() and path.suffix == ".gguf":
         return path
     if path.is_dir() and not (path / "config.json").exists():
-        found = sorted(path.glob("*.gguf"))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        files = sorted(path.glob("*.gguf"))
+        if len(files) == 1:
+            return files[0]
+        if files:
             raise SubjectError(
-                f"{path} holds {len(found)} GGUF files: name one, such as {found[0].name}"
+                f"{path} holds {len(files)} GGUF files: name one, such as {files[0].name}"
             )
         raise SubjectError(f"no model in the folder {path}: expected config.json or a .gguf file")
     return None
@@ -51,8 +51,8 @@ def weight_files(source: str, revision: str | None = None) -> tuple[Path, ...]:
             return ()
         folder = Path(config).parent
     for pattern in ("model*.safetensors", "*.safetensors", "*.bin"):
-        if found := sorted(folder.glob(pattern)):
-            return tuple(found)
+        if files := sorted(folder.glob(pattern)):
+            return tuple(files)
     return ()
 
 
@@ -101,12 +101,12 @@ def quick_gguf() -> Iterator[None]:
 
     reading: Any = unpacking
     bar = reading.tqdm  # which asks nobody whether it may be shown
-    found = gguf.GGUFReader, gguf.get_tensor_name_map
+    replaced = gguf.GGUFReader, gguf.get_tensor_name_map
     gguf.GGUFReader = functools.cache(Reader)
-    gguf.get_tensor_name_map = functools.cache(found[1])
+    gguf.get_tensor_name_map = functools.cache(replaced[1])
     reading.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = found
+        gguf.GGUFReader, gguf.get_tensor_name_map = replaced
         reading.tqdm = bar

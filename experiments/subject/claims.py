@@ -39,7 +39,7 @@ heads and poolers are often left out.
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredWeights:
     """What weight files hold.
 
     Args:
@@ -77,7 +77,7 @@ class Held:
         return max(FEW, len(self.shapes), max(sizes, default=0) if name.endswith("labels") else 0)
 
 
-def held_in(files: Sequence[Path]) -> Held | None:
+def stored_weights(files: Sequence[Path]) -> StoredWeights | None:
     """What .safetensors files hold; None for others.
 
     Raises:
@@ -97,10 +97,10 @@ def held_in(files: Sequence[Path]) -> Held | None:
         except (SafetensorError, OSError) as error:
             raise SubjectError(f"{path}: expected safetensors ({error})") from None
     where = files[0].name if len(files) == 1 else f"{len(files)} weight files"
-    return Held(where, shapes) if files else None
+    return StoredWeights(where, shapes) if files else None
 
 
-def check_folder(folder: Path, held: Held) -> None:
+def check_folder(folder: Path, stored: StoredWeights) -> None:
     """Refuse a config.json that asks for more modules than there are weights.
 
     Raises:
@@ -112,7 +112,7 @@ def check_folder(folder: Path, held: Held) -> None:
     except (OSError, ValueError, RecursionError):
         return  # transformers says what is wrong with it
     for name, value in _numbers(settings):
-        _check(str(path), name, value, held)
+        _check(str(path), name, value, stored)
 
 
 def _numbers(settings: Any) -> Iterator[tuple[str, int]]:
@@ -127,18 +127,18 @@ def _numbers(settings: Any) -> Iterator[tuple[str, int]]:
                 yield str(name), one
 
 
-def _check(path: str, name: str, value: int, held: Held) -> None:
+def _check(path: str, name: str, value: int, stored: StoredWeights) -> None:
     is_too_few = value < 0 and bool(COUNTED.search(name))
-    is_too_many = value > held.most(name) and bool(LOOPED.search(name))
+    is_too_many = value > stored.most(name) and bool(LOOPED.search(name))
     if is_too_few or is_too_many:
         shown = str(value) if value < 10**20 else f"a number of {len(str(value))} digits"
         raise SubjectError(
-            f"{path}: {name} is {shown}, and {held.where} holds {len(held.shapes)} tensors: "
+            f"{path}: {name} is {shown}, and {stored.where} holds {len(stored.shapes)} tensors: "
             "the weights are not of this configuration"
         )
 
 
-def check_parameters(name: str, config: Any, build: Any, held: Held) -> None:
+def check_parameters(name: str, config: Any, build: Any, stored: StoredWeights) -> None:
     """Refuse a configuration with more layers than the weights, before memory is taken for what is
     missing.
 
@@ -151,16 +151,16 @@ def check_parameters(name: str, config: Any, build: Any, held: Held) -> None:
     import torch
 
     claimed = [value for key, value in _numbers(config.to_dict()) if COUNTED.search(key)]
-    if held.layers == 0 or max(claimed, default=0) <= held.layers:
+    if stored.layers == 0 or max(claimed, default=0) <= stored.layers:
         return
     # More layers than numbers in names: only a model whose layers share their weights is so.
     with torch.device("meta"):
         model = build.from_config(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if parameters > SPARSE * held.parameters:
+    if parameters > SPARSE * stored.parameters:
         raise SubjectError(
             f"{name}: config.json describes {max(claimed)} layers and {parameters:,} "
-            f"parameters, {held.where} holds {held.layers} layers and {held.parameters:,}: "
+            f"parameters, {stored.where} holds {stored.layers} layers and {stored.parameters:,}: "
             "the weights are not of this configuration"
         )
 
@@ -280,8 +280,8 @@ def check_gguf(path: Path) -> None:
             raise SubjectError(f"{path}: expected a GGUF file, it is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = _Gguf(path, data)
-    held = Held(path.name, header.shapes)
+    stored = StoredWeights(path.name, header.shapes)
     for name, value in header.counts.items():
         # block_count, expert_count: as a configuration's num_blocks
         if name.endswith("_count"):
-            _check(str(path), name.removesuffix("_count"), value, held)
+            _check(str(path), name.removesuffix("_count"), value, stored)

@@ -15,7 +15,7 @@ from torch import nn
 from ...hooks.folders import expanded
 from ...hooks.placement import dtype_of
 from .checkpoint_files import find_gguf, is_offline, quick_gguf, require_safetensors, weight_files
-from .claims import check_folder, check_gguf, check_parameters, held_in
+from .claims import check_folder, check_gguf, check_parameters, stored_weights
 from .errors import COMMANDS_FOR, SubjectError, one_line, quiet, reads_no_text
 from .modes import Modes, base_of_adapter, with_adapter
 
@@ -128,15 +128,15 @@ def _read(
     elif isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = AutoTokenizer.from_pretrained(os.fspath(tokenizer))
     auto = auto_class(config, body_only=parts.body_only, classifier=parts.classifier)
-    told = modes.to_read()
+    arguments = modes.to_read()
     if gguf is None:
-        told["use_safetensors"] = None if parts.allow_pickle else True
-        if Path(source).is_dir() and (held := held_in(weight_files(source))) is not None:
-            check_parameters(name, config, auto, held)
-    elif told["dtype"] == "auto":
-        told["dtype"] = torch.float32  # a GGUF file holds quantised blocks, which are unpacked
+        arguments["use_safetensors"] = None if parts.allow_pickle else True
+        if Path(source).is_dir() and (stored := stored_weights(weight_files(source))) is not None:
+            check_parameters(name, config, auto, stored)
+    elif arguments["dtype"] == "auto":
+        arguments["dtype"] = torch.float32  # a GGUF file holds quantised blocks, which are unpacked
     model, info = auto.from_pretrained(
-        source, config=config, output_loading_info=True, **where, **told
+        source, config=config, output_loading_info=True, **where, **arguments
     )
     notes = [*_missing(name, model, info["missing_keys"]), *_about_modes(model, modes)]
     files = (gguf,) if gguf is not None else weight_files(source, modes.revision)
@@ -147,9 +147,9 @@ def _read(
 
 def _check_claims(folder: Path) -> None:
     """Refuse a folder whose configuration asks for far more than its weights hold."""
-    held = held_in(weight_files(str(folder)))
-    if held is not None:
-        check_folder(folder, held)
+    stored = stored_weights(weight_files(str(folder)))
+    if stored is not None:
+        check_folder(folder, stored)
 
 
 def _with_adapter(
@@ -239,8 +239,8 @@ def read_media_model(
         if kind == "images" and hasattr(config, "vision_config"):
             prefix = str((config.architectures or [""])[0]).removesuffix("Model")
             build = getattr(t, f"{prefix}VisionModel", t.AutoModel)
-        told = {**modes.to_read(), "use_safetensors": True}
-        model = build.from_pretrained(source, **where, **told)
+        arguments = {**modes.to_read(), "use_safetensors": True}
+        model = build.from_pretrained(source, **where, **arguments)
     files = weight_files(source, modes.revision)
     notes = _about_modes(model, modes)
     if modes.adapter is not None:

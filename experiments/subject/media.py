@@ -191,8 +191,8 @@ class MediaSubject(Subject):
         except ValueError as error:  # such as a size that the model does not take
             if isinstance(error, LayerscopeError):
                 raise
-            more = f" (or one of the {len(batch) - 1} files with it)" if len(batch) > 1 else ""
-            raise SubjectError(f"{batch.paths[0]}{more}: {first_line(error)}") from error
+            others = f" (or one of the {len(batch) - 1} files with it)" if len(batch) > 1 else ""
+            raise SubjectError(f"{batch.paths[0]}{others}: {first_line(error)}") from error
 
     def check_file(self, path: str) -> None:
         """Read a file as `forward` does: one that cannot be used is found before the first

@@ -130,10 +130,10 @@ def effect_records(
     is_of_answers = np.full(len(parts), metric.difference_kind is not None)
     if measured.unchanged is not None:
         is_of_answers &= ~measured.unchanged  # an edit that does nothing has no effect anywhere
-    found = mean_effects(effects.T, boot, flips_of(len(parts)), seed, is_of_answers)
-    tested = measured.tested & np.isfinite(found.p)
+    tests = mean_effects(effects.T, boot, flips_of(len(parts)), seed, is_of_answers)
+    tested = measured.tested & np.isfinite(tests.p)
     # Over all parts of the grid: what was not measured, or cannot be tested, counts as p = 1.
-    q = benjamini_hochberg(np.where(tested, found.p, 1.0).tolist())
+    q = benjamini_hochberg(np.where(tested, tests.p, 1.0).tolist())
     records = []
     for start in range(0, len(parts), BLOCK):
         block = effects[start : start + BLOCK]
@@ -141,7 +141,7 @@ def effect_records(
         shares = boot.ratio_ends(block.T, whole[:, None])
         for i, values in enumerate(block):
             part, number = parts[start + i], start + i
-            effect = replace(found.interval(number), value=float(values.mean()))
+            effect = replace(tests.interval(number), value=float(values.mean()))
             columns = {}
             for name, column in measured.columns.items():
                 columns[name] = finite(float(column[number]))
@@ -156,7 +156,7 @@ def effect_records(
                     exact=bool(measured.tested[number]),
                     effect=effect.value,
                     effect_interval=Interval.of(effect),
-                    p=float(found.p[number]) if tested[number] else None,
+                    p=float(tests.p[number]) if tested[number] else None,
                     q=q[number] if tested[number] else None,
                     n=len(values),
                     n_clusters=boot.n_clusters,

@@ -203,13 +203,13 @@ def surely_behind(
     """
     means, sizes = now.means, np.abs(now.means)
     leaders = np.argsort(-sizes, kind="stable")[: LEADERS * keep]
-    own = now.scale * now.spread[leaders]
+    leader_variances = now.scale * now.spread[leaders]
     covariances = now.scale * (now.residuals[leaders] @ now.residuals.T)
     signs = np.sign(means[leaders])
     t = t_quantile(1 - level, now.degrees)
     is_ahead = np.ones(covariances.shape, dtype=bool)
     for sign in (1, -1):
         gaps = sizes[leaders, None] - sign * means
-        of_pairs = own[:, None] + variances - 2 * sign * signs[:, None] * covariances
+        of_pairs = leader_variances[:, None] + variances - 2 * sign * signs[:, None] * covariances
         is_ahead &= gaps > t * np.sqrt(np.maximum(of_pairs, 0))
     return is_ahead.sum(0) >= keep

@@ -149,14 +149,14 @@ def _stage(
 ) -> tuple[list[int], Grid]:
     """One stage's prompts, and the grid of them alone, numbered from 0."""
     prompts: list[int] = []
-    own: list[Chunk] = []
+    stage_groups: list[Chunk] = []
     for chunk in groups:
         numbers = list(range(len(prompts), len(prompts) + len(chunk.prompts)))
-        own.append(replace(chunk, prompts=numbers))
+        stage_groups.append(replace(chunk, prompts=numbers))
         prompts += chunk.prompts
 
     def edits_for(number: int) -> Callable[[Component], Edit]:
         return grid.edits_for(first_group + number)
 
     name = f"{grid.name} stage {stage}"
-    return prompts, replace(grid, name=name, groups=own, edits_for=edits_for)
+    return prompts, replace(grid, name=name, groups=stage_groups, edits_for=edits_for)

@@ -113,7 +113,7 @@ class Fits:
     @classmethod
     def plan(
         cls,
-        held: int,
+        resident: int,
         one_site: int,
         copies: int,
         solves: Sequence[Solve],
@@ -124,7 +124,7 @@ class Fits:
         """Hold the vectors if they fit; else leave them on disk.
 
         Args:
-            held: bytes before the first probe.
+            resident: bytes before the first probe.
             one_site: bytes of a site's vectors, of which ``copies`` are held together.
             beside: what options take that want vectors in memory, by name.
             other: bytes that another step of the study takes in place of the probes.
@@ -134,12 +134,12 @@ class Fits:
         """
         # One site is read while the one before it is solved.
         vectors = (copies + 1) * one_site + max(s.whole for s in solves) + sum(beside.values())
-        whole = held + round(MARGIN * max(vectors, other))
+        whole = resident + round(MARGIN * max(vectors, other))
         if max_ram is None or whole <= max_ram:
             return cls(whole, 0, None)
         fixed = max(s.least for s in solves)
         sampled = fixed + max(s.sample for s in solves)
-        least = held + round(MARGIN * max(sampled, other))
+        least = resident + round(MARGIN * max(sampled, other))
         name = f"--max-ram {size(max_ram)}"
         if beside:
             raise RunError(
@@ -149,11 +149,11 @@ class Fits:
         if least > max_ram:
             raise RunError(
                 f"{name}: expected at least {size(least)} with the vectors on disk "
-                f"({size(whole)} with them in memory), of which {size(held)} are held already"
+                f"({size(whole)} with them in memory), of which {size(resident)} are held already"
             )
         disk = copies * one_site + max(s.disk for s in solves)
         # Half of what is left goes to the sample; the other half is for what is made of it.
-        sample_limit = (max_ram - held - MARGIN * fixed) / (2 * MARGIN)
+        sample_limit = (max_ram - resident - MARGIN * fixed) / (2 * MARGIN)
         return cls(max_ram, disk, int(sample_limit))
 
     def line(self) -> str:

@@ -143,7 +143,7 @@ def verify(
         exam = Exam(model, inputs, sites, padding)
         if inputs is None:
             _require_fitting(exam)
-        findings = [found for check in chosen for found in _run(check, exam)]
+        findings = [finding for check in chosen for finding in _run(check, exam)]
     return Verdict(tuple(findings), time.perf_counter() - start)
 
 
@@ -165,7 +165,7 @@ def _require_fitting(exam: Exam) -> None:
 def _run(check: Check, exam: Exam) -> Iterator[Finding]:
     """The findings of one check; where it cannot even be run, that is one."""
     try:
-        yield from (replace(found, check=check.name) for found in check.run(exam))
+        yield from (replace(finding, check=check.name) for finding in check.run(exam))
     except Exception as error:  # whatever a model may raise
         line = next(iter(str(error).splitlines()), "")
         # A forward that breaks under the hooks of every study is wrong; what raises elsewhere is

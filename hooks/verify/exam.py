@@ -178,19 +178,19 @@ class Exam:
 
     # -- forwards
 
-    def run(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Tensor:
+    def run(self, inputs: Mapping[str, Any] | None = None, **arguments: Any) -> Tensor:
         """The model's answer: logits, else its hidden states,
         else the first tensor that it returns.
         """
-        return main_tensor(self.raw(inputs, **more))
+        return main_tensor(self.raw(inputs, **arguments))
 
-    def raw(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Any:
+    def raw(self, inputs: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
         """What the model returns, without a KV cache unless asked for."""
         given = {**(self.inputs if inputs is None else inputs)}
         if self.caches:
-            more = {"use_cache": False, **more}
+            arguments = {"use_cache": False, **arguments}
         moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in given.items()}
-        return self.model(**moved, **more)
+        return self.model(**moved, **arguments)
 
     def watch(
         self, inputs: Mapping[str, Any] | None = None, sites: Sequence[str] | None = None
@@ -479,13 +479,13 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
+def relative(measured: Tensor, expected: Tensor) -> float:
     """Largest ||a - b|| / ||b|| over vectors of the last axis;
     where b is a tenth of the median size, of that.
     """
-    if found.shape != expected.shape:
+    if measured.shape != expected.shape:
         return float("inf")
-    a, b = found.detach().double(), expected.detach().double().to(found.device)
+    a, b = measured.detach().double(), expected.detach().double().to(measured.device)
     b = torch.where(b.isfinite(), b, 0.0)
     a = torch.where(expected.isfinite().to(a.device), a, 0.0)  # -inf of masked scores
     if a.ndim == 0:
@@ -514,9 +514,9 @@ def main_tensor(output: Any) -> Tensor:
     if isinstance(compared, Tensor):  # each picture with its own text
         return compared.diagonal()[:, None]
     for name in ("logits", "last_hidden_state"):
-        found = getattr(output, name, None)
-        if isinstance(found, Tensor):
-            return found
+        tensor = getattr(output, name, None)
+        if isinstance(tensor, Tensor):
+            return tensor
     values = (
         output.values()
         if isinstance(output, Mapping)

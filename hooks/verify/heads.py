@@ -113,16 +113,16 @@ def products(exam: Exam) -> Iterator[Finding]:
         if exam.prefix:
             yield exam.cannot(z, "learned keys and values precede those of the text")
             continue
-        weights, found = exam.acts[pattern].double(), exam.acts[z].double()
+        weights, outputs = exam.acts[pattern].double(), exam.acts[z].double()
         candidates = [
-            _weighted(weights, v.double(), found.shape[2])
+            _weighted(weights, v.double(), outputs.shape[2])
             for v in _values(exam, block, exam.acts[value])
         ]
         if exam.has(gate):
             candidates = [
-                c * g for c in candidates for g in _gates(exam.acts[gate].double(), found)
+                c * g for c in candidates for g in _gates(exam.acts[gate].double(), outputs)
             ]
-        error = min(_up_to_scale_and_bias(c, found) for c in candidates)
+        error = min(_up_to_scale_and_bias(c, outputs) for c in candidates)
         yield exam.within(
             z, error, exam.local, "pattern x v differs from z: heads or values are mixed up"
         )
@@ -159,14 +159,14 @@ def _gates(gate: Tensor, like: Tensor) -> list[Tensor]:
     return [wide.sigmoid(), torch.nn.functional.softplus(wide)]
 
 
-def _up_to_scale_and_bias(made: Tensor, found: Tensor) -> float:
+def _up_to_scale_and_bias(made: Tensor, read: Tensor) -> float:
     """The error left once values may be scaled by one number (MiMo)
     or moved by a bias of each head's (DeBERTa).
     """
-    error = relative(made, found)
-    scale = (made * found).sum() / made.square().sum()
-    moved = made + (found - made).mean((0, 1), keepdim=True)
-    return min(error, relative(made * scale, found), relative(moved, found))
+    error = relative(made, read)
+    scale = (made * read).sum() / made.square().sum()
+    moved = made + (read - made).mean((0, 1), keepdim=True)
+    return min(error, relative(made * scale, read), relative(moved, read))
 
 
 def projections(exam: Exam) -> Iterator[Finding]:

@@ -159,20 +159,20 @@ def edits_reach(exam: Exam) -> Iterator[Finding]:
     """An edit at the site changes its block's output,
     and an edit of that output changes the model's answer.
     """
-    exam, found = response(exam)
+    exam, answer = response(exam)
     least = FLAT.get(exam.dtype, 1e-3)
     why = "an edit here changes nothing"
-    reaches = _outputs_reach(exam, found)
+    reaches = _outputs_reach(exam, answer)
     for site in exam.acts:
         layer = Site(site).layer
         post = f"blocks.{layer}.hook_resid_post"
-        if site in found.unchanged:
-            yield exam.cannot(site, found.unchanged[site])
+        if site in answer.unchanged:
+            yield exam.cannot(site, answer.unchanged[site])
         elif not in_blocks(site) and layer is not None:
             yield from _edit_elsewhere(exam, site, least, why)
         elif layer is not None and exam.has(post):
-            row = found.rows[Site(site).part, "big"]
-            here = relative(found.acts[post][row], found.acts[post][0])
+            row = answer.rows[Site(site).part, "big"]
+            here = relative(answer.acts[post][row], answer.acts[post][0])
             yield exam.above(site, min(here, reaches.get(post, here)), least, why)
         else:
             yield exam.above(site, _whole(exam, site, BIG), least, why)
@@ -198,7 +198,7 @@ def _edit_elsewhere(exam: Exam, site: str, least: float, why: str) -> Iterator[F
     yield exam.above(site, _whole(exam, site, BIG), least, why)
 
 
-def _outputs_reach(exam: Exam, found: Response) -> dict[str, float]:
+def _outputs_reach(exam: Exam, answer: Response) -> dict[str, float]:
     """The change of the answer when a block's output is changed: the last one's measured, the
     others' through the next block.
     """
@@ -212,9 +212,9 @@ def _outputs_reach(exam: Exam, found: Response) -> dict[str, float]:
     with torch.no_grad(), quiet(), intervene(exam.model, {last: edit}):
         out = exam.run(exam.item(0, 2))
     reaches = {last: relative(out[1], out[0])}
-    row = found.rows["hook_resid_pre", "big"]
+    row = answer.rows["hook_resid_pre", "big"]
     for post, after in zip(reversed(posts[:-1]), reversed(posts[1:]), strict=True):
-        through = relative(found.acts[after][row], found.acts[after][0])
+        through = relative(answer.acts[after][row], answer.acts[after][0])
         reaches[post] = min(reaches[after], through)
     return reaches
 
@@ -237,26 +237,26 @@ def own_heads(exam: Exam) -> Iterator[Finding]:
     """A query moves only its own row of its head's scores, a key its column in its group's heads,
     a value its group's z.
     """
-    exam, found = response(exam)
+    exam, answer = response(exam)
     for layer in range(exam.n_layers):
         for name, out in (("q", "attn_scores"), ("k", "attn_scores"), ("v", "z")):
             site, read = f"blocks.{layer}.attn.hook_{name}", f"blocks.{layer}.attn.hook_{out}"
             if (
                 not exam.has(site)
-                or site in found.unchanged
-                or (Site(site).part, "alone") not in found.rows
+                or site in answer.unchanged
+                or (Site(site).part, "alone") not in answer.rows
             ):
                 continue
             if not exam.has(read):
                 yield exam.cannot(site, f"hook_{out}, which it should move, is not listed")
                 continue
             assert exam.anatomy is not None
-            row = found.acts[read][found.rows[Site(site).part, "alone"]].double()
-            moved = torch.where(row.isfinite(), row - found.acts[read][0].double(), 0.0).abs()
+            row = answer.acts[read][answer.rows[Site(site).part, "alone"]].double()
+            moved = torch.where(row.isfinite(), row - answer.acts[read][0].double(), 0.0).abs()
             at, heads = exam.acts[site].shape[1] // 2, exam.anatomy.query_heads(f"{site}[0]")
             inside = torch.zeros_like(moved, dtype=torch.bool)
             for head in heads:
-                clean = found.acts[read][0]
+                clean = answer.acts[read][0]
                 # the model takes its row's largest score away
                 from_top = bool((clean.amax(-1) == 0).all())
                 sink = moved.shape[-1] != len(exam.acts[site][0])
@@ -288,17 +288,17 @@ def _normed_together(exam: Exam, layer: int, site: str) -> bool:
 
 def own_neurons(exam: Exam) -> Iterator[Finding]:
     """mlp.hook_post is mlp.hook_pre neuron by neuron."""
-    exam, found = response(exam)
+    exam, answer = response(exam)
     for layer in range(exam.n_layers):
         pre, post = f"blocks.{layer}.mlp.hook_pre", f"blocks.{layer}.mlp.hook_post"
         if (
             not exam.has(pre, post)
-            or pre in found.unchanged
-            or ("mlp.hook_pre", "alone") not in found.rows
+            or pre in answer.unchanged
+            or ("mlp.hook_pre", "alone") not in answer.rows
         ):
             continue
-        row = found.acts[post][found.rows["mlp.hook_pre", "alone"]].double()
-        moved, at = (row - found.acts[post][0].double()).abs(), row.shape[0] // 2
+        row = answer.acts[post][answer.rows["mlp.hook_pre", "alone"]].double()
+        moved, at = (row - answer.acts[post][0].double()).abs(), row.shape[0] // 2
         hit = float(moved[at, 0])
         moved[at, 0] = 0
         stray = float(moved.max())
@@ -314,7 +314,7 @@ def gradients(exam: Exam) -> Iterator[Finding]:
     if why := cut_gradients(exam.model):
         yield exam.cannot("", why)
         return
-    exam, found = response(exam)
+    exam, answer = response(exam)
     step = STEP.get(exam.dtype)
     if step is None:
         yield exam.cannot(
@@ -329,25 +329,25 @@ def gradients(exam: Exam) -> Iterator[Finding]:
             "quantised layers round values, which dominates finite differences",
         )
         return
-    inside = list(found.directions)
+    inside = list(answer.directions)
     why = "the gradient differs from the finite difference"
     if inside:
-        posts = [s for s in found.acts if s.endswith("hook_resid_post")]
+        posts = [s for s in answer.acts if s.endswith("hook_resid_post")]
         weights = {s: noise(exam.acts[s][0], 7 + sum(map(ord, s)), 1.0) for s in posts}
         slopes = _block_gradients(exam, inside, weights)
         for site in inside:
             post, part = f"blocks.{Site(site).layer}.hook_resid_post", Site(site).part
             if post not in weights:
                 continue
-            up, down = (found.acts[post][found.rows[part, sign]].double() for sign in "+-")
-            weight, middle = weights[post].double(), found.acts[post][0].double()
+            up, down = (answer.acts[post][answer.rows[part, sign]].double() for sign in "+-")
+            weight, middle = weights[post].double(), answer.acts[post][0].double()
             sides = [
                 float((weight * (up - middle)).sum()) / step,
                 float((weight * (middle - down)).sum()) / step,
             ]
-            error, size = _slope_error(slopes[site], found.directions[site], sides)
+            error, size = _slope_error(slopes[site], answer.directions[site], sides)
             rounding = (
-                1e-7 * float((weights[post].double() * found.acts[post][0].double()).norm()) / step
+                1e-7 * float((weights[post].double() * answer.acts[post][0].double()).norm()) / step
             )
             if error > SLOPE and rounding > 0.2 * SLOPE * size:
                 yield exam.cannot(
@@ -363,7 +363,7 @@ def gradients(exam: Exam) -> Iterator[Finding]:
     outside = [
         s
         for s in exam.acts
-        if Site(s).layer is None and s not in found.unchanged and "decoder_" not in s
+        if Site(s).layer is None and s not in answer.unchanged and "decoder_" not in s
     ]
     if has_experts(exam.model):
         yield from (

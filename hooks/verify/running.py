@@ -75,19 +75,19 @@ class Running:
         self.trials = self._tried()
 
     def _tried(self) -> list[Trial]:
-        found = []
+        trials = []
         for site, edit in _trials(self.exam).items():
             text = self.text(0)
             trial = Trial(site, edit, 0.0)
             prompt = len(self.texts.prompts[0])
             changed, unchanged = (self.alone(t, text, prompt)[0] for t in ([trial], []))
             trial.effect = relative(changed, unchanged)
-            found.append(trial)
-        return found
+            trials.append(trial)
+        return trials
 
     def text(self, number: int) -> Tensor:
         """A prompt and the tokens behind it."""
-        return torch.cat([self.texts.prompts[number], self.texts.more])
+        return torch.cat([self.texts.prompts[number], self.texts.next_tokens])
 
     @property
     def telling(self) -> list[Trial]:
@@ -132,9 +132,12 @@ class Running:
         worst = 0.0
         for answer in answers:
             expected = ways.wanted(answer, lambda *text: self.alone(trials, *text)[0])
-            found = answer[2]
+            measured = answer[2]
             # a beam's likelihood is one number
-            far = relative(found, expected) if found.ndim else float((found - expected).abs())
+            if measured.ndim:
+                far = relative(measured, expected)
+            else:
+                far = float((measured - expected).abs())
             worst = max(worst, far)
         if acts is None or self.pattern is None:
             return worst, None
@@ -192,8 +195,8 @@ class Running:
                 by twice as much, but by less than half of what it does.
         """
         least = min((t.effect for t in self.telling), default=1.0)
-        own = min(NOISE * itself, least / 2)
-        return min(self.exam.far, max(self.exam.local, TELLING * least, own))
+        noise_bound = min(NOISE * itself, least / 2)
+        return min(self.exam.far, max(self.exam.local, TELLING * least, noise_bound))
 
     def _as_it_is(
         self, way: Way, model: nn.Module, patterns: bool
@@ -237,10 +240,10 @@ class Running:
         error = 0.0
         for row, (text, prompt, _) in enumerate(answers):
             real = torch.cat([prompts[row], prompts.new_ones(len(text) - prompt)])
-            found = _newest(newest[row], real)
+            weights = _newest(newest[row], real)
             _, alone = self.alone(trials, text, prompt)
             assert alone is not None
-            error = max(error, relative(found, alone[:, -1, -found.shape[1] :]))
+            error = max(error, relative(weights, alone[:, -1, -weights.shape[1] :]))
         return error
 
     def _measured(
@@ -279,11 +282,11 @@ def _texts(exam: Exam) -> Texts:
     ids = exam.inputs["input_ids"].to(exam.device)
     left = left_policy(exam)
     end = ids.shape[1] - NEW
-    prompts, more = (ids[0, :end], ids[-1, : end - 2]), ids[0, end:]
+    prompts, next_tokens = (ids[0, :end], ids[-1, : end - 2]), ids[0, end:]
     if exam.learned_prompt or left is None or not left.possible:
-        return Texts(prompts[:1], more, exam.pad_id, None)
+        return Texts(prompts[:1], next_tokens, exam.pad_id, None)
     first = left.start if left.explicit else None
-    return Texts(prompts, more, exam.pad_id, first)
+    return Texts(prompts, next_tokens, exam.pad_id, first)
 
 
 def _trials(exam: Exam) -> Trials:

@@ -176,9 +176,9 @@ def _tried(exam: Exam, probe: Callable[..., T]) -> T | None:
             **({"use_cache": False} if caches else {}),
         )
 
-    told = "position_ids" in inspect.signature(body.forward).parameters
+    takes_positions = "position_ids" in inspect.signature(body.forward).parameters
     try:
-        return probe(run, exam.pad_id, int(exam.inputs["input_ids"].max()) + 1, told)
+        return probe(run, exam.pad_id, int(exam.inputs["input_ids"].max()) + 1, takes_positions)
     except AttributeError:
         return None
 

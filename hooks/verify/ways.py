@@ -35,26 +35,26 @@ class Texts:
 
     Args:
         prompts: the ids of each; the first is the longest.
-        more: tokens that are read one at a time behind the prompts.
+        next_tokens: tokens that are read one at a time behind the prompts.
         pad: the id that shorter prompts are padded with.
         first: the first token's position id; None where the model is given none.
     """
 
     prompts: tuple[Tensor, ...]
-    more: Int[Tensor, " new"]
+    next_tokens: Int[Tensor, " new"]
     pad: int = 0
     first: int | None = 0
 
     def alone(self) -> Texts:
         """The first prompt by itself."""
-        return Texts(self.prompts[:1], self.more, self.pad, self.first)
+        return Texts(self.prompts[:1], self.next_tokens, self.pad, self.first)
 
     def batch(
         self, side: Literal["left", "right"]
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
         """All prompts in one batch: ids, mask, position ids."""
         size = len(self.prompts[0])
-        ids = self.more.new_full((len(self.prompts), size), self.pad)
+        ids = self.next_tokens.new_full((len(self.prompts), size), self.pad)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(self.prompts):
             columns = slice(size - len(prompt), size) if side == "left" else slice(len(prompt))
@@ -110,8 +110,8 @@ def by_position(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
 
 def rows_of(ids: Tensor, mask: Tensor, logits: Tensor) -> Answer:
     """Each text of a padded batch that was read in one forward."""
-    for row, real, found in zip(ids, mask.bool(), logits, strict=True):
-        yield row[real], int(real.sum()), found[real]
+    for row, real, row_logits in zip(ids, mask.bool(), logits, strict=True):
+        yield row[real], int(real.sum()), row_logits[real]
 
 
 def padded(side: Literal["left", "right"]) -> Way:
@@ -148,10 +148,10 @@ def steps(
     def run(model: nn.Module, make: Make, texts: Texts) -> Answer:
         ids, mask, _ = texts.batch("left")
         kept = _cache(model, cache)
-        found = []
+        step_logits = []
         with edited(model, make(ids)):
             text, seen = ids, mask
-            for new in (ids, *texts.more.expand(len(ids), -1).split(size, dim=1)):
+            for new in (ids, *texts.next_tokens.expand(len(ids), -1).split(size, dim=1)):
                 if new is not ids:
                     text = torch.cat([text, new], dim=1)
                     seen = torch.cat([seen, torch.ones_like(new)], dim=1)
@@ -160,11 +160,13 @@ def steps(
                     given["position_ids"] = texts.positions(seen)[:, -new.shape[1] :]
                 out = call(part(model), {**given, "use_cache": True})
                 kept = out.past_key_values
-                found.append(_logits(model, out))
+                step_logits.append(_logits(model, out))
                 after(seen)
-        logits = torch.cat(found, dim=1)
-        for row, real, own, prompt in zip(text, seen.bool(), logits, texts.prompts, strict=True):
-            yield row[real], len(prompt), own[real]
+        logits = torch.cat(step_logits, dim=1)
+        for row, real, row_logits, prompt in zip(
+            text, seen.bool(), logits, texts.prompts, strict=True
+        ):
+            yield row[real], len(prompt), row_logits[real]
 
     return run
 
@@ -195,7 +197,7 @@ def _generate(model: Any, make: Make, texts: Texts, options: Mapping[str, Any]) 
         return model.generate(
             input_ids=ids,
             attention_mask=mask,
-            max_new_tokens=len(texts.more),
+            max_new_tokens=len(texts.next_tokens),
             eos_token_id=None,
             pad_token_id=texts.pad,
             return_dict_in_generate=True,
@@ -212,10 +214,10 @@ def generated(**options: Any) -> Way:
         size = mask.shape[1]
         # several samples of a text stand side by side
         mask = mask.repeat_interleave(len(out.sequences) // len(mask), 0).bool()
-        for row, real, found in zip(
+        for row, real, row_logits in zip(
             out.sequences, mask, torch.stack(out.logits, dim=1), strict=True
         ):
-            yield torch.cat([row[:size][real], row[size:-1]]), int(real.sum()), found
+            yield torch.cat([row[:size][real], row[size:-1]]), int(real.sum()), row_logits
 
     return run
 
@@ -238,8 +240,8 @@ def wanted(answer: tuple[Tensor, int, Tensor], oracle: Callable[[Tensor, int], T
     """What a way should have given for a text: the oracle's logits of its last tokens,
     or a beam's likelihood.
     """
-    text, prompt, found = answer
-    if found.ndim:
-        return oracle(text, prompt)[-len(found) :]
+    text, prompt, measured = answer
+    if measured.ndim:
+        return oracle(text, prompt)[-len(measured) :]
     each = oracle(text[:-1], prompt).log_softmax(-1)[prompt - 1 :]
     return each.gather(1, text[prompt:, None]).sum()

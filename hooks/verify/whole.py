@@ -112,12 +112,12 @@ def eager(exam: Exam) -> Iterator[Finding]:
     try:
         model.set_attn_implementation("eager")
         with torch.no_grad(), quiet():
-            own = exam.run()
+            eager_output = exam.run()
         out, acts = exam.watch(sites=inside)
     finally:
         model.set_attn_implementation(before)
     # PaliGemma's mask of a text alone is another one in either: nothing of ours had a part in that.
-    apart = relative(own, fused)
+    apart = relative(eager_output, fused)
     if not apart <= exam.far:
         yield exam.cannot(
             "", f"without any hook, the model's answer with eager attention differs by {apart:.2g}"
@@ -227,11 +227,11 @@ def cached(exam: Exam) -> Iterator[Finding]:
     stream, early = exam.last_stream, ids.shape[1] - 2
     # A state space reads many tokens only at a text's start, as `generate` does.
     steps = [1, 1] if any(".mixer." in site for site in exam.sites) else [2]
-    found = _in_steps(exam, early, steps, [stream] if stream is not None else [])
-    if found is None:
+    in_steps = _in_steps(exam, early, steps, [stream] if stream is not None else [])
+    if in_steps is None:
         yield exam.cannot("", "it has no KV cache")
         return
-    out, late = found
+    out, late = in_steps
     if stream is not None:
         why = "with a KV cache it differs from the whole forward pass"
         yield exam.within(stream, relative(late, exam.acts[stream][:, early:]), exam.far, why)
@@ -254,11 +254,11 @@ def _in_steps(
     outs, streams, at = [], [], early
     with torch.no_grad():
         first = exam.raw({**rest, "input_ids": ids[:, :early]}, use_cache=True)
-        held = getattr(first, "past_key_values", None)
-        if held is None:
+        cache = getattr(first, "past_key_values", None)
+        if cache is None:
             return None
         for step in steps:
-            late = {**rest, "input_ids": ids[:, at : at + step], "past_key_values": held}
+            late = {**rest, "input_ids": ids[:, at : at + step], "past_key_values": cache}
             # as `generate` does
             if step == 1 and "position_ids" in inspect.signature(exam.model.forward).parameters:
                 late["position_ids"] = torch.full((len(ids), 1), at)
@@ -288,8 +288,8 @@ def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:
         return
     other = exam.in_precision(dtype)
     for site in other.acts:
-        found, ours = other.acts[site], exam.acts[site]
-        error = relative(found.float(), ours.float()) if found.isfinite().any() else float("inf")
+        theirs, ours = other.acts[site], exam.acts[site]
+        error = relative(theirs.float(), ours.float()) if theirs.isfinite().any() else float("inf")
         if error <= DRIFT:
             yield exam.within(site, error, DRIFT)
         else:

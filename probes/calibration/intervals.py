@@ -181,15 +181,15 @@ def overconfidence_interval(
     Where all answers are right (or all wrong), resamples vary in confidence alone, and their
     interval would call a calibrated model of high confidences underconfident.
     """
-    found = boot.mean(confidence - correct)
+    interval = boot.mean(confidence - correct)
     if boot.n_clusters == 1:
-        return found
+        return interval
     least, most = np.quantile(by_chance.gaps.sum(1), TAILS)
-    low, high = found.value + float(least), found.value + float(most)
-    ends = [min(found.low, low), max(found.high, high)]
+    low, high = interval.value + float(least), interval.value + float(most)
+    ends = [min(interval.low, low), max(interval.high, high)]
     # Where the sample is as chance has it at most, the end is 0, and must not miss it by rounding.
     low, high = (0.0 if abs(end) < ROUNDING else end for end in ends)
-    return Interval(found.value, low, high)
+    return Interval(interval.value, low, high)
 
 
 def ranking_intervals(

@@ -250,11 +250,13 @@ def test_leverage_shap_stops_at_the_error_that_it_prints() -> None:
         exact = shapley.exact(game, Options()).scores
         found = leverage.leverage(game, Options(error=0.04, seed=seed))
         assert found.errors is not None
-        assert found.more["samples"] == 1022 or found.errors.max() <= 0.04 * abs(found.scores).max()
+        assert (
+            found.figures["samples"] == 1022 or found.errors.max() <= 0.04 * abs(found.scores).max()
+        )
         assert found.scores.sum() == pytest.approx(game.value - game.empty)
         covered += list(abs(found.scores - exact) <= 1.96 * found.errors + 1e-9)
         ours.append(found.scores - exact)
-        plain = shapley.kernel(game, Options(samples=found.more["samples"], seed=seed))
+        plain = shapley.kernel(game, Options(samples=found.figures["samples"], seed=seed))
         kernel.append(plain.scores - exact)
     assert np.mean(covered) >= 0.9
     assert np.square(ours).mean() < 0.5 * np.square(kernel).mean()
@@ -271,7 +273,7 @@ def test_pairs_beyond_the_process_correct_it_without_bias(monkeypatch: pytest.Mo
     errors, expected = [], []
     for seed in range(40):
         found = leverage.leverage(game, Options(samples=180, seed=seed))
-        assert found.more["samples"] == 180
+        assert found.figures["samples"] == 180
         assert found.scores.sum() == pytest.approx(game.value - game.empty)
         errors.append(found.scores - exact)
         expected.append(found.errors)
@@ -310,7 +312,7 @@ def test_lime_stops_at_the_error_that_it_prints_and_it_covers() -> None:
         found = surrogates.lime(game, Options(error=0.05, features=0, seed=seed))
         assert found.errors is not None
         assert found.errors.max() <= 0.05 * abs(found.scores).max()
-        assert found.more["samples"] < 2500
+        assert found.figures["samples"] < 2500
         covered += list(abs(found.scores - exact) <= 1.96 * found.errors)
     assert 0.9 <= np.mean(covered) <= 0.99
 
@@ -340,8 +342,8 @@ def test_lime_keeps_the_units_with_the_largest_weights() -> None:
 def test_a_tree_shows_that_two_units_matter_only_together() -> None:
     found = surrogates.tree(Fake(6, lambda mask: 4.0 * (mask[1] and mask[4])), Options(samples=400))
     assert set(np.flatnonzero(found.scores)) == {1, 4}
-    assert "1:u1 absent" in found.more["rules"]
-    assert found.more["r2"] == pytest.approx(1)
+    assert "1:u1 absent" in found.figures["rules"]
+    assert found.figures["r2"] == pytest.approx(1)
 
 
 def test_the_errors_of_a_trees_scores_are_their_spread_over_seeds() -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from experiments import cli
 from experiments.demo import demo_paths
-from experiments.runs.engine import Local, OnRay, _told, engine_of, tree
+from experiments.runs.engine import Local, OnRay, _worker_errors, engine_of, tree
 from experiments.runs.folder import RunError
 from experiments.studies.capture.options import CaptureOptions
 from hooks import ActivationStore
@@ -96,7 +96,7 @@ def test_a_worker_of_another_version_is_one_line() -> None:
     errors = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
     unreadable = errors.RaySystemError("No module named 'layerscope.other'", "a traceback")
     with pytest.raises(RunError, match=r"No module named 'layerscope.other'.*the same packages"):
-        with _told(SimpleNamespace(exceptions=errors)):
+        with _worker_errors(SimpleNamespace(exceptions=errors)):
             raise errors.RayTaskError("work", "a traceback", unreadable)
 
 

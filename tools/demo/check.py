@@ -82,7 +82,7 @@ def layer_scores(
     corpora = read_conllu(train), read_conllu(test)
     vectors = [word_vectors(model, tokenizer, corpus) for corpus in corpora]
     types = [[w.form.lower() for s in corpus for w in s.words] for corpus in corpora]
-    found: dict[str, dict[str, list[float] | float]] = {}
+    by_property: dict[str, dict[str, list[float] | float]] = {}
     for name in ("upos", "deprel"):
         labels = [np.array([getattr(w, name) for s in c for w in s.words]) for c in corpora]
         scores: list[float] = []
@@ -98,11 +98,11 @@ def layer_scores(
         guesses = [
             by_type[form].most_common(1)[0][0] if form in by_type else usual for form in types[1]
         ]
-        found[name] = {
+        by_property[name] = {
             "layers": scores,
             "type_majority": float(np.mean(np.array(guesses) == labels[1])),
         }
-    return found
+    return by_property
 
 
 def describe(facts: dict[str, Any], folder: Path) -> str:
@@ -117,9 +117,9 @@ def describe(facts: dict[str, Any], folder: Path) -> str:
     sizes = [f"| `{name}` | {(folder / name).stat().st_size / 1e6:.2f} MB |" for name in files]
     pairs = [f"| `{uid}` | {value:.3f} |" for uid, value in facts["pairs"].items()]
     probes: list[str] = []
-    for name, found in facts["probes"].items():
-        cells = " | ".join(f"{score:.3f}" for score in found["layers"])
-        probes.append(f"| {name} | {found['type_majority']:.3f} | {cells} |")
+    for name, scores in facts["probes"].items():
+        cells = " | ".join(f"{score:.3f}" for score in scores["layers"])
+        probes.append(f"| {name} | {scores['type_majority']:.3f} | {cells} |")
     n_layers = len(facts["probes"]["upos"]["layers"])
     heads = " | ".join(["embedding", *(f"block {i}" for i in range(n_layers - 1))])
     return f"""# The embedded demo

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ...calibration.page import CONTROLS as OF_CONFIDENCE
 from ...calibration.page import confidence_page
-from ...report.controls import Control, field, told
+from ...report.controls import Control, field, is_given
 from ...report.parts import (
     Cell,
     Column,
@@ -56,7 +56,7 @@ CONTROLS = (
     Control(
         "the top words of an attribution",
         "no words could have mattered more",
-        told("attribution"),
+        is_given("attribution"),
         "",
         _about_reasons,
     ),

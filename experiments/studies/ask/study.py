@@ -196,7 +196,7 @@ def _records(
     compared = [k for k, kind in enumerate(KINDS) if kind != "random"]
     over_random = mean_effects(effects[:, compared] - drawn[:, None], boot, seed=seed)
     corrected = holm(over_random.p.tolist()) if np.isfinite(over_random.p).all() else None
-    found = mean_effects(effects, boot, seed=seed)
+    averaged = mean_effects(effects, boot, seed=seed)
     records = []
     for k, kind in enumerate(KINDS):
         tests: dict[str, Any] = {**estimated("over_random", None), "p": None, "p_holm": None}
@@ -209,7 +209,7 @@ def _records(
             WordsRecord(
                 words=kind,
                 unit=unit,
-                **estimated("effect", found.interval(k)),
+                **estimated("effect", averaged.interval(k)),
                 **tests,
                 n=len(effects),
                 n_clusters=boot.n_clusters,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...report.charts import Series
-from ...report.controls import Control, field, told
+from ...report.controls import Control, field, is_given
 from ...report.lines import lines
 from ...report.matrix import step_of
 from ...report.parts import (
@@ -51,7 +51,7 @@ CONTROLS = (
     Control(
         "random attributions",
         "the measure rewards any ranking",
-        told("null_draws"),
+        is_given("null_draws"),
         "--null-draws 5",
     ),
     Control(
@@ -59,12 +59,12 @@ CONTROLS = (
         "a ranking that depends on one random draw",
         field("stability"),
         "--seeds 2",
-        applies=lambda results: field("stability")(results) or not told("seeds")(results),
+        applies=lambda results: field("stability")(results) or not is_given("seeds")(results),
     ),
     Control(
         "small noise",
         "a ranking that a tiny change of the text overturns",
-        told("sensitivity"),
+        is_given("sensitivity"),
         "--sensitivity 10",
     ),
 )
@@ -314,13 +314,13 @@ def scores_table(records: Sequence[MethodRecord], item: int) -> Table:
 
 def parts_table(record: MethodRecord, item: int) -> Table:
     """A row for each unit, a column for each head, neuron or site inside the model."""
-    inner, more, site = record.inner or [], record.more, record.more.get("site")
-    names = list(more.get("columns") or [str(i) for i in range(len(inner[0]))])[:SHOWN_COLUMNS]
+    inner, figures, site = record.inner or [], record.more, record.more.get("site")
+    names = list(figures.get("columns") or [str(i) for i in range(len(inner[0]))])[:SHOWN_COLUMNS]
     rows = [
         [Cell(unit, float(i), head=True), *(signed_cell(value) for value in row[:SHOWN_COLUMNS])]
         for i, (unit, row) in enumerate(zip(record.units, inner, strict=True))
     ]
-    if whole := more.get("whole"):
+    if whole := figures.get("whole"):
         rows.append(
             [
                 Cell("all at once", float(len(rows)), head=True),

@@ -355,13 +355,13 @@ class _TextRun:
         )
 
 
-def is_drawn(method: str, more: Mapping[str, Any]) -> bool:
+def is_drawn(method: str, figures: Mapping[str, Any]) -> bool:
     """Whether scores depend on the seed, by the method and the settings that it used."""
     return (
         METHODS[method].draws
-        or more.get("removal") in DRAWN
-        or more.get("start") in DRAWN_STARTS
-        or more.get("value") in DRAWN_VALUES
+        or figures.get("removal") in DRAWN
+        or figures.get("start") in DRAWN_STARTS
+        or figures.get("value") in DRAWN_VALUES
     )
 
 
@@ -414,13 +414,13 @@ def _modalities(inputs: AttributeInputs, run: Run) -> list[Modalities]:
     """The answer without the picture or sound, without the words and without both,
     for each text with one.
     """
-    found = []
+    modalities = []
     for number, question in enumerate(inputs.questions):
         if question.medium is not None:
             make = partial(_of_modalities, inputs, number)
             raw = run.folder.kept(f"{number:05d}-modalities", make)
-            found.append(from_json(Modalities, raw, f"cell {number:05d}-modalities"))
-    return found
+            modalities.append(from_json(Modalities, raw, f"cell {number:05d}-modalities"))
+    return modalities
 
 
 def _of_modalities(inputs: AttributeInputs, number: int) -> Any:

@@ -111,11 +111,11 @@ def map_section(
     return Section("map", "Map", parts, study=True)
 
 
-def _cell(found: Sequence[CheckRecord]) -> Cell:
-    if not found:
+def _cell(records: Sequence[CheckRecord]) -> Cell:
+    if not records:
         return Cell("", sort="")
-    status = worst(found)
-    numbers = [(r.measured, r.bound) for r in found if r.status == status]
+    status = worst(records)
+    numbers = [(r.measured, r.bound) for r in records if r.status == status]
     sizes = [m for m, _ in numbers if m is not None]
     # Where a change is measured, the bound is the least that counts, and the smallest number is the
     # worst.
@@ -130,20 +130,20 @@ def _cell(found: Sequence[CheckRecord]) -> Cell:
 def _listed(uid: str, title: str, records: Sequence[CheckRecord]) -> Section:
     """Findings with their reasons; those that differ in the layer alone are one row."""
     rows: dict[tuple[str, str, str], list[CheckRecord]] = {}
-    for check, found in map_of(records)[1].items():
-        for kind, mine in found.items():
-            for r in mine:
+    for check, by_kind in map_of(records)[1].items():
+        for kind, group in by_kind.items():
+            for r in group:
                 rows.setdefault((check, kind, r.reason), []).append(r)
     cells = [
         [
             Cell(check, head=True),
             Cell(kind or "the whole model", tone="code"),
-            Cell(f"{len(mine):,}", float(len(mine))),
-            Cell("" if (size := _largest(mine)) is None else f"{size:.2g}", size),
-            Cell("" if (bound := mine[0].bound) is None else f"{bound:.2g}", bound),
+            Cell(f"{len(group):,}", float(len(group))),
+            Cell("" if (size := _largest(group)) is None else f"{size:.2g}", size),
+            Cell("" if (bound := group[0].bound) is None else f"{bound:.2g}", bound),
             Cell(reason),
         ]
-        for (check, kind, reason), mine in rows.items()
+        for (check, kind, reason), group in rows.items()
     ]
     columns = [
         Column("check", False),

@@ -41,10 +41,10 @@ def map_picture(
     for row, (check, by_kind) in enumerate(grid.items()):
         body.append(cells.row_tick(row, check))
         for column, kind in enumerate(kinds):
-            found = by_kind.get(kind)
-            if not found:
+            square_records = by_kind.get(kind)
+            if not square_records:
                 continue
-            status = worst(found)
+            status = worst(square_records)
             style = f'class="{SHADES[status]}" data-k="{len(tips)}"'
             body.append(rect(style, cells.x(column), cells.y(row), SIDE - GAP, SIDE - GAP))
             # Told by a sign too, for readers who do not see the colour.
@@ -54,7 +54,11 @@ def map_picture(
                 text = f'<text class="m-text {shade}" text-anchor="middle" {middle}>{sign}</text>'
                 body.append(text)
             tips.append(
-                [f"{check}: {kind or 'the whole model'}", WORDS[status], _measured(found, status)]
+                [
+                    f"{check}: {kind or 'the whole model'}",
+                    WORDS[status],
+                    _measured(square_records, status),
+                ]
             )
     for column, kind in enumerate(kinds):
         body.append(cells.slanted_tick(column, short_name(kind).removesuffix(".hook_normalized")))
@@ -72,9 +76,9 @@ def map_picture(
     return Heat(uid, Markup(drawing), caption, label="Checks by kinds of sites", key=False)
 
 
-def _measured(found: Sequence[CheckRecord], status: str) -> str:
+def _measured(square_records: Sequence[CheckRecord], status: str) -> str:
     """The measured numbers of a square, and their bound."""
-    same = [record for record in found if record.status == status]
+    same = [record for record in square_records if record.status == status]
     sizes = [record.measured for record in same if record.measured is not None]
     bounds = [record.bound for record in same if record.bound is not None]
     if not sizes or not bounds:

@@ -32,8 +32,8 @@ def tables(results: Results) -> list[Table]:
         reasons.add_column(heading)
     rows: dict[tuple[str, str, str], int] = {}
     for check, row in grid.items():
-        for kind, found in row.items():
-            for r in (r for r in found if r.status == "UNSUPPORTED"):
+        for kind, kind_records in row.items():
+            for r in (r for r in kind_records if r.status == "UNSUPPORTED"):
                 rows[check, kind, r.reason] = rows.get((check, kind, r.reason), 0) + 1
     for (check, kind, reason), count in rows.items():
         reasons.add_row(check, kind or "model", str(count), reason)

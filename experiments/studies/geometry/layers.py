@@ -94,7 +94,7 @@ class LayerSpace:
         """How well neighbours tell each property that has classes,
         in the space and on every map.
         """
-        told: dict[str, Separability] = {}
+        by_name: dict[str, Separability] = {}
         for name, values in self.labels.items():
             # Words without a value, and numbers, have no class.
             has_class = np.array([isinstance(value, str) for value in values])
@@ -107,5 +107,5 @@ class LayerSpace:
             for where, points in clouds.items():
                 score = measures.separability(points[has_class], classes, sentences, seed=seed)
                 places[where] = NeighbourAccuracy(**estimated("accuracy", score))
-            told[name] = Separability(majority=float(counts.max() / counts.sum()), places=places)
-        return told
+            by_name[name] = Separability(majority=float(counts.max() / counts.sum()), places=places)
+        return by_name

@@ -209,8 +209,8 @@ def figure_curves(records: Sequence[LayerRecord], data: dict[str, Any]) -> list[
 
 def _accuracy(record: LayerRecord, name: str, where: str) -> float | None:
     """How well neighbours tell a property in the space or on a map."""
-    told = record.separated(name, where)
-    return told and told.accuracy
+    separated = record.separated(name, where)
+    return separated and separated.accuracy
 
 
 def separability_curve(

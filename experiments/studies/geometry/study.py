@@ -39,7 +39,7 @@ SHOWN_TEXTS = 2
 """Texts whose every layer the logit lens shows."""
 PLEASANT = (6, 16)
 """Tokens of a text that is shown first."""
-OWN, OTHER = "features", "other"
+THIS_MODEL, OTHER = "features", "other"
 """Folders for the vectors of this model and of the one it is compared with."""
 FLOAT32_BYTES, FLOAT64_BYTES = 4, 8
 
@@ -124,7 +124,7 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
     """
     options, words = inputs.options, inputs.words
     notes = words.notes(options)
-    vectors = _vectors(run, inputs, inputs.model, OWN)
+    vectors = _vectors(run, inputs, inputs.model, THIS_MODEL)
     layers = _layers(inputs, run, vectors)
     norms = norms_by_position(inputs.model, words.layout, inputs.sites)
     records = [
@@ -141,7 +141,7 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
         notes.append(Note(kind="skipped", text=reason))
     _export(inputs, run, vectors, drawn)
     # Only when all is written: an interrupted run finds its features there.
-    shutil.rmtree(run.folder.path / OWN, ignore_errors=True)
+    shutil.rmtree(run.folder.path / THIS_MODEL, ignore_errors=True)
     return Results(
         records=records,
         words=Words(**words.shown(inputs.labels)),
@@ -177,7 +177,7 @@ def _column(name: str, corpus: Corpus) -> list[list[Any]]:
 def _vectors(run: Run, inputs: GeometryInputs, subject: Subject, name: str) -> Vectors:
     """The drawn words' vectors at each site; those of the other model are not in ``--store``."""
     options, words = inputs.options, inputs.words
-    is_own = name == OWN
+    is_own = name == THIS_MODEL
     layout: Layout = words.layout if is_own else words.other_layout
     # Another model has another tokenizer, so the same words stand in other rows.
     rows = torch.tensor(words.rows if is_own else words.other_rows)

@@ -45,10 +45,10 @@ def parsed_heads(words: Sequence[str], subject: Subject) -> set[tuple[int, int]]
     n_heads = int(getattr(subject.config, "num_attention_heads", 0) or 0)
     chosen = set()
     for word in words:
-        found = HEAD.fullmatch(word)
-        if found is None:
+        match = HEAD.fullmatch(word)
+        if match is None:
             raise LensError(f"--head: expected LAYER.HEAD such as 5.3, got {word!r}")
-        layer, head = int(found["layer"]), int(found["head"])
+        layer, head = int(match["layer"]), int(match["head"])
         if layer >= subject.n_layers or head >= n_heads:
             raise LensError(
                 f"--head {word}: {subject.name} has {subject.n_layers} blocks of {n_heads} "

@@ -107,8 +107,8 @@ def layer_records(
             "median_rank": boot.median(rank),
         }
         fields: dict[str, Any] = {}
-        for name, found in measured.items():
-            fields |= estimated(name, found)
+        for name, interval in measured.items():
+            fields |= estimated(name, interval)
         if layer < len(reliabilities):
             here = reliabilities[layer]
             fields |= {
@@ -179,16 +179,16 @@ def compared(
             columns.append(values)
     if not places:
         return []
-    found = mean_effects(np.column_stack(columns), boot, seed=seed)
-    corrected = holm(found.p.tolist())
+    averaged = mean_effects(np.column_stack(columns), boot, seed=seed)
+    corrected = holm(averaged.p.tolist())
     records = []
     for number, (a, b, layer) in enumerate(places):
         record = ComparisonRecord(
             a=a,
             b=b,
             layer=layer - 1,
-            **estimated("difference", found.interval(number)),
-            p=float(found.p[number]),
+            **estimated("difference", averaged.interval(number)),
+            p=float(averaged.p[number]),
             p_holm=corrected[number],
         )
         records.append(record)

@@ -310,10 +310,10 @@ def _comparisons(results: Results) -> Fold:
 
 def curves(results: Results) -> list[DepthCurve]:
     """The divergence under each lens over depth."""
-    found = []
+    depth_curves = []
     for kind in dict.fromkeys(r.kind for r in results.layers):
         rows = [r for r in results.layers if r.kind == kind]
-        found.append(
+        depth_curves.append(
             DepthCurve(
                 f"{kind} lens",
                 "bits a token from the model's prediction",
@@ -323,7 +323,7 @@ def curves(results: Results) -> list[DepthCurve]:
                 intervals=[row.kl_interval for row in rows],
             )
         )
-    return found
+    return depth_curves
 
 
 def _stream_behind(layer: int) -> str:

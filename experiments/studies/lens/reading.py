@@ -81,8 +81,12 @@ def first_token(
         return None
     (whole,) = subject.encode([text.text + answer])
     ids = subject.tokenizer.encode(answer, add_special_tokens=False)
-    own = len([s for s in text.special if not s]) + sum(text.special[:1])
-    token = whole.ids[own] if whole.ids[:own] == text.ids[:own] and len(whole.ids) > own else ids[0]
+    n_before = len([s for s in text.special if not s]) + sum(text.special[:1])
+    token = (
+        whole.ids[n_before]
+        if whole.ids[:n_before] == text.ids[:n_before] and len(whole.ids) > n_before
+        else ids[0]
+    )
     if len(ids) > 1:
         note = Note(
             kind="info",

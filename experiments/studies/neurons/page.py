@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...report.charts import Rule, Series
-from ...report.controls import GRID, Control, field, told
+from ...report.controls import GRID, Control, field, is_given
 from ...report.lines import lines
 from ...report.parts import (
     Cell,
@@ -34,7 +34,7 @@ CONTROLS = (
     Control(
         "random rotations",
         "any basis would do as well as the neurons' own",
-        told("rotations"),
+        is_given("rotations"),
         "--rotations 3",
     ),
     GRID,

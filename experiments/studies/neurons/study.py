@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 BYTES = 4
 """Of a value as it is stored."""
-HELD = 3
+COPIES = 3
 """Copies of a site's vectors that ranking and probing it hold."""
 
 
@@ -231,7 +231,7 @@ def cost(inputs: NeuronsInputs) -> Cost:
         f"{plural(options.null_draws, 'random set')} for comparison"
     )
     vector_bytes = rows * BYTES
-    return Cost(text, memory=HELD * vector_bytes * max(widths), disk=vector_bytes * sum(widths))
+    return Cost(text, memory=COPIES * vector_bytes * max(widths), disk=vector_bytes * sum(widths))
 
 
 def measure(inputs: NeuronsInputs, run: Run) -> Results:

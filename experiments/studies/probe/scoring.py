@@ -195,9 +195,9 @@ class _Group:
         """The items' vectors, the same for all tasks."""
         return self.tasks[0].vectors(values, split)
 
-    def fit(self, *args: Any, **more: Any) -> Mapping[str, Any]:
+    def fit(self, *args: Any, **settings: Any) -> Mapping[str, Any]:
         """The solver of this kind."""
-        return self.kind.fit(self.options)(*args, **more)
+        return self.kind.fit(self.options)(*args, **settings)
 
     def solve_for_bits(self, values: Vectors) -> _Solved:
         """A probe for every property of classes, at the penalty that leaves the fewest bits on dev.

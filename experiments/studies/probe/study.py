@@ -245,7 +245,7 @@ def plan_of(
     need = Need.of(subject, widths, torch.float32)
     if options.random_models:  # one at a time stands beside the model
         weights = sum(p.numel() * p.element_size() for p in subject.model.parameters())
-        need = replace(need, held=need.held + weights)
+        need = replace(need, resident=need.resident + weights)
 
     # The forwards of the texts that no store has.
     to_compute = _to_compute(views, n_models, options)
@@ -260,7 +260,7 @@ def plan_of(
     indexed = sum(n_rows)
     if options.store is not None:
         indexed += open_store(options.store).n_rows
-    before = need.held + INDEX_BYTES * indexed
+    before = need.resident + INDEX_BYTES * indexed
     of_options = _of_options(options, one_site, len(places))
     optional = {name: n_bytes for name, n_bytes in of_options.items() if n_bytes}
     solves: list[Solve] = []
@@ -275,11 +275,11 @@ def plan_of(
     stored = f"{counts}: {size(disk)} on disk"
     if to_compute:
         stored += f", batches of {batch_tokens:,} tokens"
-    in_all = f"{size(memory)} in all, {size(need.held)} of it held already"
+    in_all = f"{size(memory)} in all, {size(need.resident)} of it held already"
     limits = [task.limits() for view in views for task in view.tasks]
     lines = [stored, fits.line(), in_all, *limits]
     text = "; ".join(line for line in lines if line)
-    return Plan(text, memory, disk + fits.disk, batch_tokens, fits.hold, memory - need.held)
+    return Plan(text, memory, disk + fits.disk, batch_tokens, fits.hold, memory - need.resident)
 
 
 def _to_compute(views: Sequence[View], n_models: int, options: ProbeOptions) -> list[View]:

@@ -132,15 +132,16 @@ def _lists(options: SwapOptions) -> tuple[list[WordList], list[Note]]:
     """The lists that are asked for, all built-in ones where none is;
     and what of a file of pairs is left out.
     """
-    own, notes = pairs_given(options.swap), []
+    given_lists, notes = pairs_given(options.swap), []
     if options.words is not None:
         unusable: list[Unusable] = []
         read = read_word_lists(options.words, unusable)
         n_pairs = sum(len(words.pairs) for words in read)
         check_share(unusable, n_pairs + len(unusable), options.skip, "pairs of words")
-        own, notes = [*own, *read], unusable_notes(unusable, n_pairs, "pairs of words")
-    names = options.list or (() if own else tuple(LISTS))
-    lists = [*(WordList(name, LISTS[name]) for name in dict.fromkeys(names)), *own]
+        given_lists = [*given_lists, *read]
+        notes = unusable_notes(unusable, n_pairs, "pairs of words")
+    names = options.list or (() if given_lists else tuple(LISTS))
+    lists = [*(WordList(name, LISTS[name]) for name in dict.fromkeys(names)), *given_lists]
     # by its name a list is found again in a run that is continued
     seen: set[str] = set()
     for words in lists:
@@ -333,9 +334,9 @@ def _tested_fields(
     seed: int,
 ) -> dict[str, Any]:
     """A signed mean with its interval and its p, from one set of tests."""
-    found = mean_effects(values[:, None], ClusterBootstrap(clusters, seed=seed), seed=seed)
-    p = float(found.p[0])
-    return {**estimated(name, found.interval()), p_name: p if np.isfinite(p) else None}
+    tested = mean_effects(values[:, None], ClusterBootstrap(clusters, seed=seed), seed=seed)
+    p = float(tested.p[0])
+    return {**estimated(name, tested.interval()), p_name: p if np.isfinite(p) else None}
 
 
 def _effect_fields(

@@ -136,7 +136,9 @@ class UsageInputs(Inputs):
         )
         solves = Solve.of(self.view.tasks, width, 0)
         limit = as_limit(options.max_ram)
-        return Fits.plan(self.need.held + index, 4 * rows * width, 1, solves, beside, limit, other)
+        return Fits.plan(
+            self.need.resident + index, 4 * rows * width, 1, solves, beside, limit, other
+        )
 
     @property
     def disk(self) -> int:
@@ -218,7 +220,7 @@ def cost(inputs: UsageInputs) -> Cost:
         f"{inputs.fits.line()}; {len(inputs.items)} {inputs.kind} through each layer, "
         f"{plural(inputs.options.null_draws, 'random change')} for comparison"
     )
-    return Cost(text, memory=inputs.fits.memory - inputs.need.held, disk=inputs.disk)
+    return Cost(text, memory=inputs.fits.memory - inputs.need.resident, disk=inputs.disk)
 
 
 def measure(inputs: UsageInputs, run: Run) -> Results:
