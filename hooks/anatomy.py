@@ -251,7 +251,8 @@ def _find_module(path: str, modules: dict[str, nn.Module]) -> nn.Module:
     parent = modules.get(above)
     if parent is None:
         parent = _find_module(above, modules)
-    _refuse_scripted(parent)
+    if isinstance(parent, torch.jit.ScriptModule):
+        _refuse_scripted(parent)
     module = parent._modules.get(name)
     module = modules[path] = getattr(parent, name) if module is None else module
     return module
@@ -261,7 +262,7 @@ def _refuse_compiled_around(model: nn.Module, places: Iterable[Place]) -> None:
     """No module may be compiled that a place is in, nor a block beside it;
     the others are not looked at.
     """
-    for module in modules_at(model, (place.path for place in places)).values():
+    for module in modules_at(model, [place.path for place in places]).values():
         _refuse_compiled_module(module)
         if isinstance(module, nn.ModuleList):
             for block in module:
@@ -351,12 +352,12 @@ def _located(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Pla
     for site in parsed:
         if site.name.startswith("module:"):
             each.append(raw_places(model, site))
+        elif site.name in places:
+            each.append({site: places[site.name]})
         else:
             whole = _expanded(model, site, places)
             each.append({one: places[one.name] for one in whole})
-    _refuse_compiled_around(
-        model, {place.path: place for of_spec in each for place in of_spec.values()}.values()
-    )
+    _refuse_compiled_around(model, (place for of_spec in each for place in of_spec.values()))
     return each
 
 

@@ -111,7 +111,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
                 self._summed[site] = f"{block}.hook_resid_pre"
             # Where another selection of a site stands between two edits of it, the second waits for
             # both.
-            is_later = any(one[0].name == site.name for one in later)
+            is_later = bool(later) and any(one[0].name == site.name for one in later)
             if is_later or (site in places and latest[site.name] != site):
                 later.append(original)
                 continue
@@ -252,7 +252,7 @@ class _Live(Tap):
         self, model: nn.Module, needed: Mapping[str, Mapping[Site, Place]], edited: Taps
     ) -> None:
         places = {site: place for of_name in needed.values() for site, place in of_name.items()}
-        self._before, self._behind = Taps(model, places), Taps(model, places)
+        self._taps = [Taps(model, places), Taps(model, places)] if places else []
         self._names = {name: set(of_name) for name, of_name in needed.items()}
         self._edited = edited
 
@@ -260,9 +260,8 @@ class _Live(Tap):
         """Before the edits and once more behind them:
         a site that is edited itself is read as it goes on.
         """
-        taps = self._behind if behind else self._before
-        if taps.places:
-            stack.enter_context(taps.attach(self))
+        if self._taps:
+            stack.enter_context(self._taps[behind].attach(self))
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         # the model may go on to change its own in place

@@ -248,6 +248,8 @@ def _all_fit(hint: Any, values: Any) -> bool:
         values = values.tolist()
     if hint is Any or not isinstance(values, (list, tuple)):
         return True
+    if all(_fits_all_of(hint, kind) for kind in {*map(type, values)}):
+        return True
     return all(_fits(hint, value) for value in values)
 
 
