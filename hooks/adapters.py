@@ -46,7 +46,7 @@ def family_from_transformer_lens(model: nn.Module) -> Family:
     """One row for a model whose architecture TransformerLens knows;
     `UnknownArchitecture` if it does not.
     """
-    from .anatomy import UnknownArchitecture
+    from .site_map import UnknownArchitecture
 
     kind = model.config.model_type  # type: ignore[union-attr]
     if kind not in PROVED:
@@ -104,7 +104,7 @@ def _components(model: nn.Module, architecture: str) -> dict[str, Any] | None:
 
 
 def _row(model: nn.Module, components: dict[str, Any], stack: Any) -> Family:
-    from .anatomy import has_experts
+    from .site_map import has_experts
 
     # Adapters name paths from the whole model, rows of the table from its body.
     body = f"{getattr(model, 'base_model_prefix', '')}."

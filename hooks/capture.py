@@ -32,7 +32,8 @@ from .placement import cut_gradients
 from .positions import Seen, Where
 from .sites import Site, SiteLike
 from .store import ActivationStore
-from .taps import Tap, Taps, read
+from .tap import Tap, read
+from .taps import Taps
 from .transforms import is_wrapped, unwrapped
 
 

@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,111 +29,30 @@ from torch import Tensor
 
 from layerscope.arguments import checked
 
-from .positions import EditError, Positions, Where, checked_positions
+from .edit import Edit
+from .knockouts import knockout, window, zero_weights
+from .positions import EditError, Where
 from .reference import Reference, select_part
 from .sites import Site, SiteLike
 
-
-@dataclass(frozen=True)
-class Edit:
-    """A new value for a site: ``apply(value, where) -> value`` of the same shape.
-
-    Args:
-        name: its name in results and messages.
-        apply: the function; if it returns None, it must have changed its copy in place.
-        needs: earlier sites of the same forward pass whose values it reads.
-        given: the argument of the function: a ``copy`` that it may change; the ``value`` itself,
-            which it must not change; or the value in at least ``float32``, without autocast, for
-            arithmetic that is rounded once at the end.
-        asks_where: whether the function needs the positions and texts of its value; calls of single
-            blocks are then read too, which costs time at every site.
-    """
-
-    name: str
-    apply: Callable[[Tensor, Where], Tensor | None]
-    needs: tuple[str, ...] = ()
-    given: Literal["copy", "value", "float32"] = "copy"
-    asks_where: bool = True
-
-    def __call__(self, value: Tensor, where: Where | None = None) -> Tensor:
-        return self.unrounded(value, where).to(value.dtype)
-
-    def unrounded(self, value: Tensor, where: Where | None = None) -> Tensor:
-        """The edited value; in float32, where ``given`` says so, of a value in half precision."""
-        where = where or Where()
-        if self.given == "float32":
-            wide = value.float() if value.dtype in _HALF else value
-            if not _has_autocast(value.device.type):
-                return _given_back(self.apply(wide, where), wide, self.name, where)
-            with torch.autocast(value.device.type, enabled=False):
-                return _given_back(self.apply(wide, where), wide, self.name, where)
-        if self.given == "value":
-            return _given_back(self.apply(value, where), value, self.name, where)
-        changed = value.clone()
-        new = self.apply(changed, where)
-        return changed if new is None else _given_back(new, value, self.name, where)
-
-    def at(self, positions: Positions) -> Edit:
-        """The edit at selected positions only: an index, several indices, a slice, or a mask
-        ``batch pos`` (a token predicate).
-
-        Index p is token p of each text, from 0, and -1 is the last token so far. Padding, a KV
-        cache and beams do not shift positions, and a future token is edited once it is generated.
-        A mask refers to the rows as passed to the model. Inside attention, positions are queries.
-        The edit is not computed in a forward pass without selected positions.
-
-        Raises:
-            EditError: not a position.
-            PositionsUnknown: in the forward pass, if the positions of its tokens cannot be
-                determined.
-        """
-        positions = checked_positions(positions)
-
-        name = f"{self.name} at {_shown(positions)}"
-
-        def apply(value: Tensor, where: Where) -> Tensor:
-            chosen = where.choose(positions, value)
-            if where.chosen is not None:
-                chosen = chosen & where.chosen
-            if not bool(chosen.any()):
-                return value
-            # ``rows pos`` against the site's axes: heads and the like stand between or behind them.
-            shape = [1] * value.ndim
-            shape[0], shape[where.query_axis(value)] = chosen.shape
-            new = self.unrounded(value, replace(where, chosen=chosen))
-            return torch.where(chosen.view(shape).to(value.device), new, value)
-
-        # this edit changes nothing in place itself
-        given = "value" if self.given == "copy" else self.given
-        return replace(self, name=name, apply=apply, given=given, asks_where=True)
-
-
-_HALF = (torch.float16, torch.bfloat16)
-
-
-def _has_autocast(device: str) -> bool:
-    return _may_autocast(device) and torch.is_autocast_enabled(device)
-
-
-_may_autocast = functools.cache(torch.amp.is_autocast_available)
-
-
-def _given_back(new: Any, value: Tensor, name: str, where: Where) -> Tensor:
-    """What an edit made of a value, if it is a tensor of such numbers:
-    whole ones may have been rounded.
-    """
-    if isinstance(new, Tensor) and new.dtype == value.dtype:
-        return new
-    if not isinstance(new, Tensor):
-        kind = "None" if new is None else f"a {type(new).__name__}"
-        raise EditError(f"{where.site}: expected a tensor from {name}, got {kind}")
-    is_real = new.is_floating_point() or new.is_complex()
-    if value.is_floating_point() and not is_real:
-        raise EditError(
-            f"{where.site}: expected a tensor of {value.dtype} from {name}, "
-            f"got {new.dtype}: convert it with .to(value)"
-        )
-    return new
+__all__ = [
+    "Edit",
+    "HookPoint",
+    "add",
+    "constant",
+    "copy",
+    "erase",
+    "function",
+    "knockout",
+    "mean",
+    "patch",
+    "resample",
+    "scale",
+    "turned",
+    "window",
+    "zero",
+    "zero_weights",
+]
 
 
 def zero() -> Edit:
@@ -446,81 +364,3 @@ def _required(apply: Callable[..., Any]) -> list[str]:
         if is_required or parameter.name == "hook":
             names.append(parameter.name)
     return names
-
-
-@checked
-def knockout(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
-    """Cut attention edges before the softmax (Geva et al. 2023): the other weights of the query
-    grow to sum to 1.
-
-    For ``attn.hook_attn_scores``. None means all. A query with all keys cut attends to nothing.
-    """
-    return Edit(
-        f"knockout of {_edges(queries, keys)}",
-        _cut(queries, keys, -math.inf, "attn.hook_attn_scores"),
-        given="value",
-    )
-
-
-@checked
-def zero_weights(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
-    """Set attention weights to 0 after the softmax; the other weights of the query do not change.
-    For ``attn.hook_pattern``.
-
-    Args:
-        queries, keys: positions, as `Edit.at` takes them; None means all.
-    """
-    return Edit(
-        f"zero weights of {_edges(queries, keys)}",
-        _cut(queries, keys, 0.0, "attn.hook_pattern"),
-        given="value",
-    )
-
-
-@checked
-def window(layer: int, width: int, n_layers: int) -> range:
-    """The layers of a knockout window: max(0, l - w // 2) to min(L, l + ceil(w / 2)), excluding
-    the end (Geva et al. 2023).
-
-    >>> list(window(0, 3, 12)), list(window(5, 3, 12))
-    ([0, 1], [4, 5, 6])
-    """
-    return range(max(0, layer - width // 2), min(n_layers, layer + math.ceil(width / 2)))
-
-
-def _cut(
-    queries: Positions | None, keys: Positions | None, value: float, part: str
-) -> Callable[[Tensor, Where], Tensor]:
-    everywhere = slice(None)
-    query_positions = everywhere if queries is None else checked_positions(queries)
-    key_positions = everywhere if keys is None else checked_positions(keys)
-
-    def apply(tensor: Tensor, where: Where) -> Tensor:
-        if where.site.name and where.site.part != part:
-            raise EditError(f"{where.site}: this edit is for {part}")
-        rows = where.choose(query_positions, tensor)
-        columns = where.choose(key_positions, tensor, keys=True)
-        is_cut = rows[..., :, None] & columns[..., None, :]
-        if not bool(is_cut.any()):
-            return tensor
-        # A row for each text: heads stand between it and the edges.
-        between = [1] * (tensor.ndim - 3)
-        is_cut = is_cut.view(is_cut.shape[0], *between, *is_cut.shape[1:])
-        return tensor.masked_fill(is_cut.to(tensor.device), value)
-
-    return apply
-
-
-def _shown(positions: Positions | None) -> str:
-    if positions is None or (isinstance(positions, slice) and positions == slice(None)):
-        return "all"
-    if isinstance(positions, Tensor):
-        is_mask = positions.dtype == torch.bool
-        return f"{int(positions.sum())} tokens" if is_mask else str(positions.tolist())
-    if isinstance(positions, slice):
-        return f"{positions.start or ''}:{positions.stop or ''}"
-    return str(positions)
-
-
-def _edges(queries: Positions | None, keys: Positions | None) -> str:
-    return f"queries {_shown(queries)}, keys {_shown(keys)}"

@@ -33,7 +33,8 @@ from .attention import forbid
 from .edits import Edit, EditError, function
 from .positions import Seen, Where
 from .sites import Site, SiteLike, UnknownSite
-from .taps import Tap, Taps, as_site, read
+from .tap import Tap, as_site, read
+from .taps import Taps
 from .transforms import copy_for, is_wrapped, share_memory
 
 EditLike: TypeAlias = Edit | Callable[..., Tensor | None]

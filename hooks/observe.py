@@ -29,7 +29,8 @@ from layerscope.arguments import checked
 from .anatomy import Place, locate
 from .attention import forbid
 from .sites import Site, SiteLike
-from .taps import Tap, Taps, read
+from .tap import Tap, read
+from .taps import Taps
 
 
 @checked

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,45 +23,21 @@ from torch.utils.hooks import RemovableHandle
 from layerscope.errors import UseError
 
 from . import block
-from .activations import SiteNeverFired, select
-from .anatomy import Place, heads_of, modules_at
+from .activations import SiteNeverFired
+from .anatomy import Place
 from .attention import watch_attention
+from .attention_tap import AttentionTap
 from .block import BlockHook, ReadingHook, Repeat, Touching
 from .containers import CallArguments, pick
 from .experts import given_to, touched
 from .forwards import Forward, Forwards
+from .recorders import put_last, recorders_of
 from .recurrent import Recurrence, joined, mark, steps_of
+from .refusals import modules_at
 from .rows import ATTENTION_ENDS
 from .sites import Site
+from .tap import Tap
 from .torch_modules import keep_padded
-
-
-class Tap:
-    """What is done at a place.
-
-    Attributes:
-        by_step: whether a recurrence is shown step by step, for what is put in a step's place is
-            read by the next one.
-    """
-
-    by_step = False
-
-    def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-        """Called with the raw tensor of every site that is reached; returns it, or what replaces
-        it.
-
-        Args:
-            raw: the module's own tensor (`as_site` reads the site off it); scores or pattern,
-                ``batch head query key``, where ``place.end`` says so.
-            shape: ``(batch, pos)`` where the module runs on ``(batch pos)`` rows, else None.
-        """
-        raise NotImplementedError
-
-    def after(self) -> None:
-        """Called when a module's sites have all been touched."""
-
-    def begin(self) -> None:
-        """Called when a forward of the model begins."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +52,6 @@ class _Facts:
 
 
 _ORDER = itertools.count()
-_RECORDERS = "transformers.utils.output_capturing"
-"""Where the hooks come from that keep a block's output for ``hidden_states``: transformers adds
-them at the first forward that asks for these, and leaves them. They run behind ours, because models
-such as LLaVA go on with what they have kept.
-"""
 
 
 class Taps:
@@ -136,49 +107,52 @@ class Taps:
         modules = modules_at(self.model, (*(path for path, _ in hooked), *likes))
         self._modules = modules
         handles: list[RemovableHandle] = []
-
-        def before(module: nn.Module, hook: Callable[..., Any]) -> None:
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-
         with ExitStack() as stack:  # a failure half-way removes what is already attached
             stack.callback(self._release, handles)
             self._tap = tap
             recorders = []
             for path in {path for path, _ in hooked}:
                 module = modules[path]
-                keys, behind = _recorders(module)
+                keys, behind = recorders_of(module)
                 if keys:
                     recorders.append((module, keys))
-                    stack.callback(_put_last, module, behind)
+                    stack.callback(put_last, module, behind)
             # The order is part of the contract: a call is read before its sites are touched, and
             # ends behind them.
             for path, hook in self.forwards.openers(self):
-                before(modules[path], ReadingHook(hook))
+                handles.append(_before(modules[path], ReadingHook(hook)))
             for path in self._nesting(modules):
                 keep_padded(stack, modules[path], self._takes_call)
             for path in likes:
-                before(modules[path], BlockHook(self._shape_noted(path)))
+                handles.append(_before(modules[path], BlockHook(self._shape_noted(path))))
             for (path, end), wanted in hooked.items():
-                module = modules[path]
-                if end == "input":
-                    before(module, BlockHook(self._reader(tap, path, wanted)))
-                elif end == "neurons":
-                    hook = BlockHook(self._experts(tap, path, wanted), values=4)
-                    handles.append(module.register_forward_hook(hook, with_kwargs=True))
-                elif end == "steps":
-                    hook = BlockHook(self._recurrence(tap, path, wanted), values=4)
-                    handles.append(module.register_forward_hook(hook, with_kwargs=True))
-                elif end == "output":
-                    hook = BlockHook(self._writer(tap, path, wanted))
-                    handles.append(module.register_forward_hook(hook))
+                if end == "attention":
+                    self._watch(tap, stack, modules[path], path, wanted)
                 else:
-                    self._watch(tap, stack, module, path, wanted)
+                    handles.append(self._hook_end(tap, modules[path], path, end, wanted))
             for path, hook in self.forwards.closers(self):
                 closer = ReadingHook(hook)
                 handles.append(modules[path].register_forward_hook(closer, always_call=True))
             for module, keys in recorders:
-                _put_last(module, keys)
+                put_last(module, keys)
             return stack.pop_all()
+
+    def _hook_end(
+        self, tap: Tap, module: nn.Module, path: str, end: str, wanted: list[tuple[Site, Place]]
+    ) -> RemovableHandle:
+        """The hook of a tap at one end of a module."""
+        match end:
+            case "input":
+                return _before(module, BlockHook(self._reader(tap, path, wanted)))
+            case "neurons":
+                hook = BlockHook(self._experts(tap, path, wanted), values=4)
+                return module.register_forward_hook(hook, with_kwargs=True)
+            case "steps":
+                hook = BlockHook(self._recurrence(tap, path, wanted), values=4)
+                return module.register_forward_hook(hook, with_kwargs=True)
+            case _:
+                hook = BlockHook(self._writer(tap, path, wanted))
+                return module.register_forward_hook(hook)
 
     def _hooked(self) -> tuple[dict[tuple[str, str], list[tuple[Site, Place]]], set[str]]:
         """The sites of each module's end, and the modules whose input tells batch and pos."""
@@ -441,10 +415,10 @@ class Taps:
         path: str,
         wanted: list[tuple[Site, Place]],
     ) -> None:
-        def at_this_call() -> _Attention | None:
+        def at_this_call() -> AttentionTap | None:
             call = self._next_call(path + ":attention", wanted)
             chosen = [(site, place) for site, place in wanted if place.call == call]
-            return _Attention(tap, chosen, self.in_graph, self.model) if chosen else None
+            return AttentionTap(tap, chosen, self.in_graph, self.model) if chosen else None
 
         watch_attention(stack, module, self._takes_call, at_this_call, tap.after)
 
@@ -460,84 +434,5 @@ class Taps:
         return call
 
 
-@dataclass
-class _Attention:
-    """A tap's sites inside one call of one attention module."""
-
-    tap: Tap
-    wanted: list[tuple[Site, Place]]
-    in_graph: bool
-    model: nn.Module
-
-    @property
-    def reads_scores(self) -> bool:
-        """Whether it looks at scores."""
-        return any(place.end == "scores" for _, place in self.wanted)
-
-    def heads(self, count: int) -> list[int] | None:
-        """The heads of its sites; None where one has no selection, or one that is not there."""
-        if any(site.select is None for site, _ in self.wanted):
-            return None
-        try:
-            return [head for site, _ in self.wanted for head in heads_of(site, count)]
-        except IndexError:
-            return None
-
-    def hold(self, heads: list[int], count: int) -> None:
-        """Scores and pattern will be of these heads."""
-        local: list[tuple[Site, Place]] = []
-        for site, place in self.wanted:
-            indices = [heads.index(head) for head in heads_of(site, count)]
-            selection = indices[0] if isinstance(site.select, int) else tuple(indices)
-            local.append((site, replace(place, local_selection=selection)))
-        self.wanted = local
-
-    def scores(self, scores: Tensor) -> Tensor:
-        return self._touch("scores", scores)
-
-    def pattern(self, pattern: Tensor) -> Tensor:
-        return self._touch("pattern", pattern)
-
-    def part(self, name: str, value: Tensor) -> Tensor:
-        return self._touch(name, value)
-
-    def _touch(self, end: str, raw: Tensor) -> Tensor:
-        for site, place in self.wanted:
-            if place.end != end:
-                continue
-            with Touching(self.model):
-                raw = self.tap.touch(site, place, raw, None)
-        return raw
-
-
-def _put_last(module: nn.Module, keys: Sequence[int]) -> None:
-    """Let these hooks of a module run after all others, in one step for threads that run it."""
-    hooks = cast("OrderedDict[int, Any]", module._forward_hooks)
-    for key in keys:
-        if key in hooks:
-            hooks.move_to_end(key)
-
-
-def _recorders(module: nn.Module) -> tuple[list[int], list[int]]:
-    """The recorders among a module's hooks; and they with all that is behind the first of them,
-    which puts the hooks back into their order.
-    """
-    hooks = module._forward_hooks
-    if not hooks:
-        return [], []
-    keys = [key for key, hook in hooks.items() if getattr(hook, "__module__", "") == _RECORDERS]
-    order = list(hooks)
-    return keys, order[order.index(keys[0]) :] if keys else []
-
-
-def read(site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-    """A site's tensor, its selection taken, read off the raw one."""
-    whole = as_site(place, raw, shape)
-    return whole if site.select is None else select(whole, place.within(site))
-
-
-def as_site(place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-    """A site's tensor, read off the raw one."""
-    if shape is not None and raw.ndim <= 2:
-        raw = raw.unflatten(0, shape)
-    return place.view(raw)
+def _before(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
+    return module.register_forward_pre_hook(hook, with_kwargs=True)

@@ -23,7 +23,8 @@ from ...hooks.anatomy import Place, locate
 from ...hooks.output_heads import language_head
 from ...hooks.resume import TOLERANCE
 from ...hooks.shortcuts import Parts, is_free, only_positions, padded, parts_of
-from ...hooks.taps import Tap, Taps, as_site
+from ...hooks.tap import Tap, as_site
+from ...hooks.taps import Taps
 from ..subject import Subject
 from .units import AttributionError
 

@@ -24,7 +24,7 @@ from layerscope.arguments import checked
 from layerscope.errors import InputError
 
 from ..padding import Padding
-from . import experts, heads, response, running, stream, values, weights, whole
+from . import experts, heads, response, running_checks, stream, values, weights, whole
 from .exam import Exam
 from .findings import Finding, Status, UnsoundModel, Verdict, kind_of, worst
 
@@ -75,12 +75,12 @@ CHECKS: tuple[Check, ...] = (
     Check("experts", experts.sums, quick=True),
     Check("norm and head", stream.end, quick=True),
     Check("batched", values.batched, quick=True),
-    Check("score masks", running.score_masks, quick=True),
-    Check("cached steps", running.cached_steps, quick=True),
-    Check("static cache", running.static_cache, quick=True),
-    Check("positional", running.positional, quick=True),
-    Check("PEFT", running.wrapped, quick=True),
-    Check("autocast", running.autocast, quick=True),
+    Check("score masks", running_checks.score_masks, quick=True),
+    Check("cached steps", running_checks.cached_steps, quick=True),
+    Check("static cache", running_checks.static_cache, quick=True),
+    Check("positional", running_checks.positional, quick=True),
+    Check("PEFT", running_checks.wrapped, quick=True),
+    Check("autocast", running_checks.autocast, quick=True),
     Check("resumed", whole.resumed, quick=True),
     Check("hooks gone", values.hooks_gone, quick=True),
     Check("padding", values.padding),
@@ -91,7 +91,7 @@ CHECKS: tuple[Check, ...] = (
     Check("head = columns", whole.cut_heads),
     Check("eager attention", whole.eager),
     Check("KV cache", whole.cached),
-    Check("generate", running.generated),
+    Check("generate", running_checks.generated),
     Check("bfloat16", functools.partial(whole.drift, dtype=torch.bfloat16)),
     Check("float16", functools.partial(whole.drift, dtype=torch.float16)),
     Check("weights", weights.noticed, quick=True),

@@ -15,16 +15,16 @@ from torch.overrides import _get_current_function_mode_stack
 from layerscope.errors import InputError
 
 from ..activations import SiteNeverFired
-from ..anatomy import Anatomy, UnknownArchitecture, anatomy, copied
+from ..anatomy import anatomy, copied
 from ..capture import capture
 from ..configuration import text_config
-from ..edits import function
-from ..intervene import NothingChanged, intervene
+from ..intervene import NothingChanged
 from ..padding import Padding
 from ..placement import byte_layers, device_of, dtype_of, is_offloaded
 from ..resume import Resume
-from ..sites import HEAD_AXIS, Site, SiteLike
+from ..site_map import Anatomy, UnknownArchitecture
 from ..views import channels, turned
+from .comparing import main_tensor, relative
 from .findings import Finding
 from .inputs import default_inputs, pad_id
 
@@ -424,51 +424,6 @@ def _keeper(kept: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
     return hook
 
 
-def isolated(
-    exam: Exam,
-    changes: Mapping[str, Mapping[int, Callable[[Tensor], Tensor]]],
-    rows: int,
-    read: Sequence[str],
-) -> dict[str, Tensor]:
-    """Copies of the first text in one forward, in which every block is entered with the clean
-    stream again.
-
-    What a change does therefore stays in its own block: all blocks are examined at once.
-
-    Args:
-        changes: site -> row -> function of that row's tensor.
-        rows: how many copies; a row without changes is the clean one.
-        read: the sites to return.
-    """
-    edits: dict[SiteLike, Any] = {name: function(_by_row(made)) for name, made in changes.items()}
-    for layer in range(exam.n_layers):
-        name = f"blocks.{layer}.hook_resid_pre"
-        clean = exam.acts[name][:1]
-        edits[name] = function(_reset(clean, changes.get(name, {})))
-    acts: Any = {}
-    with torch.no_grad(), quiet(), intervene(exam.model, edits):
-        with capture(exam.model, *read, clone=True, stop=True) as acts:  # the head is not needed
-            exam.run(exam.item(0, rows))
-    return dict(acts)
-
-
-def _by_row(made: Mapping[int, Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
-    def apply(value: Tensor) -> Tensor:
-        out = value.clone()
-        for row, change in made.items():
-            out[row] = change(value[row])
-        return out
-
-    return apply
-
-
-def _reset(
-    clean: Tensor, made: Mapping[int, Callable[[Tensor], Tensor]]
-) -> Callable[[Tensor], Tensor]:
-    change = _by_row(made)
-    return lambda value: change(clean.to(value).expand_as(value))
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the warning that an edit changed nothing:
@@ -479,77 +434,9 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def relative(measured: Tensor, expected: Tensor) -> float:
-    """Largest ||a - b|| / ||b|| over vectors of the last axis;
-    where b is a tenth of the median size, of that.
-    """
-    if measured.shape != expected.shape:
-        return float("inf")
-    a, b = measured.detach().double(), expected.detach().double().to(measured.device)
-    b = torch.where(b.isfinite(), b, 0.0)
-    a = torch.where(expected.isfinite().to(a.device), a, 0.0)  # -inf of masked scores
-    if a.ndim == 0:
-        a, b = a[None], b[None]
-    size = b.norm(dim=-1)
-    exact = (
-        1e-12 if expected.dtype == torch.float64 else 1e-6
-    )  # below it a value is rounding of the stream it comes from
-    floor = (0.1 * (size.median() or size.mean())).clamp(min=exact)
-    return float(((a - b).norm(dim=-1) / size.clamp(min=float(floor))).max())
-
-
 def attached(model: nn.Module) -> int:
     """How many hooks the model's modules have, and how many modes are on."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(m, kind)) for m in model.modules() for kind in kinds) + len(
         _get_current_function_mode_stack()
     )
-
-
-def main_tensor(output: Any) -> Tensor:
-    """The tensor of a model's output that its users read."""
-    if isinstance(output, Tensor):
-        return output
-    compared = getattr(output, "logits_per_image", None)
-    if isinstance(compared, Tensor):  # each picture with its own text
-        return compared.diagonal()[:, None]
-    for name in ("logits", "last_hidden_state"):
-        tensor = getattr(output, name, None)
-        if isinstance(tensor, Tensor):
-            return tensor
-    values = (
-        output.values()
-        if isinstance(output, Mapping)
-        else output
-        if isinstance(output, tuple | list)
-        else ()
-    )
-    for value in values:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value
-    raise TypeError(
-        f"expected a model that returns a tensor, a tuple or a mapping, got {type(output).__name__}"
-    )
-
-
-def noise(like: Tensor, seed: int, size: float) -> Tensor:
-    """Random numbers of ``size`` times the tensor's root mean square, the same each time."""
-    random = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
-    scale = torch.where(like.isfinite(), like, 0.0).float().square().mean().sqrt()
-    return random * (size * scale if float(scale) > 0 else size)
-
-
-def token_rows(value: Tensor, site: str, row: int, keep: Tensor, prefix: int = 0) -> Tensor:
-    """One text's values at its real tokens, in whatever shape the site has; scores, which count up
-    to a constant, from their top.
-    """
-    if HEAD_AXIS.get(Site(site).part) == 1:
-        # Keys are the learned prefix, the tokens, and perhaps a sink, which is a column that is no
-        # token.
-        n_sinks = value.shape[-1] - len(keep) - prefix
-        columns = torch.cat([keep.new_ones(prefix), keep, keep.new_ones(n_sinks)])
-        part = value[row][:, keep][:, :, columns]
-        if site.endswith("scores"):
-            part = part - part.amax(-1, keepdim=True)
-        return part
-    return value[row, keep]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..observe import observe
 from ..sites import Site
-from .exam import Exam, quiet, relative
+from .comparing import relative
+from .exam import Exam, quiet
 from .findings import Finding
 
 

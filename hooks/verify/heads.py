@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..views import channel_heads, channels
-from .exam import Exam, main_tensor, relative
+from .comparing import main_tensor, relative
+from .exam import Exam
 from .findings import Finding
 from .inputs import READ_BOTH_WAYS
 

@@ -16,15 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..anatomy import has_experts
 from ..capture import capture
 from ..edits import function
 from ..intervene import intervene
 from ..placement import cut_gradients
+from ..site_map import has_experts
 from ..sites import HEAD_AXIS, Site, SiteLike
 from ..views import identity, turned
-from .exam import Exam, isolated, noise, quiet, relative
+from .comparing import noise, relative
+from .exam import Exam, quiet
 from .findings import Finding
+from .isolated import isolated
 from .weights import quantised
 
 BIG = 0.5

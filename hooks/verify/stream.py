@@ -12,7 +12,8 @@ from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .exam import Exam, relative
+from .comparing import relative
+from .exam import Exam
 from .findings import Finding
 
 

@@ -19,7 +19,8 @@ from ..edits import function
 from ..intervene import intervene
 from ..padding import Padding, Policy, probe_padding, probe_side
 from ..sites import Site
-from .exam import Exam, attached, quiet, relative, token_rows
+from .comparing import relative, token_rows
+from .exam import Exam, attached, quiet
 from .findings import Finding
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from ..edits import Edit, function, scale, zero
 from ..intervene import intervene
 from ..placement import is_offloaded, present
 from ..sites import HEAD_AXIS, Site, SiteLike
-from .exam import Exam, noise, quiet, relative
+from .comparing import noise, relative
+from .exam import Exam, quiet
 from .findings import Finding
 
 LARGEST = 2_000_000_000

@@ -15,7 +15,17 @@ import zoo
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from hooks import UnsoundModel, anatomy, attention, capture, edits, forwards, positions, resume
+from hooks import (
+    UnsoundModel,
+    anatomy,
+    attention,
+    capture,
+    edit,
+    edits,
+    forwards,
+    positions,
+    resume,
+)
 from hooks import anatomy as anatomy_of
 from hooks import verify as examine
 from hooks.padding import Padding, Policy
@@ -423,7 +433,7 @@ def test_calls_that_are_read_off_the_keywords_of_the_outermost_module(monkeypatc
 
 @finds("autocast")
 def test_an_erasure_that_autocast_rounds(monkeypatch):
-    monkeypatch.setattr(edits, "_has_autocast", lambda device: False)
+    monkeypatch.setattr(edit, "_has_autocast", lambda device: False)
     assert wrong(tiny.model("llama"), "autocast") == ["blocks.1.hook_resid_post"]
 
 
