@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..subject.targets import in_target
-from .gradients import Slope, baselines, complete, each_part
+from .gradients import baselines, complete, each_part
 from .lookups import embedding
 from .options import Options
 from .result import MethodScores
 from .scorer import Scorer
+from .slope import Slope
 from .units import AttributionError
 
 NEIGHBOURS = 200

@@ -15,10 +15,10 @@ from ...hooks import capture
 from ..subject import Subject
 from ..subject.targets import as_target, in_target
 from ..subject.word_spans import pool_words
-from .gradients import Slope
 from .lookups import PIECE, embedding, ordinary_tokens
 from .question import Part, Question, clean_logits
 from .scorer import Row, Scorer
+from .slope import Slope
 from .units import AttributionError
 
 CANDIDATES = 20

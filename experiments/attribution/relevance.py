@@ -45,11 +45,12 @@ from torch.nn import functional as F
 from ...hooks import NothingChanged, Site, UnknownArchitecture, capture, edits, intervene, sites
 from ..report.schema import Note
 from ..subject import Subject
-from .gradients import Slope, each_part, with_figures
+from .gradients import each_part, with_figures
 from .lookups import tables
 from .options import Options
 from .result import MethodScores
 from .scorer import Scorer
+from .slope import Slope
 from .units import AttributionError
 
 RULES = ("0", "epsilon", "gamma", "zplus")

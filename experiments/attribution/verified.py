@@ -28,10 +28,10 @@ from ..report.schema import Note
 from ..sweep.estimate import certificate, to_verify
 from ..sweep.measure import certificate_notes
 from .game import Game
-from .gradients import Slope
 from .medium_gradients import absent_embeddings, medium_first_order
 from .options import Options
 from .result import MethodScores
+from .slope import Slope
 
 DRAWN = 8
 """Units that are left out exactly to judge the estimates by, besides the largest."""

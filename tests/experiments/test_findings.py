@@ -17,7 +17,7 @@ from experiments.calibration.reliability import finding
 from experiments.report.parts import Picture, Stats, Text
 from experiments.report.schema import Interval, as_json
 from experiments.studies import STUDIES
-from experiments.studies.probe.summary import finding as probed
+from experiments.studies.probe.findings import finding as probed
 
 RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
 DIGITS = re.compile(r"\d+(?:\.\d+)?")

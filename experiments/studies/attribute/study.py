@@ -7,14 +7,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...attribution import AttributionError, Game, Scorer, ask, explain
-from ...attribution.examples import flip, flippable, nearest
+from ...attribution import Game, Scorer, explain
+from ...attribution.examples import flip, nearest
 from ...attribution.faithfulness import (
     Faithfulness,
     faithfulness,
@@ -24,160 +22,34 @@ from ...attribution.faithfulness import (
     sensitivity,
 )
 from ...attribution.game import DRAWN
-from ...attribution.methods import METHODS, method_named
+from ...attribution.methods import METHODS
 from ...attribution.predictions import predictions
 from ...attribution.question import Question
-from ...corpus.prompts import Prompt, Unusable
-from ...metrics.metrics import show_pictures
-from ...metrics.usable import joined_notes, unusable_notes, usable_each, usable_texts
+from ...corpus.prompts import Prompt
 from ...report.schema import Interval, Note, as_json, from_json
 from ...report.words import plural
 from ...runs import console
-from ...runs.execute import Cost, DataFile, Inputs, Load, Run
-from ...subject import Subject
-from ...subject.heard import HeardSound
-from ...subject.medium import Medium
-from ...subject.pictures import Picture
-from ...subject.spoken import SpokenSubject
+from ...runs.execute import Cost, Run
 from .findings import findings
+from .inputs import AttributeInputs, prepare
+from .media import modality_records, shown_pictures, shown_sounds
 from .options import AttributeOptions
-from .reading import (
-    data_of,
-    images_for,
-    prompts_of,
-    proposer_of,
-    sounds_for,
-    steps_of,
-    target_of,
-)
 from .records import (
     MEASURED,
     RANDOM,
     AnswerProbability,
     Example,
     MethodRecord,
-    Modalities,
     Prediction,
     RandomRecord,
     Record,
     Results,
-    ShownPicture,
-    ShownSound,
 )
 
-LOUDNESS = 240
-"""Bars of a drawn sound."""
+__all__ = ["cost", "measure", "prepare"]
+
 DRAWN_STARTS, DRAWN_VALUES = ("sampled",), ("shuffle",)
 """Baselines, and replacements of hidden values, that are drawn."""
-
-
-@dataclass(kw_only=True)
-class AttributeInputs(Inputs):
-    """What is explained.
-
-    Args:
-        model: the run's model.
-        methods: in the order in which they are shown.
-        prompts: the texts; of a generation one for each step.
-        questions: what is asked about each.
-        proposer: the masked model whose words take the absent ones' places.
-        known: texts to look for similar ones in.
-        references: texts whose values give hidden-out's mean.
-        notes: what of the files is left out.
-    """
-
-    model: Subject
-    methods: tuple[str, ...]
-    prompts: list[Prompt]
-    questions: list[Question]
-    proposer: Subject | None
-    known: list[Prompt]
-    references: list[str]
-    notes: list[Note]
-
-
-def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
-    """The texts, the model, and a question about each text."""
-    methods = tuple(dict.fromkeys(options.method)) or ("leave-one-out",)
-    for method in methods:
-        method_named(method)
-    unusable: list[Unusable] = []
-    prompts = prompts_of(options, unusable)
-    if options.probe is not None and not options.probe.is_file():
-        raise AttributionError(f"--probe {options.probe}: no such file")
-    if options.reference is not None and options.value != "mean":
-        raise AttributionError(
-            f"--reference: --value {options.value} takes nothing from other prompts, "
-            "expected --value mean"
-        )
-    # All files before the model is loaded, which takes longest.
-    known, notes = _other_texts(options.known, options.skip, "known texts")
-    references, left_out = _other_texts(options.reference, options.skip, "reference texts")
-    notes += left_out
-    images, sounds = images_for(options, prompts), sounds_for(options, prompts)
-    subject = load_model(classifier=True, speech=bool(sounds))
-    proposer = proposer_of(options)
-    show_pictures(subject, options, images)
-    asked = usable_each(
-        prompts, lambda prompt: _questions(subject, options, prompt), unusable, options.skip
-    )
-    notes = [*unusable_notes(unusable, len(asked)), *notes]
-    answered = [replace(one, answer=one.answer or options.target or "") for one, _ in asked]
-    notes += joined_notes(answered, subject)
-    data = data_of(options, len(asked), len(known), len(references), proposer)
-    data += [DataFile.of("image", path, 1) for path in images]
-    data += [DataFile.of("audio", path, 1) for path in sounds]
-    steps: list[Prompt] = []
-    questions: list[Question] = []
-    for _, (of_text, about_text) in asked:
-        steps += of_text
-        questions += about_text
-    return AttributeInputs(
-        options=options,
-        subject=subject,
-        data=data,
-        model=subject,
-        methods=methods,
-        prompts=steps,
-        questions=questions,
-        proposer=proposer,
-        known=known,
-        references=[prompt.prompt for prompt in references],
-        notes=notes,
-    )
-
-
-def _other_texts(path: Path | None, allowed: float, what: str) -> tuple[list[Prompt], list[Note]]:
-    """The texts of a file beside the prompts, and what of it is left out."""
-    return ([], []) if path is None else usable_texts(path, allowed, what=what)
-
-
-def _questions(
-    subject: Subject, options: AttributeOptions, prompt: Prompt
-) -> tuple[list[Prompt], list[Question]]:
-    """The steps of a text, and what is asked about each."""
-    steps = steps_of(subject, prompt, options.generate)
-    questions = []
-    for step in steps:
-        target = target_of(options, step)
-        medium = _medium(subject, options, step)
-        question = ask(subject, step.prompt, target, options.level, pair=step.pair, medium=medium)
-        # Checked for all texts now, not after hours at the text that cannot be changed.
-        if options.flips:
-            flippable(question)
-        questions.append(question)
-    return steps, questions
-
-
-def _medium(subject: Subject, options: AttributeOptions, prompt: Prompt) -> Medium | None:
-    """The picture that belongs to a text, or the sound that is heard in its place."""
-    if prompt.image is not None:
-        grid = (options.patches, options.patches)
-        return Picture(prompt.image, subject.processor, *grid, subject.dtype)
-    if prompt.audio is not None:
-        assert isinstance(subject, SpokenSubject)
-        return HeardSound(prompt.audio, subject, options.seconds)
-    return None
 
 
 def cost(inputs: AttributeInputs) -> Cost:
@@ -204,7 +76,7 @@ def measure(inputs: AttributeInputs, run: Run) -> Results:
     with run.timed("examples"):
         examples = _examples(inputs, run)
     with run.timed("modalities"):
-        modalities = _modalities(inputs, run)
+        modalities = modality_records(inputs, run)
     scored = [record for record in records if isinstance(record, MethodRecord)]
     return Results(
         records=records,
@@ -212,8 +84,8 @@ def measure(inputs: AttributeInputs, run: Run) -> Results:
         examples=examples,
         predictions=[answer for answer in answers if answer.answers],
         modalities=modalities,
-        pictures=_pictures(inputs),
-        sounds=_sounds(inputs),
+        pictures=shown_pictures(inputs),
+        sounds=shown_sounds(inputs),
         findings=findings(records, inputs.methods),
         notes=[*inputs.notes, *_notes(inputs.options, scored)],
     )
@@ -405,86 +277,6 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
             run.folder.save_cell(cell, raw)
         examples.append(from_json(Example, raw, f"cell {cell}"))
     return examples
-
-
-# -- pictures and sounds
-
-
-def _modalities(inputs: AttributeInputs, run: Run) -> list[Modalities]:
-    """The answer without the picture or sound, without the words and without both,
-    for each text with one.
-    """
-    modalities = []
-    for number, question in enumerate(inputs.questions):
-        if question.medium is not None:
-            make = partial(_of_modalities, inputs, number)
-            raw = run.folder.kept(f"{number:05d}-modalities", make)
-            modalities.append(from_json(Modalities, raw, f"cell {number:05d}-modalities"))
-    return modalities
-
-
-def _of_modalities(inputs: AttributeInputs, number: int) -> Any:
-    question, options = inputs.questions[number], inputs.options
-    assert question.medium is not None
-    scorer = Scorer(question, options.batch_tokens)
-    game = Game(scorer, options.removal, options.seed, proposals=inputs.proposer)
-    is_cell = np.arange(game.n) < question.medium.n_cells
-    # with both, words alone, the medium alone, neither
-    kept = np.array([is_cell | ~is_cell, ~is_cell, is_cell, is_cell & ~is_cell])
-    both, words, medium, neither = game(kept).tolist()
-    return as_json(
-        Modalities(
-            item=number,
-            kind=question.medium.kind,
-            value=both,
-            without_medium=words,
-            without_words=medium,
-            without_both=neither,
-            medium=((both - words) + (medium - neither)) / 2,
-            words=((both - medium) + (words - neither)) / 2,
-            measured_by=game.removal,
-        )
-    )
-
-
-def _pictures(inputs: AttributeInputs) -> list[ShownPicture]:
-    """The pictures as the page shows them."""
-    shown = []
-    for number, question in enumerate(inputs.questions):
-        picture = question.medium
-        if not isinstance(picture, Picture):
-            continue
-        width, height = picture.image.size
-        shown.append(
-            ShownPicture(
-                item=number,
-                file=Path(picture.path).name,
-                rows=picture.rows,
-                columns=picture.columns,
-                width=width,
-                height=height,
-                jpeg=picture.jpeg(),
-            )
-        )
-    return shown
-
-
-def _sounds(inputs: AttributeInputs) -> list[ShownSound]:
-    """The sounds as the page shows them."""
-    shown = []
-    for number, question in enumerate(inputs.questions):
-        sound = question.medium
-        if isinstance(sound, HeardSound):
-            shown.append(
-                ShownSound(
-                    item=number,
-                    file=Path(sound.path).name,
-                    seconds=sound.seconds,
-                    spans=[list(span) for span in sound.times],
-                    loudness=sound.loudness(LOUDNESS),
-                )
-            )
-    return shown
 
 
 # -- all texts

@@ -16,9 +16,11 @@ from ....probes import controls, evaluation
 from ....probes.evaluation import ClusterBootstrap
 from ...corpus import Corpus, Split
 from ...features.sites import layer_of
-from ...report.schema import Finding, Interval, Note, estimated, is_above
-from ...report.words import finite, layer_label, runs
+from ...report.schema import Finding, Interval, Note, estimated
+from ...report.words import finite
 from ...tasks.task import Part, Task
+from .findings import finding
+from .notes import property_notes
 from .options import ProbeOptions
 from .records import (
     ClassScores,
@@ -147,7 +149,7 @@ def _of_property(
     out = _Summary(
         records=records,
         comparisons=_comparisons(records, scored),
-        notes=_notes(cells, task, options),
+        notes=property_notes(cells, task, options),
         findings=[Finding(property=task.property.name, text=finding(records))],
     )
     if not numbers:
@@ -405,105 +407,3 @@ def _confused(cell: Cell, test: Part) -> list[ConfusionRecord]:
             ConfusionRecord(property=cell.property, gold=gold, predicted=predicted, count=count)
         )
     return records
-
-
-def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Note]:
-    name, notes = task.property.name, []
-
-    def add(kind: str, text: str) -> None:
-        notes.append(Note(kind=kind, text=f"{name}: {text}"))
-
-    unconverged = [cell.site for cell in cells if not cell.converged]
-    if unconverged:
-        add("warning", f"probes not converged at {', '.join(unconverged)}")
-    unconverged = [cell.site for cell in cells if not cell.control_converged]
-    if unconverged:
-        add("warning", f"control probes not converged at {', '.join(unconverged)}")
-    if options.control_seeds and any(len(cell.control) < options.control_seeds for cell in cells):
-        add("skipped", "some control tasks drew only one class or number and were left out")
-    if task.property.kind == "class":
-        notes += _absent_classes(task)
-    elif options.control_seeds:
-        add("info", "the selectivity of a number (R2 minus the control's R2) has no interval")
-    _, clusters = np.unique(task.parts["test"].clusters, return_inverse=True)
-    effective = evaluation.effective_clusters(clusters)
-    # A bootstrap over a handful of sentences gives intervals that are too narrow.
-    few = evaluation.few_clusters(int(clusters.max()) + 1, effective=effective)
-    if few:
-        add("warning", few)
-    if task.property.level == "sentence":
-        add("info", "the control task labels a sentence by its first word")
-    return notes
-
-
-def _absent_classes(task: Task) -> list[Note]:
-    """A warning of test items that no probe can get right."""
-    trained = {str(label) for label in task.parts["train"].labels}
-    lost = Counter(str(label) for label in task.parts["test"].labels if str(label) not in trained)
-    if not lost:
-        return []
-    text = (
-        f"{task.property.name}: classes absent from training count as wrong: {_some(sorted(lost))} "
-        f"({lost.total()} test items)"
-    )
-    return [Note(kind="warning", text=text)]
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    """Names, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
-
-
-def _span(ends: Interval | None) -> str:
-    """An interval inside a sentence, where there is one."""
-    return f", 95% CI {ends.text()}" if ends else ""
-
-
-def finding(records: Sequence[ProbeRecord]) -> str:
-    """One paragraph in words, from the records of one property."""
-    top = max(records, key=lambda record: record.score)
-    first, last = records[0], records[-1]
-    is_number = top.metric == "r2"
-    metric = "R2" if is_number else "accuracy"
-    text = (
-        f"{top.property}: the {metric} of linear probes is highest at "
-        f"{_best_layers(records)} ({top.score:.3f}{_span(top.score_interval)}). "
-        f"It is {first.score:.3f} at {_place(first)}, the first that was read, "
-        f"and {last.score:.3f} at {_place(last)}, the last."
-    )
-    if not is_number and not is_above(top.score_interval, top.majority):
-        text += (
-            f" The highest is not significantly above the most frequent class ({top.majority:.3f})."
-        )
-    if is_number and not is_above(top.score_interval, 0.0):
-        text += " The highest is not significantly above a constant guess (0)."
-    guess = "value" if is_number else "label"
-    text += f" Guessing each word type's most frequent {guess} gives {top.type_majority:.3f}."
-    if top.distance_majority is not None:
-        text += (
-            f" Guessing from the distance between the two words gives {top.distance_majority:.3f}."
-        )
-    if top.selectivity is not None:
-        span = _span(top.selectivity_interval)
-        text += (
-            f" Selectivity at the best layer is {top.selectivity:.3f}{span}; "
-            f"the control task reaches {top.control:.3f}."
-        )
-    if top.random_model is not None:
-        text += f" The same layer of a random-weight model gives {top.random_model:.3f}."
-    return text
-
-
-def _place(record: ProbeRecord) -> str:
-    """Where a record was read, for a sentence."""
-    return "the embeddings" if record.layer < 0 else f"layer {record.layer}"
-
-
-def _best_layers(records: Sequence[ProbeRecord]) -> str:
-    """The set of best layers in words."""
-    best = [i for i, record in enumerate(records) if record.best]
-    names = runs(best, [layer_label(record.layer, record.site) for record in records])
-    if names == "emb":
-        return "the embeddings"
-    return f"layer{'s' if len(best) > 1 else ''} {names}"
