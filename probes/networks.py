@@ -28,7 +28,7 @@ from .checks import features_and_classes, fitted_features
 from .design import as_features, check_finite
 from .labels import Labels, encode_classes, encode_dev
 from .storage import Saved
-from .training import Schedule, train
+from .training import Schedule, Trained, train
 
 Activation = Literal["relu", "none"]
 _TENSORS = ("U", "a", "V", "b", "mean", "scale")
@@ -128,10 +128,7 @@ def networks_many(
         order = order[cut:] if cut < len(order) else order  # one row is held out and trained on
         held_X, held_y = features[held_rows], goal[:, held_rows]
     else:
-        held_X = as_features(dev[0], device).float()
-        check_finite(held_X, "dev")
-        if held_X.shape[1] != features.shape[1]:
-            raise InputError(f"dev has {held_X.shape[1]} features, but X has {features.shape[1]}")
+        held_X = _dev_features(dev[0], features.shape[1], device)
         held_y = _dev_labels(coded, dev[1], len(held_X))
     features, goal = features[order], goal[:, order]
     mean, scale = _moments(features)
@@ -161,19 +158,40 @@ def networks_many(
     )
     fits = {}
     for i, (_, name, seed) in enumerate(models):
-        classes, n_classes = coded[name][0], sizes[i]
-        U, a, V, b = (w[i].detach() for w in trained.weights)
-        fits[name, seed] = NetworkFit(
-            classes,
-            (U, a, V[:n_classes], b[:n_classes]),
-            mean,
-            scale,
-            activation,
-            float(trained.lowest[i]) / float(np.log(2)),
-            int(trained.epochs[i]),
-            bool(trained.stationary[i]),
-        )
+        fits[name, seed] = _fit(trained, i, coded[name][0], mean, scale, activation)
     return fits
+
+
+def _dev_features(
+    X: Float[Tensor, "m d"] | np.ndarray, width: int, device: torch.device | str | None
+) -> Float[Tensor, "m d"]:
+    features = as_features(X, device).float()
+    check_finite(features, "dev")
+    if features.shape[1] != width:
+        raise InputError(f"dev has {features.shape[1]} features, but X has {width}")
+    return features
+
+
+def _fit(
+    trained: Trained,
+    number: int,
+    classes: np.ndarray,
+    mean: Float[Tensor, " d"],
+    scale: Float[Tensor, " d"],
+    activation: Activation,
+) -> NetworkFit:
+    """One of the networks that were trained together."""
+    U, a, V, b = (w[number].detach() for w in trained.weights)
+    return NetworkFit(
+        classes,
+        (U, a, V[: len(classes)], b[: len(classes)]),
+        mean,
+        scale,
+        activation,
+        float(trained.lowest[number]) / float(np.log(2)),
+        int(trained.epochs[number]),
+        bool(trained.stationary[number]),
+    )
 
 
 def _check_sizes(**sizes: int) -> None:

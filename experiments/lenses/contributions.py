@@ -100,30 +100,8 @@ def contributions(
         LensError: a family whose parts do not sum to its logits, or that has no such sites.
     """
     model, n_layers = subject.model, subject.n_layers
-    known = set(sites(model))
-    names = [
-        f"blocks.{n}.{site}" for n in range(n_layers) for site in ("hook_attn_out", "hook_mlp_out")
-    ]
-    names = ["blocks.0.hook_resid_pre", *names, f"blocks.{n_layers - 1}.hook_resid_post"]
-    split_heads = by in ("head", "position") and all(
-        f"blocks.{n}.attn.hook_z" in known for n in range(n_layers)
-    )
-    if by in ("head", "position") and not split_heads:
-        raise LensError(f"{subject.name}: single heads cannot be read: use --by layer")
-    extra = [f"blocks.{n}.attn.hook_z" for n in range(n_layers)] if split_heads else []
-    if by == "position":
-        extra += [
-            f"blocks.{n}.attn.{site}"
-            for n in range(n_layers)
-            for site in ("hook_pattern", "hook_v")
-        ]
-    if by == "neuron":
-        extra += [f"blocks.{n}.mlp.hook_post" for n in range(n_layers)]
-    if missing := [name for name in (*names, *extra) if name not in known]:
-        raise LensError(
-            f"{subject.name}: contributions by {by} need {missing[0]}, "
-            "which cannot be read on this model"
-        )
+    names, extra = _read_sites(subject, by)
+    split_heads = by in ("head", "position")
     (batch,) = subject.batches([text])
     output: Any = None
     with torch.no_grad(), capture(model, *names, *extra, clone=True) as acts:
@@ -162,6 +140,40 @@ def contributions(
             "and contributions would be wrong"
         )
     return Contributions(parts, end.logit, error, end.bias)
+
+
+def _read_sites(subject: Subject, by: str) -> tuple[list[str], list[str]]:
+    """The sites of the residual stream that are read, and those that split its parts.
+
+    Raises:
+        LensError: the model has no such sites.
+    """
+    n_layers = subject.n_layers
+    known = set(sites(subject.model))
+    names = [
+        f"blocks.{n}.{site}" for n in range(n_layers) for site in ("hook_attn_out", "hook_mlp_out")
+    ]
+    names = ["blocks.0.hook_resid_pre", *names, f"blocks.{n_layers - 1}.hook_resid_post"]
+    split_heads = by in ("head", "position") and all(
+        f"blocks.{n}.attn.hook_z" in known for n in range(n_layers)
+    )
+    if by in ("head", "position") and not split_heads:
+        raise LensError(f"{subject.name}: single heads cannot be read: use --by layer")
+    extra = [f"blocks.{n}.attn.hook_z" for n in range(n_layers)] if split_heads else []
+    if by == "position":
+        extra += [
+            f"blocks.{n}.attn.{site}"
+            for n in range(n_layers)
+            for site in ("hook_pattern", "hook_v")
+        ]
+    if by == "neuron":
+        extra += [f"blocks.{n}.mlp.hook_post" for n in range(n_layers)]
+    if missing := [name for name in (*names, *extra) if name not in known]:
+        raise LensError(
+            f"{subject.name}: contributions by {by} need {missing[0]}, "
+            "which cannot be read on this model"
+        )
+    return names, extra
 
 
 def _heads(
