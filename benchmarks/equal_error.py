@@ -263,7 +263,19 @@ def needed(
         samples = min(most, math.ceil(growth * samples))
 
 
-def main() -> None:
+def covered_scores(
+    game: Remembered, exact: np.ndarray, given: argparse.Namespace
+) -> list[np.ndarray]:
+    """Whether each score's interval covers it where ours stopped, for each seed and asked error."""
+    covered = []
+    for seed in range(given.covers):
+        for share in (0.15, given.share):
+            result = ours.leverage(game, Options(error=share, seed=seed))
+            covered.append(np.abs(result.scores - exact) <= 1.96 * result.errors + 1e-9)
+    return covered
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -281,7 +293,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=PEERS, help="of the others (default: all)")
     parser.add_argument("--values", default=None, help="a file (.npz) that keeps what is known")
     parser.add_argument("--peers", default=None)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
     if given.peers:
         # numba, which they import, takes the coverage.py beside this file for the package of that
         # name.
@@ -351,11 +367,7 @@ def main() -> None:
         owen = partition(game, n, 2**n, 0)
         missed = math.sqrt(np.square(owen - exact).mean())
         print(f"shap partition, all it asks for: RMSE {missed:.3g}")
-    covered = []
-    for seed in range(given.covers):
-        for share in (0.15, given.share):
-            result = ours.leverage(game, Options(error=share, seed=seed))
-            covered.append(np.abs(result.scores - exact) <= 1.96 * result.errors + 1e-9)
+    covered = covered_scores(game, exact, given)
     game.save()
     print(
         f"95% intervals where ours stopped (errors of 15% and {given.share:.0%} asked, "

@@ -90,7 +90,48 @@ def objective(X, y, classes, coef, intercept, l2):
     return total + l2 / 2 * (coef**2).sum()
 
 
-def main():
+def solve_layer(layer, X, made, given):
+    """Both solves of a layer, in turns: seconds of ours, of theirs, and by how much our objectives
+    exceed theirs, relative.
+    """
+    mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
+    scale[scale == 0] = 1
+    Z = ((X - mean) / scale).astype(np.float32)
+    theirs, fits, our_times, other = {}, {}, [], 0.0
+    for i, (name, y) in enumerate(made.items()):
+        # in turns, so that both sides meet the machine's good and bad minutes; the mean counts
+        if i % 4 == 0:
+            start = time.perf_counter()
+            fits = fit_many(Design(X, device=given.device), made, given.l2, tol=given.tol)
+            our_times.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        theirs[name] = LogisticRegression(C=1 / given.l2, tol=1e-4, max_iter=10_000).fit(
+            Z, y.astype(str)
+        )
+        other += time.perf_counter() - start
+    span, ours = f"{min(our_times):.1f} to {max(our_times):.1f}", float(np.mean(our_times))
+    gaps = []
+    for name, y in made.items():
+        peer, y = theirs[name], y.astype(str)
+        reached = objective(
+            Z, y, peer.classes_, peer.coef_.astype(np.float64), peer.intercept_, given.l2
+        )
+        fit = fits[name]
+        coef = np.asarray(fit.coef) * scale
+        intercept = np.asarray(fit.intercept) + np.asarray(fit.coef) @ mean
+        gaps.append(
+            objective(Z, y, fit.classes.astype(str), coef, intercept, given.l2) / reached - 1
+        )
+    print(
+        f"layer {layer}: joint solve {ours:.1f} s ({span}), scikit-learn {other:.1f} s: "
+        f"{other / ours:.1f}x; our objective less theirs, relative: {min(gaps):.1e} to "
+        f"{max(gaps):.1e}; all converged: {all(f.converged for f in fits.values())}",
+        flush=True,
+    )
+    return ours, other, gaps
+
+
+def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -106,7 +147,11 @@ def main():
     parser.add_argument("--l2", type=float, default=100.0)
     parser.add_argument("--tol", type=float, default=1e-5, help="relative error of our objective")
     parser.add_argument("--device", default=None, help="where our solve runs")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    given = arguments()
     warnings.simplefilter("ignore")
     print(machine())
     sentences = list(read_conllu(given.ud / "en_ewt-ud-train.conllu", limit=given.sentences))
@@ -136,44 +181,10 @@ def main():
     worst, layers = -np.inf, given.layers or range(len(plain))
     solves: dict[str, list[float]] = {"ours": [], "plain": []}  # the layers are the paired runs
     for layer in layers:
-        X = plain[layer].numpy()
-        mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
-        scale[scale == 0] = 1
-        Z = ((X - mean) / scale).astype(np.float32)
-        theirs, fits, our_times, other = {}, {}, [], 0.0
-        for i, (name, y) in enumerate(made.items()):
-            # in turns, so that both sides meet the machine's good and bad minutes; the mean counts
-            if i % 4 == 0:
-                start = time.perf_counter()
-                fits = fit_many(Design(X, device=given.device), made, given.l2, tol=given.tol)
-                our_times.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            theirs[name] = LogisticRegression(C=1 / given.l2, tol=1e-4, max_iter=10_000).fit(
-                Z, y.astype(str)
-            )
-            other += time.perf_counter() - start
-        span, ours = f"{min(our_times):.1f} to {max(our_times):.1f}", float(np.mean(our_times))
+        ours, other, gaps = solve_layer(layer, plain[layer].numpy(), made, given)
         solves["ours"].append(ours)
         solves["plain"].append(other)
-        gaps = []
-        for name, y in made.items():
-            peer, y = theirs[name], y.astype(str)
-            reached = objective(
-                Z, y, peer.classes_, peer.coef_.astype(np.float64), peer.intercept_, given.l2
-            )
-            fit = fits[name]
-            coef = np.asarray(fit.coef) * scale
-            intercept = np.asarray(fit.intercept) + np.asarray(fit.coef) @ mean
-            gaps.append(
-                objective(Z, y, fit.classes.astype(str), coef, intercept, given.l2) / reached - 1
-            )
         worst = max(worst, *gaps)
-        print(
-            f"layer {layer}: joint solve {ours:.1f} s ({span}), scikit-learn {other:.1f} s: "
-            f"{other / ours:.1f}x; our objective less theirs, relative: {min(gaps):.1e} to "
-            f"{max(gaps):.1e}; all converged: {all(f.converged for f in fits.values())}",
-            flush=True,
-        )
     ours, plain_solves = sum(solves["ours"]), sum(solves["plain"])
     print(
         f"joint solve: {ours:.1f} s against {plain_solves:.1f} s: "
