@@ -231,8 +231,7 @@ def _show_required(parser: argparse.ArgumentParser, name: str, options: type, *w
     """A usage line with the words and options that must be given."""
     from .runs.options import required_of
 
-    if required := [*words, *required_of(options)]:
-        parser.usage = " ".join(("layerscope", name, *required, "[options]"))
+    parser.usage = " ".join(("layerscope", name, *words, *required_of(options), "[options]"))
 
 
 _PLACES = (

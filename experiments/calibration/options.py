@@ -26,7 +26,9 @@ class ConfidenceOptions(RunOptions):
         "prompts with answer and, optionally, wrong: JSONL, JSON, CSV or TSV", None, metavar="FILE"
     )
     pairs: Path | None = option("minimal pairs: JSONL, JSON, CSV or TSV", None, metavar="FILE")
-    limit: int | None = option("use only the first N rows", None, metavar="N", least=1)
+    limit: int | None = option(
+        "use only the first N rows (default: all)", None, metavar="N", least=1
+    )
     validation: Path | None = option(
         "a file in the same format to fit scalings on", None, metavar="FILE"
     )

@@ -109,28 +109,40 @@ def _add_option(
         group.add_argument(flag(item.name), action="store_true", default=None, help=text)
         return
     extra: dict[str, Any] = {}
-    for name in ("choices", "metavar"):
-        if name in item.metadata:
-            extra[name] = item.metadata[name]
+    if "choices" in item.metadata:
+        extra["choices"] = item.metadata["choices"]
+    else:
+        extra["metavar"] = _placeholder(item, kind)
     if item.default is MISSING:
-        text += " (required)"
-    elif item.default not in (None, ()) and "(default: " not in text:
+        text = _with_remark(text, "required")
+    elif item.default not in (None, (), "") and "default: " not in text:
         default = shlex.join(map(str, item.default)) if several else item.default
-        text += f" (default: {default})"
+        text = _with_remark(text, f"default: {default}")
     action = "append" if several else "store"
     text = argparse.SUPPRESS if is_hidden else text
     group.add_argument(flag(item.name), type=kind, action=action, help=text, **extra)
 
 
+def _placeholder(item: dataclasses.Field[Any], kind: Any) -> str:
+    """What stands for an option's value in its help: N for a whole number, else its name."""
+    return item.metadata.get("metavar") or ("N" if kind is int else item.name.upper())
+
+
+def _with_remark(text: str, remark: str) -> str:
+    """A help text with a remark at its end, in the parentheses that are there already."""
+    if text.endswith(")"):
+        return f"{text[:-1]}; {remark})"
+    return f"{text} ({remark})"
+
+
 def required_of(config: type) -> list[str]:
     """The options that must be given, as a usage line shows them."""
+    hints = typing.get_type_hints(config)
     needed = []
     for item in dataclasses.fields(config):
         if item.default is MISSING or "unless" in item.metadata:
-            needed.append(item)
-    return [
-        f"{flag(item.name)} {item.metadata.get('metavar', item.name.upper())}" for item in needed
-    ]
+            needed.append(f"{flag(item.name)} {_placeholder(item, _kind(hints[item.name])[0])}")
+    return needed
 
 
 def flag(name: str) -> str:

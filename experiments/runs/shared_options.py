@@ -171,7 +171,9 @@ class TextsOptions(RunOptions):
         None,
         metavar="FILE",
     )
-    limit: int | None = option("use only the first N texts of the file", None, metavar="N", least=1)
+    limit: int | None = option(
+        "use only the first N texts of the file (default: all)", None, metavar="N", least=1
+    )
     metric: str | None = option(
         "metric (default: logit_difference; pair_difference for pairs; class_log_odds for "
         "labelled texts; loss for neurons, prune and usage; "
@@ -229,7 +231,7 @@ class WordsOptions:
         "sentences used for scoring (default: a tenth of the corpus)", None, metavar="FILE"
     )
     sample: int | None = option(
-        "draw N training sentences at random",
+        "draw N training sentences at random (default: all)",
         None,
         metavar="N",
         least=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -259,6 +260,23 @@ def test_help_shows_examples_and_what_is_required(capsys):
     assert stop.value.code == 0
     assert "usage: layerscope probe --model M --corpus FILE --property PROPERTY [options]" in shown
     assert shown.count("  layerscope probe --model") == 3
+
+
+def test_every_help_names_values_and_defaults_in_one_way():
+    commands = next(a for a in cli.make_parser()._actions if a.dest == "command").choices
+    for name, command in commands.items():
+        if name in STUDIES:
+            assert command.usage.startswith(f"layerscope {name} ")
+            assert command.usage.endswith(" [options]")
+        for action in command._actions:
+            if action.help == argparse.SUPPRESS:
+                continue
+            where, text = f"{name} {action.option_strings}", action.help
+            assert text.count("default: ") <= 1, where
+            assert ") (" not in text, where
+            assert "(default: )" not in text, where
+            if action.type is int and action.option_strings:
+                assert action.metavar is not None, where
 
 
 # -- the same run, three ways

@@ -20,7 +20,9 @@ class AttendOptions(RunOptions):
         metavar="FILE",
     )
     text: tuple[str, ...] = option("a text, instead of a file (repeatable)", (), metavar="TEXT")
-    limit: int | None = option("use the first N sentences or prompts", None, metavar="N", least=1)
+    limit: int | None = option(
+        "use only the first N sentences or prompts (default: all)", None, metavar="N", least=1
+    )
     skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
     effects: Path | None = option(
         "a finished ablation of heads, to compare effects with attention", None, metavar="DIR"

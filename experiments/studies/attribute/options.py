@@ -45,7 +45,9 @@ class AttributeOptions(RunOptions):
         None,
         metavar="FILE",
     )
-    limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
+    limit: int | None = option(
+        "use only the first N prompts (default: all)", None, metavar="N", least=1
+    )
     skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
     target: str | None = option(
         "what is explained: a continuation (with its space), a class or a label (default: "
@@ -76,7 +78,7 @@ class AttributeOptions(RunOptions):
         None,
     )
     method: tuple[str, ...] = option(
-        f"{', '.join(METHODS)} (repeatable; default: leave-one-out)", ()
+        f"attribution method: {', '.join(METHODS)} (repeatable; default: leave-one-out)", ()
     )
     level: str = option("unit that gets a score", "word", choices=("word", "token", "span"))
     removal: str | None = option(

@@ -15,7 +15,7 @@ class CalibrateOptions(ConfidenceOptions):
     """Calibration."""
 
     model: str | Any | None = option(
-        "hub id, local folder or GGUF file; none with --predictions",
+        "hub id, local folder or GGUF file; not needed with --predictions",
         None,
         metavar="M",
         in_memory=True,

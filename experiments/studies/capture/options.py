@@ -53,7 +53,10 @@ class CaptureOptions(RunOptions, EngineOptions):
         "folder or URL of the shards (default: DIR/store)", None, decides=False, metavar="WHERE"
     )
     limit: int | None = option(
-        "use the first N sentences, lines or files of each table", None, metavar="N", least=1
+        "use only the first N sentences, lines or files of each table (default: all)",
+        None,
+        metavar="N",
+        least=1,
     )
     batch_tokens: int = option("tokens per batch and per shard", 4096, least=1)
     max_ram: str | None = option("memory limit, such as 2GB: batches become smaller", None)

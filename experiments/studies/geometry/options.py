@@ -18,7 +18,7 @@ class GeometryOptions(StoreOptions, RunOptions):
     property: tuple[str, ...] = option(
         "property that colours the maps: upos, deprel, depth, ... (repeatable; default: upos)", ()
     )
-    limit: int | None = option("use the first N sentences", 400, metavar="N", least=1)
+    limit: int | None = option("use only the first N sentences", 400, metavar="N", least=1)
     sample: int = option(
         "draw N words of these sentences at random", 1000, metavar="N", least=1, aliases=("words",)
     )

@@ -26,7 +26,10 @@ class LensOptions(RunOptions):
         metavar="FILE",
     )
     limit: int | None = option(
-        "use only the first N texts of the corpus and of the prompts", None, metavar="N", least=1
+        "use only the first N texts of the corpus and of the prompts (default: all)",
+        None,
+        metavar="N",
+        least=1,
     )
     skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)
     kind: tuple[str, ...] = option(

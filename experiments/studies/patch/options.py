@@ -34,5 +34,7 @@ class PatchOptions(EffectsOptions):
     )
     positions: str = positions_option(ALL)
     metric: str = option("metric", "logit_difference")
-    limit: int | None = option("use only the first N prompts", None, metavar="N", least=1)
+    limit: int | None = option(
+        "use only the first N prompts (default: all)", None, metavar="N", least=1
+    )
     skip: float = option(SKIP, 0.1, metavar="SHARE", most=1)

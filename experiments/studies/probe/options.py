@@ -23,7 +23,7 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
 
     property: tuple[str, ...] = option(
         "property to read: upos, deprel, feats:Number, misc:NER, depth, arc:deprel, ...; "
-        "for pictures and sounds, a column of the table (default: every column) (repeatable)",
+        "for pictures and sounds, a column of the table (repeatable; default: every column)",
         (),
         unless=MEDIA,
     )
