@@ -219,7 +219,7 @@ def generated(name: str) -> str:
         from layerscope.experiments.tasks.properties import PROPERTIES
 
         rows = [(f"`{p.name}`", p.level, p.kind, p.doc) for p in PROPERTIES.values()]
-        return markdown_table(("property", "of", "values", "what it is"), rows)
+        return markdown_table(("property", "of", "values", "meaning"), rows)
     from layerscope.experiments.attribution import METHODS
 
     rows = [(f"`{m.name}`", m.family, m.about, "yes" if m.draws else "") for m in METHODS.values()]
@@ -228,7 +228,7 @@ def generated(name: str) -> str:
 
 ABOVE = {
     True: "Every run's `results.json` has:",
-    False: "Beside [what every run has](running.md#resultsjson):",
+    False: "In addition to [the fields of every run](running.md#resultsjson):",
 }
 
 

@@ -3,8 +3,8 @@ tiny model.
 
 A block marked ``python`` runs in a folder where ``openai-community/gpt2`` is a small random GPT-2
 and the corpora are a few sentences of the demo's; the blocks of a page share their names. ``python
-captum``, ``python transformer_lens`` and ``python nnsight`` are another library's side of a
-comparison and run where it is installed; ``python peer`` is one that is not run, ``python other``
+captum``, ``python transformer_lens``, ``python nnsight`` and ``python sklearn`` are another
+library's side of a comparison and run where it is installed; ``python peer`` is one that is not run, ``python other``
 needs something that is not here.
 """
 
@@ -32,7 +32,7 @@ assert spec.loader is not None
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
-PEERS = ("transformer_lens", "captum", "nnsight")
+PEERS = ("transformer_lens", "captum", "nnsight", "sklearn")
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "README.md"])
 WITH_CODE = [
     p for p in PAGES if any(i.strip() == "python" for i, _ in build.FENCE.findall(p.read_text()))

@@ -202,7 +202,7 @@ _ROWS = (
     ),
     _of_game(
         "leverage-shap",
-        "Shapley values to a stated standard error, from the sets that tell most and a process",
+        "Shapley values to a stated standard error, by a Gaussian process over sets",
         "leverage",
         "leverage",
         draws=True,

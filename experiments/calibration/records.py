@@ -15,7 +15,7 @@ from ..report.schema import Interval, entry
 
 @dataclass(frozen=True, kw_only=True)
 class BinRecord:
-    """The rows whose confidence lies between two edges; one on an edge lies below it."""
+    """The rows with a confidence between two edges; one on an edge belongs to the lower bin."""
 
     interval: Interval = entry("edges of the bin")
     n: int = entry("rows in it", "rows")
@@ -79,7 +79,7 @@ class JudgedRecord:
     ece: float | None = entry("expected calibration error, bins of equal width")
     ece_interval: Interval | None = entry("its 95% interval")
     ece_chance: float | None = entry("ECE of a perfectly calibrated model of these confidences")
-    ece_p: float | None = entry("how often such a model has an ECE as large")
+    ece_p: float | None = entry("probability that such a model has an ECE at least as large")
     ece_p_holm: float | None = entry(
         "the same, Holm-corrected over the confidences of the run", default=None
     )
@@ -104,10 +104,16 @@ class JudgedRecord:
 
     brier: float | None = entry("Brier score of whole distributions, from 0 to 2", default=None)
     brier_interval: Interval | None = entry("its 95% interval", default=None)
-    reliability: float | None = entry("its part that miscalibration costs", default=None)
-    resolution: float | None = entry("its part that distinguishing rows gains", default=None)
-    uncertainty: float | None = entry("its part that the labels' frequencies leave", default=None)
-    within: float | None = entry("its part that lies inside the bins", default=None)
+    reliability: float | None = entry(
+        "reliability term of the Brier score: the cost of miscalibration", default=None
+    )
+    resolution: float | None = entry(
+        "resolution term: the gain from distinguishing rows", default=None
+    )
+    uncertainty: float | None = entry(
+        "uncertainty term: the Brier score of the label frequencies", default=None
+    )
+    within: float | None = entry("binning term: what varies inside the bins", default=None)
     n_impossible: int | None = entry(
         "rows with probability 0 for their label; nll is then infinite", "rows", default=None
     )
@@ -155,8 +161,8 @@ class ComparisonRecord:
     )
     difference_interval: Interval | None = entry("its 95% interval; null below 6 groups")
     p: float | None = entry(
-        "of no difference, paired over groups: sign flips and studentised bootstrap, "
-        "below 0.05 where the interval leaves 0 out; null below 6 groups"
+        "p of no difference, paired over groups: sign flips and studentised bootstrap, "
+        "below 0.05 exactly if the interval excludes 0; null below 6 groups"
     )
     p_holm: float | None = entry("Holm-corrected over all comparisons")
 

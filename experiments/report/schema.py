@@ -59,7 +59,7 @@ class Estimate(Protocol):
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a number may lie: its 95% interval, where the field does not speak of another one.
+    """Interval of a number: 95% unless the field states another level.
 
     The interval of the field ``score`` is the field ``score_interval``, and None where there is
     none.

@@ -42,8 +42,8 @@ class EffectRecord:
         "its 95% interval; it includes 0 exactly if the interval of the effect does", "share"
     )
     p: float | None = entry(
-        "of no effect: sign flips and studentised bootstrap over groups of prompts, "
-        "below 0.05 where the interval leaves 0 out; null where it was not tested"
+        "p of no effect: sign flips and studentised bootstrap over groups of prompts, "
+        "below 0.05 exactly if the interval excludes 0; null if it was not tested"
     )
     q: float | None = entry("its false discovery rate over the grid (Benjamini & Hochberg 1995)")
     n: int = entry("prompts")
@@ -58,7 +58,9 @@ class EffectRecord:
         "the same with sizes summed over positions", "the metric's", default=None
     )
     graddrop: float | None = entry(
-        "size of the estimate with one layer passed by at a time", "the metric's", default=None
+        "size of the GradDrop estimate, which leaves out one layer at a time",
+        "the metric's",
+        default=None,
     )
     null: float | None = entry(
         "mean size of the effect of random changes of the same size",

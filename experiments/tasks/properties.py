@@ -286,7 +286,7 @@ def _look_alikes() -> list[Property]:
     at = sentences
     rows: list[tuple[str, Reader, Literal["", "class", "length"], str, Rewriter | None]] = [
         ("length", at.length_band, "class", "band of the length in words", None),
-        ("word", at.word_content, "", "which word of middling frequency it holds", None),
+        ("word", at.word_content, "", "which of the mid-frequency words it contains", None),
         ("depth", at.depth_class, "length", "depth of the tree, 2 to 7", None),
         ("top", at.top_shape, "class", "the root's dependents in order", None),
         ("shift", at.label, "length", "two words swapped or not", rewriting.swap_words),
@@ -347,7 +347,7 @@ PROPERTIES: dict[str, Property] = _table(
             "pair",
             "class",
             arc_exists,
-            "is there an arc from the one word to the other",
+            "whether there is an arc from the first word to the second",
         ),
         Property(
             "sentence_length", "sentence", "number", lambda s, _: float(len(s.words)), "words"

@@ -27,7 +27,7 @@ class WordsRecord:
     )
     p: float | None = entry(
         "of over_random being 0: sign flips and studentised bootstrap over groups, "
-        "below 0.05 where its interval leaves 0 out; null below 6 groups"
+        "below 0.05 exactly if its interval excludes 0; null below 6 groups"
     )
     p_holm: float | None = entry("Holm-corrected over both kinds of words")
     n: int = entry("prompts that are tested", "prompts")
@@ -67,7 +67,7 @@ class Results(StudyResults):
         "confidence: the first against each other one", default=[]
     )
     errors: list[ErrorRecord] = entry(
-        "confidence: the wrong answers that the first was surest of", default=[]
+        "confidence: the wrong answers with the highest first confidence", default=[]
     )
     source: str = entry("confidence: what was measured: questions, prompts or pairs", default="")
 

@@ -116,7 +116,7 @@ class Example:
 
     item: int = entry("the text's number")
     flip: Flip | None = entry("the changed words; null if not requested")
-    nearest: list[Neighbour] = entry("the known texts most like it")
+    nearest: list[Neighbour] = entry("the most similar reference texts")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 class NeighbourAccuracy:
     """How often a word's ten nearest neighbours from other sentences have its class."""
 
-    accuracy: float = entry("accuracy of their majority")
+    accuracy: float = entry("accuracy of the majority vote of the nearest neighbours")
     accuracy_interval: Interval | None = entry("its 95% interval over sentences")
 
 
@@ -40,7 +40,7 @@ class LayerRecord:
         "share of the first two, which a PCA map shows", "share of the variance"
     )
     components_90: int = entry("number of principal components for 90% of the variance")
-    anisotropy: float = entry("mean cosine of two words")
+    anisotropy: float = entry("mean cosine between two words")
     anisotropy_centred: float = entry("the same with the mean removed")
     intrinsic_dimension: float = entry("TwoNN: directions of a word's near neighbourhood")
     trust_pca: float | None = entry(
@@ -79,9 +79,11 @@ class DrawnPoints:
 class Words:
     """The words that are drawn."""
 
-    sentences: list[list[str]] = entry("the words of each sentence from which a word is drawn")
-    at: list[list[int]] = entry("each drawn word's sentence and place in it")
-    labels: dict[str, list[str | float | None]] = entry("each property's value of each drawn word")
+    sentences: list[list[str]] = entry("the words of each sentence with a sampled word")
+    at: list[list[int]] = entry("sentence of each sampled word, and its place there")
+    labels: dict[str, list[str | float | None]] = entry(
+        "value of each property for each sampled word"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ class LensResults:
     """The logit lens."""
 
     records: list[LensRecord] = entry("one for each layer, the model itself last")
-    texts: list[LensText] = entry("texts that are shown whole")
+    texts: list[LensText] = entry("texts that the page shows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +136,13 @@ class Results(StudyResults):
     """A model's layers as spaces."""
 
     records: list[LayerRecord] = entry("one for each site")
-    words: Words = entry("the words that are drawn")
+    words: Words = entry("the sampled words")
     maps: dict[str, list[DrawnPoints]] = entry("for each method the map of each site")
-    near: list[str] = entry("each site's 5 nearest words of every word, base64 of 16-bit numbers")
-    cka: Similarity = entry("likeness of every two sites")
+    near: list[str] = entry(
+        "the 5 nearest words of each word at each site, base64 of 16-bit numbers"
+    )
+    cka: Similarity = entry("CKA of each pair of sites")
     cka_between: Similarity | None = entry(
-        "likeness of this model's sites and another's", default=None
+        "CKA of each site of this model with each site of the compared model", default=None
     )
     lens: LensResults | None = entry("the logit lens", default=None)

@@ -84,9 +84,9 @@ class ComparisonRecord:
         "bits a token",
     )
     difference_interval: Interval | None = entry("95% interval over texts", "bits a token")
-    p: float = entry("of no difference; below 0.05 exactly if the interval excludes 0")
+    p: float = entry("p of no difference; below 0.05 exactly if the interval excludes 0")
     p_holm: float = entry(
-        "of no difference, paired over texts: sign flips and studentised bootstrap; "
+        "p of no difference, paired over texts: sign flips and studentised bootstrap; "
         "Holm-corrected over layers and lenses"
     )
 

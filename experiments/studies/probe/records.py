@@ -151,8 +151,8 @@ class ComparisonRecord:
         "its 95% interval over sentences, not corrected; null below 6 sentences"
     )
     p: float | None = entry(
-        "of no difference: sign flips and studentised bootstrap over sentences, "
-        "below 0.05 where the interval leaves 0 out; null below 6 sentences"
+        "p of no difference: sign flips and studentised bootstrap over sentences, "
+        "below 0.05 exactly if the interval excludes 0; null below 6 sentences"
     )
     p_holm: float | None = entry("Holm-corrected over all pairs of the property")
 

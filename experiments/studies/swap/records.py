@@ -28,8 +28,8 @@ class SwapRecord:
         "its 95% interval; null below 6 groups", "the metric's"
     )
     p: float | None = entry(
-        "of no effect: sign flips and studentised bootstrap, "
-        "below 0.05 where the interval leaves 0 out; null below 6 groups"
+        "p of no effect: sign flips and studentised bootstrap, "
+        "below 0.05 exactly if the interval excludes 0; null below 6 groups"
     )
     p_holm: float | None = entry("Holm-corrected over the lists")
     size: float = entry("mean size of the change, in either direction", "the metric's")
@@ -40,7 +40,7 @@ class SwapRecord:
     beyond_interval: Interval | None = entry(
         "its 95% interval; null below 6 groups", "the metric's"
     )
-    beyond_p: float | None = entry("of no difference of the sizes, paired over texts")
+    beyond_p: float | None = entry("p of no difference between the sizes, paired over texts")
     beyond_p_holm: float | None = entry("Holm-corrected over the lists")
     flips: float | None = entry("classifiers: share of texts with another predicted class", "share")
     flips_interval: Interval | None = entry("its 95% interval", "share")
