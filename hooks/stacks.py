@@ -162,7 +162,12 @@ def without_clipped(row: Family, config: Any) -> Family:
 
 def _without_cross(row: Family) -> dict[str, PlaceSpec]:
     """The sites of a decoder that runs without an encoder."""
-    return {part: place for part, place in row.inside.items() if "cross" not in part}
+    inside = {part: place for part, place in row.inside.items() if "cross" not in part}
+    middle = inside.get("hook_resid_mid")
+    if row.cross is not None and isinstance(middle, str) and middle.startswith(row.cross):
+        # Where norms come first, the next one that reads the sum is the MLP's.
+        inside["hook_resid_mid"] = row.inside["hook_resid_mid_cross"]
+    return inside
 
 
 def _sense(config: Any) -> str | None:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+_BERT = {
+    "model_type": "bert",
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+_READING = {"is_decoder": True, "add_cross_attention": True}
 FLAGS: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration": {"feed_forward_proj": "relu"},
     "MT5ForConditionalGeneration": {},
@@ -30,9 +39,13 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "PLBartForConditionalGeneration": {},
     "FSMTForConditionalGeneration": {"src_vocab_size": 100, "tgt_vocab_size": 100},
+    "EncoderDecoderModel": {"encoder": _BERT, "decoder": {**_BERT, **_READING}},
     "T5EncoderModel gated": {"feed_forward_proj": "gated-gelu"},
     "T5EncoderModel": {},
     "BartForCausalLM": {},
+    "BlenderbotForCausalLM": {},
+    "MBartForCausalLM": {},
+    "PegasusForCausalLM": {},
     "TrOCRForCausalLM": {},
     "MarianForCausalLM": {},
 }
