@@ -99,6 +99,8 @@ SOUND_TOWER = replace(
     decoder=None,
 )
 
+# It takes the mean of two positions at a time before its last norm, which is of no block's output.
+QWEN2_AUDIO_TOWER = replace(SOUND_TOWER, outside={})
 
 #: ``model_type`` -> its rows.
 ROWS: dict[str, tuple[Family, ...]] = {
@@ -111,5 +113,6 @@ ROWS: dict[str, tuple[Family, ...]] = {
     ),
     "wavlm": (WAVLM, WAVLM_PRE_NORM),
     **same("wav2vec2-bert wav2vec2-conformer", CONFORMER),
-    **same("qwen2_audio_encoder voxtral_encoder", SOUND_TOWER),
+    "qwen2_audio_encoder": (QWEN2_AUDIO_TOWER,),
+    "voxtral_encoder": (SOUND_TOWER,),
 }

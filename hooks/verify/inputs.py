@@ -28,13 +28,16 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     """
     config: Any = getattr(model, "config", None)
     main = getattr(model, "main_input_name", None)
-    if config is None or main is None:
+    takes = inspect.signature(model.forward).parameters
+    if main == "input_ids" and main not in takes and "pixel_values" in takes:
+        main = "pixel_values"  # a vision tower alone (Idefics 3) keeps the name of its whole model
+    text: Any = text_config(config)
+    is_unknown = main == "input_ids" and not hasattr(text, "vocab_size")
+    if config is None or main is None or is_unknown:
         raise InputError(
             f"{type(model).__name__} does not say what it takes: give verify(model, inputs={{...}})"
         )
     generator = torch.Generator().manual_seed(seed)
-    text = text_config(config)
-    takes = inspect.signature(model.forward).parameters
     if main == "input_ids":
         vocabulary = int(text.vocab_size)
         ids = torch.randint(

@@ -32,6 +32,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "Wav2Vec2BertModel": {},
     "Wav2Vec2ConformerModel": FRAMES,
+    "WhisperForCausalLM": {},
+    "Qwen2AudioEncoder": {"max_source_positions": 12, "num_mel_bins": 8},
     "WhisperModel": {"max_source_positions": 12, "max_target_positions": 64, "num_mel_bins": 8},
     "WhisperForConditionalGeneration": {
         "max_source_positions": 12,

@@ -30,6 +30,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "Data2VecVisionModel": {},
     "ViTMSNModel": {},
     "IJepaModel": {},
+    "Idefics3VisionTransformer": {},
+    "SmolVLMVisionTransformer": {},
     "SwinModel": WINDOWS,
     "Swinv2Model": WINDOWS,
     "ConvNextModel": {
