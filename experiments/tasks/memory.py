@@ -149,7 +149,7 @@ class Fits:
         if least > max_ram:
             raise RunError(
                 f"{name}: expected at least {size(least)} with the vectors on disk "
-                f"({size(whole)} with them in memory), of which {size(resident)} are held already"
+                f"({size(whole)} with them in memory), of which {size(resident)} are already in use"
             )
         disk = copies * one_site + max(s.disk for s in solves)
         # Half of what is left goes to the sample; the other half is for what is made of it.

@@ -143,7 +143,7 @@ def cost(inputs: CaptureInputs) -> Cost:
     text = (
         f"about {plural(inputs.rows, 'row')} at {plural(len(inputs.sites), 'site')}, one pass; "
         f"{size(inputs.disk)} on disk; in memory up to {size(memory)}, "
-        f"{size(inputs.need.resident)} of it held already, with batches of {batch_tokens:,} "
+        f"{size(inputs.need.resident)} of it already in use, with batches of {batch_tokens:,} "
         f"tokens{smaller}"
     )
     return Cost(text, memory=memory - inputs.need.resident, disk=inputs.disk)

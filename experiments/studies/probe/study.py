@@ -275,7 +275,7 @@ def plan_of(
     stored = f"{counts}: {size(disk)} on disk"
     if to_compute:
         stored += f", batches of {batch_tokens:,} tokens"
-    in_all = f"{size(memory)} in all, {size(need.resident)} of it held already"
+    in_all = f"{size(memory)} in all, {size(need.resident)} of it already in use"
     limits = [task.limits() for view in views for task in view.tasks]
     lines = [stored, fits.line(), in_all, *limits]
     text = "; ".join(line for line in lines if line)
