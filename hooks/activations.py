@@ -269,7 +269,7 @@ def _one(spec: SiteLike, known: list[Site]) -> Site:
     name = (
         wanted.name
         if wanted.name.startswith("module:")
-        else expand([Site(wanted.name)], names)[0].name
+        else expand([Site(wanted.name)], names, captured=True)[0].name
     )
     exact = Site(name, wanted.select)
     if exact in known:

@@ -33,7 +33,7 @@ from .edit import Edit
 from .knockouts import knockout, window, zero_weights
 from .positions import EditError, Where
 from .reference import Reference, select_part
-from .sites import Site, SiteLike
+from .sites import Site, SiteLike, UnknownSite
 
 __all__ = [
     "Edit",
@@ -117,7 +117,7 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
 def _source_of(source: Mapping[str, Tensor], where: Where) -> Tensor:
     try:
         return source[str(where.site)]
-    except KeyError:
+    except (KeyError, UnknownSite):
         raise EditError(
             f"{where.site}: the source of the patch has no value of this site"
         ) from None

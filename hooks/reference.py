@@ -148,8 +148,9 @@ class Reference:
             )
         return select_part(mean, where.site, lead=1)[at.clamp(max=len(mean) - 1)].to(value)
 
-    def moments(self, site: Site) -> tuple[Float[Tensor, "*width"], Float[Tensor, "*width"]]:
+    def moments(self, site: SiteLike) -> tuple[Float[Tensor, "*width"], Float[Tensor, "*width"]]:
         """Mean and standard deviation over all tokens of a whole site."""
+        site = Site.parse(site)
         mean, whole = self._mean(site, "all"), self._whole(site)
         is_counted = self._mask & (torch.arange(self._mask.shape[1]) >= self._skip)
         tokens = whole[is_counted.to(whole.device)].double()

@@ -17,7 +17,7 @@ from .configuration import head_counts, text_config
 from .families import Family
 from .order import ORDER, in_order
 from .rows import ATTENTION_SITES, Place, Reading, read
-from .sites import Site, SiteLike, Span
+from .sites import Site, SiteLike, Span, UnknownSite
 from .stacks import Stack, stacks_of, submodule, without_clipped
 from .torch_modules import torch_stacks
 
@@ -33,7 +33,11 @@ def heads_of(site: Site, count: int) -> list[int]:
         return list(range(count))[slice(*chosen)]
     if chosen is None:
         return list(range(count))
-    return [range(count)[head] for head in (chosen if isinstance(chosen, tuple) else (chosen,))]
+    heads = chosen if isinstance(chosen, tuple) else (chosen,)
+    for head in heads:
+        if not -count <= head < count:
+            raise UnknownSite(f"{site}: expected an index below {count}, got {head}")
+    return [range(count)[head] for head in heads]
 
 
 @dataclass(frozen=True)

@@ -188,13 +188,14 @@ def _module_site(spec: str) -> Site:
     return Site(match["name"], select)
 
 
-def expand(specs: Iterable[SiteLike], known: Collection[str]) -> list[Site]:
+def expand(specs: Iterable[SiteLike], known: Collection[str], captured: bool = False) -> list[Site]:
     """Turn patterns into the model's own sites, in the model's order, without repeats.
 
     Args:
         specs: names, globs, shorthand pairs, sites; ``module:`` paths pass through for the anatomy
             to check.
         known: every name the model has, as `hooks.sites` lists them.
+        captured: they are those of a capture instead, which may lack sites of the model.
 
     Raises:
         UnknownSite: a pattern, or one alternative of its braces, matched nothing; the message names
@@ -218,7 +219,7 @@ def expand(specs: Iterable[SiteLike], known: Collection[str]) -> list[Site]:
         for alternative in braces(site.name):
             matched = _match(_count_from_end(alternative, known), names_known)
             if not matched:
-                raise UnknownSite(_no_such_site(alternative, known))
+                raise UnknownSite(_no_such_site(alternative, known, captured))
             names.update(matched)
         # In the model's order, whatever the order of the alternatives.
         in_order = names if len(names) == 1 else [name for name in known if name in names]
@@ -255,14 +256,14 @@ def _count_from_end(pattern: str, known: Collection[str]) -> str:
     return f"{stack}.{wanted}.{pattern[match.end() :]}"
 
 
-def _no_such_site(pattern: str, known: Collection[str]) -> str:
+def _no_such_site(pattern: str, known: Collection[str], captured: bool) -> str:
     wanted = _LAYER.match(pattern)
     layers = set()
     for name in known:
         layer = Site(name).layer
         if layer is not None:
             layers.add(layer)
-    if wanted and layers and int(wanted["layer"]) not in layers:
+    if wanted and layers and int(wanted["layer"]) not in layers and not captured:
         return f"no site {pattern!r}: the model has blocks 0 to {max(layers)}"
     # Compare without layer numbers first, so that a typo in the part is not drowned by the layer.
     folded = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in reversed(list(known)))
@@ -272,9 +273,8 @@ def _no_such_site(pattern: str, known: Collection[str]) -> str:
         at_layer = [name.replace(".*.", f".{wanted['layer']}.") for name in near]
         near = [name for name in at_layer if name in known]
     hint = f"; nearest: {', '.join(near)}" if near else ""
-    return (
-        f"no site {pattern!r} in this model{hint} (layerscope.sites(model) lists all {len(known)})"
-    )
+    place, listing = ("capture", "list(acts)") if captured else ("model", "layerscope.sites(model)")
+    return f"no site {pattern!r} in this {place}{hint} ({listing} lists all {len(known)})"
 
 
 def _from_pair(pair: tuple[str, int | str | Sequence[int]]) -> str:

@@ -255,6 +255,26 @@ class ClusterBootstrap:
             return np.full(k, np.nan), np.full(k, np.nan)
         return self._ends(Ratios(self.by_cluster(above), self.by_cluster(below)), level)
 
+    def share(
+        self, right: Float[np.ndarray, " n"], of: Float[np.ndarray, " n"], level: float = LEVEL
+    ) -> Interval:
+        """A share of answers that are counted, so many ``right`` ``of`` so many,
+        with Wilson's interval.
+
+        >>> of_8 = ClusterBootstrap(np.arange(4)).share(np.zeros(4), np.full(4, 2.0))
+        >>> of_8.value, of_8.low, of_8.high > 0.2
+        (0.0, 0.0, True)
+        """
+        n = float(of.sum())
+        value = float(right.sum()) / n if n else 0.0
+        if self.n_clusters == 1 or not n:
+            return Interval(value, math.nan, math.nan)
+        ratios = Ratios(self.by_cluster(right[:, None]), self.by_cluster(of[:, None]))
+        error, (quantile,) = float(ratios.error[0]), student(ratios.freedom, level, 1).tolist()
+        with_answers = float((self.by_cluster(of[:, None]) > 0).sum())
+        effective = _effective(value * (1 - value), error, n, with_answers)
+        return Interval(value, *wilson(value, effective, quantile))
+
     def ratio(
         self, above: Float[np.ndarray, " n"], below: Float[np.ndarray, " n"], level: float = LEVEL
     ) -> Interval:
@@ -328,16 +348,19 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
+def _effective(variance: float, error: float, n: float, clusters: float) -> float:
+    """The number of items that gives the clusters' standard error, at most n;
+    without a spread to judge it by, the number of clusters.
+    """
+    return min(n, variance / error**2) if error > 0 else clusters
+
+
 def _answers_ends(
     column: Float[np.ndarray, " n"], error: float, clusters: int, quantile: float, difference: bool
 ) -> tuple[float, float]:
-    """Ends of the mean of values -1, 0 and 1: of one share, or of the difference of two.
-
-    The effective number of items is that which gives the clusters' standard error, at most n;
-    without a spread to judge it by, it is the number of clusters.
-    """
+    """Ends of the mean of values -1, 0 and 1: of one share, or of the difference of two."""
     n, mean = len(column), float(column.mean())
-    effective = min(float(n), float(column.var()) / error**2) if error > 0 else float(clusters)
+    effective = _effective(float(column.var()), error, n, clusters)
     up, down = float((column == 1).mean()), float((column == -1).mean())
     if not difference:
         return wilson(up, effective, quantile)

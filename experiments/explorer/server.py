@@ -50,9 +50,7 @@ def require_packages() -> None:
         import uvicorn
         import websockets
     except ImportError as error:
-        raise UseError(
-            f"layerscope explore needs {error.name}: pip install 'layerscope[explore]'"
-        ) from error
+        raise UseError(f"explore needs {error.name}: pip install 'layerscope[explore]'") from error
     del starlette, uvicorn, websockets
 
 

@@ -431,6 +431,10 @@ def test_bad_options_are_one_line(tmp_path, capsys):
     for more, message in (
         (["probe", "--model", "m"], "missing required options: --corpus, --property"),
         (["probe", "--config", str(tmp_path / "x.toml")], "No such file"),
+        (
+            ["ablate", "--modle", "m"],
+            "layerscope: ablate has no option --modle: did you mean --model?",
+        ),
     ):
         assert cli.main(more) == 2
         said = capsys.readouterr().err.strip()

@@ -5,7 +5,7 @@ import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hooks import Resume, Site, UnknownSite, capture, edits, intervene, sites
+from hooks import EditError, Resume, Site, UnknownSite, anatomy, capture, edits, intervene, sites
 
 IDS = torch.randint(3, tiny.VOCAB, (3, 7), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones_like(IDS)
@@ -172,6 +172,23 @@ def test_bad_use_is_one_clear_line():
         ValueError, match="gives no logits: expected a language model with its head"
     ):
         Resume(tiny.model("gpt2").transformer, {"input_ids": IDS})
+
+
+def test_what_a_capture_lacks_is_not_denied_to_the_model():
+    model = tiny.model("gpt2")
+    with capture(model, "blocks.0.hook_resid_post") as acts:
+        model(IDS)
+    for name in ("blocks.0.attn.hook_z", "blocks.1.hook_resid_post"):
+        assert sites(model, name) == [name]
+        with pytest.raises(UnknownSite, match=f"no site '{name}' in this capture"):
+            acts[name]
+        with (
+            pytest.raises(EditError, match="the source of the patch has no value"),
+            intervene(model, {name: edits.patch(acts)}),
+        ):
+            model(IDS)
+    with pytest.raises(UnknownSite, match="expected an index below 4, got 9"):
+        anatomy(model).query_heads("blocks.0.attn.hook_z[9]")
 
 
 def work(run):

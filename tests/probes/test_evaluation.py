@@ -215,6 +215,33 @@ def test_few_shares_have_wilsons_interval_and_never_none_of_a_width():
     assert (nothing.low, nothing.high) == (0.0, 0.0)  # a measurement that is 0 each time
 
 
+def test_counted_shares_have_wilsons_interval():
+    """0 of 12 x 3 and all of them, by SciPy; without a spread each cluster counts as one."""
+    level = 1 - 2 * stats.norm.sf(stats.t.ppf(0.975, 11))
+    boot, counts = ClusterBootstrap(np.arange(12), 500), np.full(12, 3.0)
+    for right, total in ((np.zeros(12), 0), (counts, 12)):
+        interval = boot.share(right, counts)
+        expected = stats.binomtest(total, 12).proportion_ci(level, method="wilson")
+        assert (interval.low, interval.high) == pytest.approx(
+            (expected.low, expected.high), abs=1e-12
+        )
+    # One answer a cluster: the share is the mean.
+    right = (np.arange(12) < 9).astype(float)
+    interval, mean = boot.share(right, np.ones(12)), boot.mean(right)
+    assert (interval.low, interval.high) == pytest.approx((mean.low, mean.high))
+
+
+@pytest.mark.parametrize("n", [5, 30])
+@pytest.mark.parametrize("p", [0.02, 0.98])
+def test_counted_shares_near_0_and_1_are_covered(n, p):
+    """Resampled ratios covered .68 and .91 of 5 and 30 clusters."""
+    rng, boot = np.random.default_rng(n), ClusterBootstrap(np.arange(n), 500)
+    sizes = rng.integers(4, 20, (200, n)).astype(float)
+    right = rng.binomial(sizes.astype(int), p).astype(float)
+    ends = [boot.share(y, m) for y, m in zip(right, sizes, strict=True)]
+    assert np.mean([one.low <= p <= one.high for one in ends]) > 0.93
+
+
 def test_a_single_cluster_has_no_interval_and_no_test():
     boot = ClusterBootstrap(np.zeros(7, dtype=int))
     values = np.random.default_rng(0).normal(size=7)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ....probes.evaluation import ClusterBootstrap
+from ....probes.evaluation import ClusterBootstrap, Kind
 from ....probes.sparse import BAND
 from ...metrics.metrics import Metric
 from ...report.schema import Interval, Note, estimated, is_above
@@ -74,7 +74,7 @@ def set_records(
                 "ranking": neurons.source,
                 "k": neurons.k,
                 "neurons": list(neurons.neurons),
-                **_against_random(effects[i], effects[drawn], boot),
+                **_against_random(effects[i], effects[drawn], boot, metric.difference_kind),
             }
             records.append(SetRecord(**fields))
     return records
@@ -84,6 +84,7 @@ def _against_random(
     effect: Float[np.ndarray, " prompts"],
     drawn: Float[np.ndarray, "draws prompts"],
     boot: ClusterBootstrap,
+    kind: Kind | None,
 ) -> dict[str, Any]:
     """How a set's effect lies to those of as many neurons drawn at random.
 
@@ -95,7 +96,7 @@ def _against_random(
     at_least = (np.abs(means) >= abs(effect.mean())).sum()
     # Prompt by prompt, so that the interval is paired.
     beyond = effect - drawn.mean(0)
-    gap = boot.mean(beyond)
+    gap = boot.mean(beyond, kind=kind)
     return {
         "null": float(means.mean()),
         "null_interval": Interval(float(low), float(high)),

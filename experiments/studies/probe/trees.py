@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....probes.evaluation import ClusterBootstrap
-from ....probes.evaluation import Interval as Share
 from ....probes.structural import (
     Kind,
     StructuralFit,
@@ -145,8 +144,7 @@ def tree_scores(
     # Each sentence is a cluster: the arcs of one tree are not independent.
     boot = ClusterBootstrap(np.arange(len(test.heads)), seed=seed)
     recovered, of_tree = tree_edges(distances, test.heads, test.counted).T
-    edges = boot.ratio(recovered, of_tree)
-    edges = Share(edges.value, max(0.0, edges.low), min(1.0, edges.high))
+    edges = boot.share(recovered, of_tree)
     roots = tree_roots(depths, test.heads, test.counted)
     known = np.isfinite(roots)
     root = None

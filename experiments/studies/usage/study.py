@@ -339,7 +339,7 @@ def _layer(
     chosen_on: dict[str, Any] = {} if len(path) == 1 else {"dev": (dev, {"y": labels["dev"]})}
     design = Design(train, device=with_device(options, inputs.subject).device)
     fit = fit_many(design, {"y": labels["train"]}, path, tol=1e-5, **chosen_on)["y"]
-    right = (fit.predict(test) == labels["test"]).astype(float)
+    right = fit.predict(test) == labels["test"]
     score = ClusterBootstrap(task.parts["test"].clusters, seed=options.seed).mean(right)
     known = labels["train"].astype(str)
     if isinstance(train, OnDisk):  # by statistics of the shards
