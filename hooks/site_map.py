@@ -5,7 +5,7 @@ a row of `hooks.families`, or the adapters of TransformerLens (imported only the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -139,9 +139,24 @@ def read_site_map(model: nn.Module) -> tuple[Anatomy, tuple[StackShape, ...]]:
             [*_adapted_stack(model, required=not stacks), *stacks],
             "TransformerLens's adapter",
         )
-    return _from_stacks(
+    known, shapes = _from_stacks(
         model, stacks, source if stacks[0].name == "blocks" else "layerscope's table"
     )
+    return (known, shapes) if kind is not None else _with_torch(model, stacks, known, shapes)
+
+
+def _with_torch(
+    model: nn.Module, stacks: Sequence[Stack], known: Anatomy, shapes: tuple[StackShape, ...]
+) -> tuple[Anatomy, tuple[StackShape, ...]]:
+    """A user's own module that holds a transformers model: also PyTorch's own layers beside it."""
+    places, lengths = dict(known.places), dict(known.stacks)
+    bodies = tuple(stack.prefix for stack in stacks)
+    for name, reading, stack in torch_stacks(model, taken=lengths, outside=bodies):
+        places.update(reading.places)
+        lengths[name] = reading.n_layers
+        if stack is not None:
+            shapes = (*shapes, stack_shape(model, stack.path, stack.config))
+    return replace(known, places=in_order(places), stacks=lengths), shapes
 
 
 def _of_torch(model: nn.Module) -> tuple[Anatomy, tuple[StackShape, ...]]:

@@ -90,14 +90,17 @@ def _with_cross(model: nn.Module, decoder: Stack) -> Stack:
 
 
 def _main(model: nn.Module, matches: list[Stack]) -> Stack | None:
-    """The stack of the text; of a model without text the only one, if it is the body itself."""
-    text = text_config(getattr(model, "config", None))
+    """The stack of the text; of a model without text the only one, if it is the body itself or
+    stands in a user's own module.
+    """
+    config = getattr(model, "config", None)
+    text = text_config(config)
     text_type = getattr(text, "model_type", "")
     for match in matches:
         if getattr(match.config, "model_type", None) == text_type:
             return match
     only = matches[0]
-    is_body = len(matches) == 1 and only.prefix.count(".") <= 1
+    is_body = len(matches) == 1 and (config is None or only.prefix.count(".") <= 1)
     return only if is_body else None
 
 

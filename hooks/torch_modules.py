@@ -9,7 +9,7 @@ what it would have been.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
@@ -29,15 +29,23 @@ from .stacks import Stack
 _LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def torch_stacks(model: nn.Module) -> Iterator[tuple[str, Reading, Stack | None]]:
+def torch_stacks(
+    model: nn.Module, taken: Iterable[str] = (), outside: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Reading, Stack | None]]:
     """Name, places and row of each list of transformer layers and each recurrent module, in the
     model's order.
 
     The first is named ``blocks``, a decoder beside it ``decoder_blocks``, any other by its module:
     ``NAME_blocks``.
+
+    Args:
+        taken: names that others have.
+        outside: beginnings of paths that are left out.
     """
-    names: set[str] = set()
+    names = set(taken)
     for path, module in model.named_modules():
+        if outside and path.startswith(outside):
+            continue
         # Exactly these: a subclass may compute its steps in another way.
         if isinstance(module, nn.RNNBase) and type(module) in (nn.LSTM, nn.GRU, nn.RNN):
             name = _free_name(path, False, names)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import BertConfig, BertModel
 
 from hooks import UnknownArchitecture, anatomy, capture, edits, intervene, observe, sites, verify
 from layerscope.errors import UseError
@@ -295,3 +296,46 @@ def test_a_fused_encoder_under_autocast_is_no_fault():
     verdict = verify(model, {"src": torch.randn(3, 5, 8)}, only=["same outputs", "autocast"])
     assert verdict.status == "OK", verdict.wrong
     assert {f.check for f in verdict if f.status == "OK"} == {"same outputs", "autocast"}
+
+
+class Tagger(nn.Module):
+    """A transformers model, a recurrence over its states, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        self.bert = BertModel(BertConfig(vocab_size=20, intermediate_size=24, **size))
+        self.lstm = nn.LSTM(16, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.lstm(self.bert(ids).last_hidden_state)[0])
+
+
+class Within(nn.Module):
+    """The same, further inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Tagger()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.inner(ids)
+
+
+@pytest.mark.parametrize("kind", [Tagger, Within])
+def test_a_transformers_model_and_a_recurrence_beside_it_are_both_there(kind: Any) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    tagger = model if kind is Tagger else model.inner
+    states = tagger.bert(IDS, output_hidden_states=True).hidden_states
+    names = "blocks.1.hook_resid_post", "lstm_blocks.0.rnn.hook_state"
+    with capture(model, *names) as acts:
+        clean = model(IDS)
+    assert torch.equal(acts[names[0]], states[-1])
+    torch.testing.assert_close(acts[names[1]], tagger.lstm(states[-1])[0])
+    assert anatomy(model).stacks == {"blocks": 2, "lstm_blocks": 1}
+    with intervene(model, {names[1]: edits.zero()}):
+        silent = model(IDS)
+    torch.testing.assert_close(silent, tagger.head.bias.expand_as(silent))
+    assert not torch.allclose(clean, silent)
