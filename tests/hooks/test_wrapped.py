@@ -117,13 +117,24 @@ class Tagger(nn.Module):
         return self.head(self.encoder(ids).last_hidden_state)
 
 
-def test_a_wrapper_names_its_part_and_an_edit_of_the_part_is_one_of_the_whole():
+class Pair(nn.Module):
+    """Two models of transformers, of which neither is the main one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Identity(), tiny.model("llama").model)
+        self.second = tiny.model("gpt2").transformer
+
+    def forward(self, ids):
+        return self.first(ids).last_hidden_state + self.second(ids).last_hidden_state
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_edit_of_a_wrapper_and_one_of_its_part_are_the_same(whole):
     tagger = Tagger()
-    advice = r"pass its part model\.get_submodule\('encoder\.1'\) \(LlamaModel\)"
-    with pytest.raises(UnknownArchitecture, match=advice):
-        sites(tagger)
     part = tagger.get_submodule("encoder.1")
-    with torch.no_grad(), intervene(part, {"blocks.1.hook_resid_post[3]": edits.zero().at(2)}):
+    edited = tagger if whole else part
+    with torch.no_grad(), intervene(edited, {"blocks.1.hook_resid_post[3]": edits.zero().at(2)}):
         found = tagger(IDS)
 
     def by_hand(module, args, output):
@@ -134,6 +145,15 @@ def test_a_wrapper_names_its_part_and_an_edit_of_the_part_is_one_of_the_whole():
         expected = tagger(IDS)
     handle.remove()
     torch.testing.assert_close(found, expected)
+
+
+def test_a_wrapper_of_two_models_names_its_parts():
+    advice = (
+        r"pass its part model\.get_submodule\('first\.1'\) \(LlamaModel\) or "
+        r"model\.get_submodule\('second'\) \(GPT2Model\)"
+    )
+    with pytest.raises(UnknownArchitecture, match=advice):
+        sites(Pair())
 
 
 def test_a_part_that_is_replaced_within_a_block_is_not_quietly_left_unedited():
