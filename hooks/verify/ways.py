@@ -193,7 +193,10 @@ def _logits(model: Any, out: Any) -> Tensor:
 
 def _generate(model: Any, make: Make, texts: Texts, options: Mapping[str, Any]) -> Any:
     ids, mask, _ = texts.batch("left")
-    with edited(model, make(ids)):
+    # Samples are drawn from the global generator, which is the user's.
+    devices = [ids.device] if ids.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), edited(model, make(ids)):
+        torch.manual_seed(0)
         return model.generate(
             input_ids=ids,
             attention_mask=mask,

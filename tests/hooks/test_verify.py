@@ -694,3 +694,16 @@ def test_an_edit_may_be_off_by_more_where_the_way_is_off_without_one(
     compared.exam = types.SimpleNamespace(far=0.25, local=local)  # type: ignore[assignment]
     compared.trials = [Trial("blocks.0.hook_resid_post", lambda rows: edits.zero(), effect)]
     assert compared._bound(itself) == pytest.approx(bound)
+
+
+def test_the_doctor_draws_the_same_samples_again_and_leaves_the_global_generator_alone() -> None:
+    model = tiny.model("gpt2")
+    measured = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        findings = verify(model, only=["generate"]).findings
+        assert torch.equal(torch.get_rng_state(), before)
+        measured.append([(f.check, f.site, f.reason, f.measured) for f in findings])
+    assert measured[0] == measured[1]
+    assert any(number for *_, number in measured[0])
