@@ -193,7 +193,8 @@ def test_the_table_of_methods_is_the_help_and_says_what_is_drawn() -> None:
     """A method draws where two seeds give two results with settings that draw nothing else."""
     options = next(action for action in cli.make_parser()._subparsers._group_actions[0].choices["attribute"]._actions
                    if action.dest == "method")  # fmt: skip
-    assert str(options.help).startswith(", ".join(METHODS))
+    names = ", ".join(METHODS)
+    assert f"method: {names} (" in str(options.help)
     subject = classifier()
     for name, method in METHODS.items():
         if method.module not in (
