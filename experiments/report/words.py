@@ -39,6 +39,15 @@ def signed(value: Any, digits: int = 3) -> str:
     return text if bare else f"+{text}"
 
 
+def with_unit(text: str, unit: str) -> str:
+    """A number and its unit; a share has none.
+
+    >>> with_unit("2.3", "bits"), with_unit("0.8", "share")
+    ('2.3 bits', '0.8')
+    """
+    return text if unit == "share" else f"{text} {unit}"
+
+
 def interval(ends: Interval | None, digits: int = 3) -> str:
     """`low to high`, or nothing where there is none."""
     return "" if ends is None else f"{number(ends.low, digits)} to {number(ends.high, digits)}"

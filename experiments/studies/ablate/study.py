@@ -23,7 +23,7 @@ from ....hooks.edits import Edit
 from ...attention.repetition import repetition_scores
 from ...attention.text_patterns import text_patterns
 from ...report.schema import Finding, Interval, Note
-from ...report.words import plural
+from ...report.words import plural, with_unit
 from ...runs import console
 from ...runs.execute import Cost, Run
 from ...runs.folder import RunFolder
@@ -258,8 +258,9 @@ def _results(
         certificates[options.component] = measured.certificate
         notes += certificate_notes(options.component, measured.certificate)
     change = f"{options.value.capitalize()} ablation changes it"
+    clean = with_unit(f"{base.value:.3g}", metric.unit)
     finding = (
-        f"The clean {metric.name} is {base.value:.3g} {metric.unit} ({span(base)}, "
+        f"The clean {metric.name} is {clean} ({span(base)}, "
         f"n = {len(items)}). {significance_text(records, options.component, change)} The "
         f"largest effects are {ranking(records)}."
     )

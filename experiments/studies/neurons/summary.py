@@ -13,7 +13,7 @@ from ....probes.evaluation import ClusterBootstrap, Kind
 from ....probes.sparse import BAND
 from ...metrics.metrics import Metric
 from ...report.schema import Interval, Note, estimated, is_above
-from ...report.words import DOUBT, interval
+from ...report.words import DOUBT, interval, with_unit
 from ...sweep.components import Component
 from ...sweep.effects import effect_records
 from ...sweep.measure import Measured
@@ -168,11 +168,12 @@ def _used_most(
     passing = [r for r in sets if r.q is not None and r.q < LEVEL and r.null_p <= LEVEL]
     most = max(sets, key=lambda record: abs(record.beyond))
     top = "neuron" if most.k == 1 else f"{most.k} neurons"
+    effect = with_unit(f"{most.effect:+.3g}", metric.unit)
     return (
         f"{options.value.capitalize()} ablation changes the {metric.name} significantly "
         f"(FDR < {LEVEL}) and more than random sets do for {len(passing)} of {len(sets)} "
         f"sets of neurons (n = {n_items}). The set furthest beyond random is the top "
-        f"{top} by {most.ranking} at {most.site}: {most.effect:+.3g} {metric.unit} "
+        f"{top} by {most.ranking} at {most.site}: {effect} "
         f"(random sets {most.null_interval.text('+.3g')})."
     )
 

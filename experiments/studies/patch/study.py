@@ -29,7 +29,7 @@ from ...metrics.metrics import Metric, get_metric
 from ...metrics.reads import ItemError, MetricError, Reads, naming
 from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Note
-from ...report.words import plural
+from ...report.words import plural, with_unit
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
@@ -282,8 +282,9 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
 
 def _runs_finding(metric: Metric, means: Baselines, gap: Mean, n: int) -> Finding:
     """What the metric is in both runs, and whether they differ."""
+    clean = with_unit(f"{means.clean.value:.3g}", metric.unit)
     text = (
-        f"The {metric.name} is {means.clean.value:.3g} {metric.unit} on the clean prompts "
+        f"The {metric.name} is {clean} on the clean prompts "
         f"and {means.corrupted.value:.3g} on the corrupted ones, "
         f"a difference of {gap.value:.3g} ({span(gap)}, n = {n})."
     )

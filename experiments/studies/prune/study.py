@@ -33,7 +33,7 @@ from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_an
 from ...metrics.reads import MetricError
 from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Interval, Note
-from ...report.words import plural, size
+from ...report.words import plural, size, with_unit
 from ...runs import console
 from ...runs.execute import Cost, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -414,9 +414,10 @@ def _finding(records: Sequence[StepRecord]) -> str:
         if record.random is not None:
             by_chance = f" ({record.random:.3g} with random heads)"
         removed = 1 - record.parameters / whole.parameters
+        after = with_unit(f"{record.value:.3g}", whole.unit)
         parts.append(
             f"With {record.heads} of {whole.heads} heads per layer, the {record.metric} "
-            f"changes from {whole.value:.3g} to {record.value:.3g} {whole.unit}{by_chance}, "
+            f"changes from {whole.value:.3g} to {after}{by_chance}, "
             f"and the model has {removed:.1%} fewer parameters."
         )
     return " ".join(parts)
