@@ -220,8 +220,11 @@ class Subject:
         return setting(config, *names, default=setting(self.config, *names, default=default))
 
     def token(self, token_id: int) -> str:
-        """The token of an id, as the tokenizer spells it."""
-        return str(self._tokenizer.convert_ids_to_tokens(token_id))
+        """The token of an id, as the tokenizer spells it; an id that it lacks, as the last ones of
+        a padded vocabulary, by its number.
+        """
+        token = self._tokenizer.convert_ids_to_tokens(token_id)
+        return f"<id {token_id}>" if token is None else str(token)
 
     @functools.cached_property
     def sha256(self) -> str:

@@ -286,6 +286,14 @@ def test_bos_can_be_chosen() -> None:
         Subject(model, _tokenizer(), bos="w5000")
 
 
+def test_an_id_that_the_tokenizer_lacks_has_its_number() -> None:
+    """Vocabularies of models are often longer than their tokenizers', to a round number."""
+    subject = _subject("gpt2")
+    known = len(subject.tokenizer)
+    assert subject.token(known - 1) in subject.tokenizer.get_vocab()
+    assert subject.token(known) == f"<id {known}>"
+
+
 def test_an_encoder_without_one_gets_none_and_a_note() -> None:
     subject = _subject("t5-encoder")
     assert not subject.causal
