@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int
 
 from .distributions import t_quantile
 from .effects import agreed
-from .resampling import LEVEL, ClusterBootstrap, Interval, wilson
+from .resampling import LEVEL, ClusterBootstrap, Interval, effective_items, wilson
 from .significance import ALPHA
 
 DRAWS = 5_000
@@ -69,9 +69,7 @@ def group_mean(
     if not share or boot.n_clusters == 1:
         return boot.mean(values, level)
     mean, error = float(values.mean()), float(boot.standard_errors(values[:, None])[0])
-    effective = float(boot.n_clusters)
-    if error > 0:
-        effective = min(float(len(values)), mean * (1 - mean) / error**2)
+    effective = effective_items(mean * (1 - mean), error, len(values), boot.n_clusters)
     quantile = float(t_quantile((1 + level) / 2, boot.n_clusters - 1))
     return Interval(mean, *wilson(mean, effective, quantile))
 

@@ -272,7 +272,7 @@ class ClusterBootstrap:
         ratios = Ratios(self.by_cluster(right[:, None]), self.by_cluster(of[:, None]))
         error, (quantile,) = float(ratios.error[0]), student(ratios.freedom, level, 1).tolist()
         with_answers = float((self.by_cluster(of[:, None]) > 0).sum())
-        effective = _effective(value * (1 - value), error, n, with_answers)
+        effective = effective_items(value * (1 - value), error, n, with_answers)
         return Interval(value, *wilson(value, effective, quantile))
 
     def ratio(
@@ -348,7 +348,7 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-def _effective(variance: float, error: float, n: float, clusters: float) -> float:
+def effective_items(variance: float, error: float, n: float, clusters: float) -> float:
     """The number of items that gives the clusters' standard error, at most n;
     without a spread to judge it by, the number of clusters.
     """
@@ -360,7 +360,7 @@ def _answers_ends(
 ) -> tuple[float, float]:
     """Ends of the mean of values -1, 0 and 1: of one share, or of the difference of two."""
     n, mean = len(column), float(column.mean())
-    effective = _effective(float(column.var()), error, n, clusters)
+    effective = effective_items(float(column.var()), error, n, clusters)
     up, down = float((column == 1).mean()), float((column == -1).mean())
     if not difference:
         return wilson(up, effective, quantile)
