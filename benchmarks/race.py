@@ -33,6 +33,7 @@ from layerscope.experiments.runs.execute import Run, identity_of
 from layerscope.experiments.runs.folder import RunFolder, digest
 from layerscope.experiments.studies import STUDIES
 from layerscope.experiments.studies.ablate import study as ablate
+from layerscope.experiments.studies.ablate.options import AblateOptions
 from layerscope.experiments.subject import load
 from layerscope.experiments.sweep.elimination import eliminate
 from layerscope.experiments.sweep.grid import sweep_all
@@ -152,9 +153,9 @@ def main() -> None:
         with torch.no_grad():
             # What is imported and prepared once is in neither side's time.
             some = {kind: data, "limit": 2, "out": folder / "warm"}
-            Side(ablate.AblateOptions(model=subject, value=given.value, **some), subject)
+            Side(AblateOptions(model=subject, value=given.value, **some), subject)
             for name in ("race", "full", "race again")[: 3 if given.again else 2]:
-                options = ablate.AblateOptions(
+                options = AblateOptions(
                     model=subject,
                     value=given.value,
                     race=None if name == "full" else given.keep,

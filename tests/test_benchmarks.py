@@ -1,7 +1,10 @@
 """What `benchmarks/run.py --check` calls worse, and README's rows."""
 
+import ast
+import importlib
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,41 @@ def test_every_row_of_readme_is_in_the_results(benchmarks):
 
 def _source():
     return (ROOT / "benchmarks" / "run.py").read_text(encoding="utf-8")
+
+
+SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tools").rglob("*.py")])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_name_that_a_script_takes_from_the_library_is_there(script):
+    assert not missing_names(script.read_text(encoding="utf-8"))
+
+
+def missing_names(source):
+    """Names of layerscope that a script imports, or reads off a module of it, and that are gone."""
+    tree, modules, missing = ast.parse(source), {}, []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("layerscope"):
+            continue
+        owner = importlib.import_module(node.module)
+        for alias in node.names:
+            try:
+                value = getattr(owner, alias.name, None) or importlib.import_module(
+                    f"{node.module}.{alias.name}"
+                )
+            except ImportError:
+                missing.append(f"{node.module}.{alias.name}")
+                continue
+            if isinstance(value, types.ModuleType):
+                modules[alias.asname or alias.name] = value
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = modules.get(node.value.id)
+            if owner is not None and not hasattr(owner, node.attr):
+                missing.append(f"{owner.__name__}.{node.attr}")
+    return missing
+
+
+def test_a_missing_name_is_found():
+    source = "from layerscope.hooks import edits, gone\nedits.scale(2), edits.vanished()"
+    assert missing_names(source) == ["layerscope.hooks.gone", "layerscope.hooks.edits.vanished"]
