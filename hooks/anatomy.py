@@ -173,7 +173,10 @@ def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
         UnknownArchitecture: a TransformerLens name asked of a model whose anatomy is not known.
         WrappedModel: a compiled or replicated model, in which hooks would not run.
     """
-    return {site: place for of_spec in locate_each(model, specs) for site, place in of_spec.items()}
+    places: dict[Site, Place] = {}
+    for of_spec in locate_each(model, specs):
+        places.update(of_spec)
+    return places
 
 
 def locate_each(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Place]]:

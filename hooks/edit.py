@@ -26,6 +26,8 @@ class Edit:
             arithmetic that is rounded once at the end.
         asks_where: whether the function needs the positions and texts of its value; calls of single
             blocks are then read too, which costs time at every site.
+        is_fresh: whether the function returns the value itself or a tensor that nothing else holds;
+            any other is copied before it goes on, because models change theirs in place.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Edit:
     needs: tuple[str, ...] = ()
     given: Literal["copy", "value", "float32"] = "copy"
     asks_where: bool = True
+    is_fresh: bool = False
 
     def __call__(self, value: Tensor, where: Where | None = None) -> Tensor:
         return self.unrounded(value, where).to(value.dtype)
@@ -84,7 +87,7 @@ class Edit:
 
         # this edit changes nothing in place itself
         given = "value" if self.given == "copy" else self.given
-        return replace(self, name=name, apply=apply, given=given, asks_where=True)
+        return replace(self, name=name, apply=apply, given=given, asks_where=True, is_fresh=True)
 
 
 _HALF = (torch.float16, torch.bfloat16)

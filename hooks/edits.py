@@ -62,6 +62,7 @@ def zero() -> Edit:
         lambda value, where: torch.zeros_like(value),
         given="value",
         asks_where=False,
+        is_fresh=True,
     )
 
 
@@ -207,7 +208,7 @@ def turned(edit: Edit, seed: int = 0) -> Edit:
         displacement = edit(value, where) - value
         return value + displacement @ _rotation(value.shape[-1], seed).to(value)
 
-    return Edit(f"{edit.name}, turned", apply, edit.needs, given="float32")
+    return Edit(f"{edit.name}, turned", apply, edit.needs, given="float32", is_fresh=True)
 
 
 @functools.lru_cache(maxsize=32)
@@ -238,7 +239,8 @@ def add(vector: Tensor, factor: float = 1.0) -> Edit:
                 f"got {list(vector.shape)}"
             ) from None
 
-    return Edit(f"add {factor:g} x vector", apply, given="float32", asks_where=False)
+    name = f"add {factor:g} x vector"
+    return Edit(name, apply, given="float32", asks_where=False, is_fresh=True)
 
 
 @checked
@@ -249,6 +251,7 @@ def scale(factor: float) -> Edit:
         lambda value, where: value * factor,
         given="float32",
         asks_where=False,
+        is_fresh=True,
     )
 
 
@@ -282,7 +285,8 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
         centred = value if centre is None else value - centre.to(value)
         return value - (centred @ Q.T) @ Q
 
-    return Edit(f"erase {len(basis)} directions", apply, given="float32", asks_where=False)
+    name = f"erase {len(basis)} directions"
+    return Edit(name, apply, given="float32", asks_where=False, is_fresh=True)
 
 
 def copy(site: SiteLike) -> Edit:

@@ -213,7 +213,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         if new is old:
             return raw
         if part is None:
-            return _put(place, raw, shape, site, new)
+            is_fresh = all(edit.is_fresh for edit in self._edits[site])
+            return _put(place, raw, shape, site, new, is_fresh)
         fresh = copy_for(raw, new)
         fresh[part] = new
         return fresh
@@ -299,7 +300,8 @@ def _through_attn_out(
         new[at] = torch.where(moved == as_edited, value[at], moved.to(value.dtype) - before[at])
         return new
 
-    return Site(out), place, Edit(edit.name, apply, (*edit.needs, pre), given="float32")
+    needs = (*edit.needs, pre)
+    return Site(out), place, Edit(edit.name, apply, needs, given="float32", is_fresh=True)
 
 
 def _is_part(site: Site, place: Place, shape: torch.Size | None) -> bool:
@@ -312,11 +314,18 @@ def _is_part(site: Site, place: Place, shape: torch.Size | None) -> bool:
     )
 
 
-def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: Tensor) -> Tensor:
+def _put(
+    place: Place,
+    raw: Tensor,
+    shape: torch.Size | None,
+    site: Site,
+    new: Tensor,
+    is_fresh: bool,
+) -> Tensor:
     """``raw`` with a site's tensor exchanged for ``new``; both stay as they are."""
     if site.select is None and shape is None and place.view is views.identity:
         # what an edit gave may be held elsewhere, and the model may change its own in place
-        return new.clone()
+        return new if is_fresh else new.clone()
     fresh = copy_for(raw, new)
     whole = as_site(place, fresh, shape)
     whole[selected(whole, place.within(site))] = new

@@ -24,6 +24,7 @@ def knockout(queries: Positions | None = None, keys: Positions | None = None) ->
         f"knockout of {_edges(queries, keys)}",
         _cut(queries, keys, -math.inf, "attn.hook_attn_scores"),
         given="value",
+        is_fresh=True,
     )
 
 
@@ -39,6 +40,7 @@ def zero_weights(queries: Positions | None = None, keys: Positions | None = None
         f"zero weights of {_edges(queries, keys)}",
         _cut(queries, keys, 0.0, "attn.hook_pattern"),
         given="value",
+        is_fresh=True,
     )
 
 

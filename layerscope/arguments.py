@@ -76,9 +76,11 @@ def check_arguments(function: Callable[..., Any], args: Any, named: Mapping[str,
     for name, value in zip(takes.by_place, args, strict=False):
         if value is not takes.defaults.get(name, _NONE):
             _check(function, name, name, value)
-    if takes.others is not None:
-        for place, value in enumerate(args[len(takes.by_place) :]):
-            _check(function, takes.others, f"{takes.others}[{place}]", value)
+    if takes.others is not None and len(args) > len(takes.by_place):
+        others = args[len(takes.by_place) :]
+        if not _all_fit(_hints(function).get(takes.others, Any), others):
+            for place, value in enumerate(others):
+                _check(function, takes.others, f"{takes.others}[{place}]", value)
     for name, value in named.items():
         if value is not takes.defaults.get(name, _NONE):
             _check(function, name if name in takes.names else takes.others_named, name, value)

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import functools
 import pickle
+import warnings
 
 import pytest
 import tiny
@@ -18,6 +19,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from hooks import (
     Edit,
     NothingChanged,
+    Site,
     SiteNeverFired,
     UnknownSite,
     capture,
@@ -26,6 +28,7 @@ from hooks import (
     sites,
 )
 from hooks.capture import ValuesOverflowed
+from hooks.edits import Where
 from layerscope.errors import UseError
 
 IDS = tiny.ids()
@@ -114,6 +117,39 @@ class Adds(nn.Module):
         second = self.second(x * 1)
         second += 100
         return second
+
+
+FRESH = [
+    edits.zero(),
+    edits.scale(2.0),
+    edits.scale(1.0),
+    edits.add(torch.zeros(3)),
+    edits.erase(torch.zeros(1, 3)),
+    edits.turned(edits.scale(1.0)),
+    edits.constant(torch.ones(3)).at(0),
+]
+
+
+@pytest.mark.parametrize("edit", FRESH, ids=lambda edit: edit.name)
+def test_an_edits_own_tensor_goes_on_without_a_copy_and_is_held_nowhere_else(edit):
+    model, x = Adds(), torch.ones(1, 2, 3)
+    with torch.no_grad():
+        plain = edit(x, Where(Site("module:second:output")))
+        expected = plain + 100
+        assert edit.is_fresh
+        assert plain.untyped_storage()._cdata != x.untyped_storage()._cdata
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NothingChanged)
+            with intervene(model, {"module:second:output": edit}):
+                assert torch.equal(model(x), expected)
+                assert torch.equal(model(x), expected)
+    # Behind an edit that hands on what is held elsewhere one that is used nowhere still copies.
+    held = torch.full((1, 2, 3), 5.0)
+    nowhere = edits.scale(3.0).at(torch.zeros(1, 2, dtype=torch.bool))
+    name = "module:second:output"
+    with intervene(model, {name: lambda value: held, Site(name): nowhere}):
+        assert (model(x) == 105).all()
+    assert (held == 5).all()
 
 
 def test_a_copied_value_and_a_patch_are_not_the_models_to_change():
