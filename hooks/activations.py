@@ -321,7 +321,7 @@ def _index(chosen: Index, axis: int, ndim: int) -> tuple[int, tuple[Any, ...], i
     # Sites with heads have four axes; one that torch.vmap maps over stands before them.
     axis = (axis if axis < 0 else axis - 4) % ndim
     if isinstance(chosen, Span):
-        return axis, _along(axis, ndim, slice(*chosen)), -1, -1
+        return axis, _along(axis, ndim, chosen.as_slice), -1, -1
     if isinstance(chosen, tuple):
         return axis, _along(axis, ndim, list(chosen)), min(chosen), max(chosen)
     return axis, _along(axis, ndim, chosen), chosen, chosen

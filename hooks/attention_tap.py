@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .anatomy import Place
-from .block import Touching
 from .site_map import heads_of
 from .sites import Site
 from .tap import Tap
@@ -20,7 +19,6 @@ class AttentionTap:
     tap: Tap
     wanted: list[tuple[Site, Place]]
     in_graph: bool
-    model: nn.Module
 
     @property
     def reads_scores(self) -> bool:
@@ -58,6 +56,5 @@ class AttentionTap:
         for site, place in self.wanted:
             if place.end != end:
                 continue
-            with Touching(self.model):
-                raw = self.tap.touch(site, place, raw, None)
+            raw = self.tap.touch(site, place, raw, None)
         return raw

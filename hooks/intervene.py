@@ -195,7 +195,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             # Several edits in float32 are rounded once, behind the last of them.
             if edit.given != "float32" and new.dtype != old.dtype:
                 new = new.to(old.dtype)
-            new = edit.unrounded(new, where)
+            with self._taps.touching:
+                new = edit.unrounded(new, where)
             if new.shape != old.shape:
                 shapes = f"expected a value of shape {list(old.shape)}, got {list(new.shape)}"
                 raise EditError(f"{site}: {shapes} from {edit.name}")

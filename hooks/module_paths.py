@@ -15,7 +15,7 @@ from torch import nn
 from layerscope.errors import InputError
 
 from .rows import End, Place
-from .sites import Site, UnknownSite, braces
+from .sites import Index, Site, UnknownSite, braces
 from .stacks import submodule
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
@@ -37,15 +37,18 @@ def raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
         if not paths:
             raise UnknownSite(_no_such_module(model, pattern))
         for path in paths:
-            name = f"module:{path}:{end}" + (f"[{item}]" if item is not None else "")
-            places[Site(name, site.select)] = _place(path, end, number)
+            one, place = _site_and_place(path, end, number, site.select)
+            places[one] = place
     return places
 
 
 @functools.lru_cache(maxsize=10_000)
-def _place(path: str, end: End, item: int | str | None) -> Place:
+def _site_and_place(
+    path: str, end: End, item: int | str | None, select: Index | None
+) -> tuple[Site, Place]:
     """Remembered, because the same modules are often entered again."""
-    return Place(path, end, item=item)
+    name = f"module:{path}:{end}" + (f"[{item}]" if item is not None else "")
+    return Site(name, select), Place(path, end, item=item)
 
 
 def _matching(model: nn.Module, pattern: str) -> list[str]:

@@ -62,20 +62,28 @@ def _find_module(path: str, modules: dict[str, nn.Module]) -> nn.Module:
         parent = _find_module(above, modules)
     if isinstance(parent, torch.jit.ScriptModule):
         _refuse_scripted(parent)
-    module = parent._modules.get(name)
-    module = modules[path] = getattr(parent, name) if module is None else module
+    module = child_of(parent, name)
+    if module is None:
+        raise AttributeError(f"{type(parent).__name__} has no module {name!r}")
+    modules[path] = module
     return module
+
+
+def child_of(module: nn.Module, name: str) -> nn.Module | None:
+    """The module of this name inside another one; None if there is none."""
+    child = module._modules.get(name)
+    return getattr(module, name, None) if child is None else child
 
 
 def refuse_compiled_around(model: nn.Module, places: Iterable[Place]) -> None:
     """No module may be compiled that a place is in, nor a block beside it;
     the others are not looked at.
     """
-    for module in modules_at(model, [place.path for place in places]).values():
+    modules = set(modules_at(model, [place.path for place in places]).values())
+    for module in [module for module in modules if isinstance(module, nn.ModuleList)]:
+        modules.update(module)
+    for module in modules:
         _refuse_compiled_module(module)
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                _refuse_compiled_module(block)
 
 
 def _refuse_compiled_module(module: nn.Module) -> None:

@@ -30,7 +30,7 @@ def heads_of(site: Site, count: int) -> list[int]:
     """The heads that a selection means, of so many."""
     chosen = site.select
     if isinstance(chosen, Span):
-        return list(range(count))[slice(*chosen)]
+        return list(range(count))[chosen.as_slice]
     if chosen is None:
         return list(range(count))
     heads = chosen if isinstance(chosen, tuple) else (chosen,)

@@ -22,7 +22,7 @@ import functools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from layerscope.errors import InputError, LayerscopeError
 
@@ -62,12 +62,21 @@ HEAD_AXIS: dict[str, int] = {
 }
 
 
-class Span(NamedTuple):
-    """A range of indices, ``[start:stop:step]``; a slice that can be hashed."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of indices, ``[start:stop:step]``: a slice that can be hashed.
+
+    No tuple, which would be equal to the indices ``[start,stop,step]``.
+    """
 
     start: int | None = None
     stop: int | None = None
     step: int | None = None
+
+    @property
+    def as_slice(self) -> slice:
+        """What a tensor is indexed with."""
+        return slice(self.start, self.stop, self.step)
 
 
 Index: TypeAlias = int | tuple[int, ...] | Span
@@ -97,7 +106,7 @@ class Site:
     select: Index | None = None
 
     def __post_init__(self) -> None:
-        is_index = hasattr(self.select, "__index__") or isinstance(self.select, tuple | None)
+        is_index = hasattr(self.select, "__index__") or isinstance(self.select, tuple | Span | None)
         if not isinstance(self.name, str) or not is_index or isinstance(self.select, bool):
             raise InputError(
                 "Site: expected a name and a number, a tuple of numbers or a Span, "

@@ -33,7 +33,7 @@ from .experts import given_to, touched
 from .forwards import Forward, Forwards
 from .recorders import put_last, recorders_of
 from .recurrent import Recurrence, joined, mark, steps_of
-from .refusals import modules_at
+from .refusals import child_of, modules_at
 from .rows import ATTENTION_ENDS
 from .sites import Site
 from .tap import Tap
@@ -66,6 +66,7 @@ class Taps:
         live: values of this forward that edits read, by name.
         repeating: whether what runs is a part of a forward that checkpointing repeats.
         reentrant: whether it is a part that reentrant checkpointing will repeat.
+        touching: is entered where a tap shows a value to a function, which may run the model.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Taps:
         self._tap: Tap | None = None  # None where no hook is on
         self._thread, self._elsewhere = threading.get_ident(), False
         self._depth = 0
-        self._touching = Touching(model)
+        self.touching = Touching(model)
         self._modules: Mapping[str, nn.Module] = {}
         self._with_grad = True  # whether autograd may have been on when this forward began
         paths = (place.path for place in places.values())
@@ -236,7 +237,7 @@ class Taps:
         replaced = []
         for path, module in self._modules.items():
             above, _, name = path.rpartition(".")
-            if path and getattr(self._modules[above], name, None) is not module:
+            if path and child_of(self._modules[above], name) is not module:
                 replaced.append(path)
         return replaced
 
@@ -329,10 +330,7 @@ class Taps:
                 if place.call != call:
                     continue
                 touch = functools.partial(tap.touch, site, place, shape=self._shape_of(place))
-                with self._touching:
-                    changed = touched(
-                        module, stream, str(place.item), changed, touch, self.in_graph
-                    )
+                changed = touched(module, stream, str(place.item), changed, touch, self.in_graph)
             tap.after()
             return None if changed is output else changed
 
@@ -354,9 +352,8 @@ class Taps:
                 values, touched_values = run.values(before), {}
                 for site, place in wanted:
                     part = str(place.item)
-                    with self._touching:
-                        raw = touched_values.get(part, values[part])
-                        touched_values[part] = tap.touch(site, place, raw, None)
+                    raw = touched_values.get(part, values[part])
+                    touched_values[part] = tap.touch(site, place, raw, None)
                 steps = [*before, joined(touched_values)]
                 changed = mark(run.output(steps), steps) if self.in_graph else output
             tap.after()
@@ -386,8 +383,7 @@ class Taps:
         row = value[:, None]
         with self.forwards.recalled(replace(forward, step=(at, of), mask=mask)):
             for site, place in sites:
-                with self._touching:
-                    row = tap.touch(site, place, row, None)
+                row = tap.touch(site, place, row, None)
         return row[:, 0]
 
     def _shape_of(self, place: Place) -> torch.Size | None:
@@ -400,8 +396,7 @@ class Taps:
             if place.call != call:
                 continue
             raw, put = pick(container, place, site)
-            with self._touching:
-                new = tap.touch(site, place, raw, self._shape_of(place))
+            new = tap.touch(site, place, raw, self._shape_of(place))
             if new is not raw:
                 container = put(new)
         tap.after()
@@ -418,7 +413,7 @@ class Taps:
         def at_this_call() -> AttentionTap | None:
             call = self._next_call(path + ":attention", wanted)
             chosen = [(site, place) for site, place in wanted if place.call == call]
-            return AttentionTap(tap, chosen, self.in_graph, self.model) if chosen else None
+            return AttentionTap(tap, chosen, self.in_graph) if chosen else None
 
         watch_attention(stack, module, self._takes_call, at_this_call, tap.after)
 

@@ -93,6 +93,33 @@ def test_functions_that_change_what_they_are_given_edit_the_site_alone(site, giv
             torch.testing.assert_close(model(IDS).logits, expected)
 
 
+@pytest.mark.parametrize("site", ["blocks.1.attn.hook_z", "blocks.1.attn.hook_pattern"])
+def test_a_range_is_not_the_list_of_its_three_numbers(site):
+    """``[0:3:1]`` means 0, 1 and 2, ``[0,3,1]`` means 0, 3 and 1: also one after the other."""
+    model = tiny.model("llama")
+    axis = 2 if site.endswith("hook_z") else 1
+    listed, ranged = f"{site}[0,3,1]", f"{site}[0:3:1]"
+    with torch.no_grad(), capture(model, site) as whole:
+        model(IDS)
+    expected = {
+        name: whole[site].index_select(axis, torch.tensor(heads))
+        for name, heads in ((listed, [0, 3, 1]), (ranged, [0, 1, 2]))
+    }
+    for asked in ((listed,), (ranged,), (listed, ranged)):
+        with torch.no_grad(), capture(model, *asked) as acts:
+            model(IDS)
+        assert list(acts) == list(asked)
+        for name in asked:
+            torch.testing.assert_close(acts[name], expected[name])
+    with torch.no_grad(), intervene(model, {listed: edits.zero(), ranged: edits.scale(2.0)}):
+        with capture(model, site) as edited:
+            model(IDS)
+    factors = torch.tensor([0.0, 0.0, 2.0, 0.0])
+    shape = [1] * 4
+    shape[axis] = 4
+    torch.testing.assert_close(edited[site], whole[site] * factors.view(shape))
+
+
 def test_an_edit_of_a_norms_input_leaves_the_stream_beside_it():
     model = tiny.model("llama")
     path = "module:model.layers.1.input_layernorm:input"
