@@ -371,9 +371,18 @@ def read_picture(path: str) -> Any:
         raise SubjectError(f"{path}: expected a picture ({str(error)[:100]})") from None
 
 
-@functools.lru_cache(maxsize=100_000)
 def _samples(path: str) -> tuple[int, int]:
     """Samples and their rate, from the header."""
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise SubjectError(f"{path}: cannot be read: {error.strerror}") from None
+    return _samples_then(path, changed)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _samples_then(path: str, changed: int) -> tuple[int, int]:
+    """Remembered as long as the file stays as it is: what the time of its last change is for."""
     try:
         with wave.open(path, "rb") as sound:
             return sound.getnframes(), sound.getframerate()

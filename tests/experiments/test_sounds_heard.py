@@ -5,6 +5,8 @@ by hand, autograd on the features, and the model's own eager patterns.
 from __future__ import annotations
 
 import json
+import os
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from layerscope.experiments.attribution import attribute
 from layerscope.experiments.attribution.question import Target
 from layerscope.experiments.subject import load
 from layerscope.experiments.subject.heard import HeardSound
+from layerscope.experiments.subject.media import seconds_of
 from layerscope.experiments.subject.spoken import SpokenSubject
 
 from tools.command_grid import tokenizer
@@ -229,3 +232,15 @@ def test_what_does_not_fit_a_sound_is_one_line(
     args += ["--model", str(folder / "model"), "--out", str(tmp_path / "run")]
     assert cli.main(args) == cli.BAD_INPUT
     assert message in capsys.readouterr().err
+
+
+def test_a_sound_that_was_written_again_is_as_long_as_it_is_now(tmp_path):
+    path = tmp_path / "a.wav"
+    for seconds in (1, 2):
+        with wave.open(str(path), "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(8000)
+            sound.writeframes(bytes(2 * 8000 * seconds))
+        os.utime(path, (seconds, seconds))
+        assert seconds_of(str(path)) == seconds
