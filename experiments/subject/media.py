@@ -13,6 +13,7 @@ import math
 import os
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -374,7 +375,7 @@ def read_picture(path: str) -> Any:
 def _samples(path: str) -> tuple[int, int]:
     """Samples and their rate, from the header."""
     try:
-        changed = os.stat(path).st_mtime_ns
+        changed = Path(path).stat().st_mtime_ns
     except OSError as error:
         raise SubjectError(f"{path}: cannot be read: {error.strerror}") from None
     return _samples_then(path, changed)
