@@ -5,6 +5,8 @@ Targets lie side by side as in ``objective``: W is [r, k, c], its last row is th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,6 +17,10 @@ LEADING = 64
 """Directions of most variance in which the preconditioner knows how features vary together."""
 BLOCK_ROWS = 512
 """Rows drawn for each class's block of the preconditioner."""
+LEADING_HARD, BLOCK_ROWS_HARD = 512, 8192
+"""The same two numbers for fits whose inner solves would otherwise take hundreds of steps."""
+HARD_VALUES = 2**25
+"""Values of all blocks of hard fits together: with many classes, blocks have fewer directions."""
 BLOCKS_AT_ONCE = 8
 """Blocks made together, so that their rows stay in the processor's cache."""
 SOLVE_REST = 0.25
@@ -181,17 +187,23 @@ class ClassBlocks:
 
     The sum is estimated from the rows that count: ``BLOCK_ROWS`` of them, drawn with probabilities
     in proportion to h_sc. It changes slowly, so that one estimate serves several Newton steps.
+
+    Args:
+        is_hard: whether better blocks are worth their time: over more directions, from more rows.
     """
 
-    def __init__(self, curvature: Curvature) -> None:
+    def __init__(self, curvature: Curvature, is_hard: bool = False) -> None:
         Z = curvature.Z
-        self.width = min(Z.shape[1], LEADING + 1)
+        m, k, c = curvature.P.shape
+        leading, rows = LEADING, BLOCK_ROWS
+        if is_hard:
+            most = math.isqrt(HARD_VALUES // (k * c))
+            leading, rows = max(LEADING, min(LEADING_HARD, most)), BLOCK_ROWS_HARD
+        rows, self.width = min(m, rows), min(Z.shape[1], leading + 1)
         dtype = curvature.P.dtype
         # The eigenvalues ascend, and the bias comes last.
-        leading = Z[:, -self.width :].to(dtype).contiguous()
-        m, k, c = curvature.P.shape
+        features = Z[:, -self.width :].to(dtype).contiguous()
         P, weighted = curvature.P.view(m, k * c), curvature.weighted.view(m, k * c)
-        rows = min(m, BLOCK_ROWS)
         # Systematic sampling: marks at equal distances along the summed chances.
         marks = (torch.arange(rows, device=Z.device, dtype=torch.float64) + 0.5) / rows
         H = torch.empty(k * c, self.width, self.width, dtype=torch.float64, device=Z.device)
@@ -201,7 +213,7 @@ class ClassBlocks:
             summed = chances.cumsum(1)
             total = summed[:, -1:]
             drawn = torch.searchsorted(summed, total * marks).clamp_(max=m - 1)
-            z = leading[drawn]
+            z = features[drawn]
             H[some] = torch.bmm(z.mT, z).double() * (total / rows).unsqueeze(-1)
         diagonal = H.diagonal(dim1=1, dim2=2)
         diagonal[:, :-1] += curvature.l2.repeat_interleave(c)[:, None]

@@ -16,8 +16,10 @@ DECREASE = 1e-4
 """Armijo's share of the slope."""
 TRIALS = 29
 """Lengths tried."""
-SHRINK = (0.05, 0.6)
-"""Least and largest factor of a shorter trial."""
+SHRINK = (0.3, 0.6)
+"""Least and largest factor of a shorter trial. Far beyond the minimum the loss grows linearly, and
+the secant's zero is much too short.
+"""
 FAR_TOO_LARGE = 10
 """A trial whose objective is so many times the one before
 would leave its rounding in the logits.

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from math import inf
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -47,8 +47,14 @@ MARGIN, MARGIN_EXACT = 4, 20
 """By what factor less than asked must remain where the curvature says that a target is done:
 a sample's, and that of all of few rows, where another step costs next to nothing.
 """
+SHORT = 0.5
+"""A step of less than this share of the full one is too short for a sample's curvature: near the
+optimum the full step is the right one.
+"""
 STUCK = 3
-"""Iterations without a step after which a target is left where it is."""
+"""Iterations in a row without a step, or with one that is too short, after which a target leaves
+the phase.
+"""
 
 # The inner solve by conjugate gradients.
 SOLVE = (0.1, 0.25)
@@ -73,11 +79,26 @@ class Solution:
     n_iter: Int[Tensor, " k"]
     converged: Tensor
 
+    def put(self, which: Tensor, more: Solution) -> None:
+        """Take over what further iterations made of some of the targets."""
+        self.W[:, which] = more.W
+        self.n_iter[which] += more.n_iter
+        self.converged[which] = more.converged
+
+
+class _Targets(NamedTuple):
+    """Labels, coefficients at the start, and penalties."""
+
+    Y: Int[Tensor, "n k"]
+    start: Float[Tensor, "r k c"]
+    l2: Float[Tensor, " k"]
+
 
 class _Blocks:
     """The preconditioner's blocks, made again as the fits come near."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_hard: bool) -> None:
+        self.is_hard = is_hard
         self.kept: ClassBlocks | None = None
         self.made_at = inf
 
@@ -85,7 +106,7 @@ class _Blocks:
         if float(relative.min()) < BLOCKS_BELOW:
             at = float(relative.median())
             if self.kept is None or at < BLOCKS_AGAIN * self.made_at:
-                self.kept, self.made_at = ClassBlocks(curvature), at
+                self.kept, self.made_at = ClassBlocks(curvature, self.is_hard), at
         return self.kept
 
     def select(self, keep: Tensor) -> None:
@@ -113,51 +134,66 @@ def minimise(
 ) -> Solution:
     """Minimise every target's objective to a relative error of tol.
 
-    Stops a target when ``gap_bound`` is below tol times its objective, or when the error
-    that the last Newton decrements predict is (with ``MARGIN``).
-    Gradients come from rough products, where the machine has faster ones, until every target is
-    within ``ROUGH`` of its end: one that is there waits outside the products. If tol asks for more,
-    exact products take all of them on from there.
+    A target stops when ``gap_bound`` is below tol times its objective, or when the error that the
+    last Newton decrements predict is (with ``MARGIN``). There are up to three phases:
+
+    1. Rough products, where the machine has faster ones, with the curvature of a sample of rows. A
+       target that is within ``ROUGH`` of its optimum waits outside the products.
+    2. Exact products, with the curvature of a sample, if tol asks for more than the first phase.
+    3. Exact products, with the curvature of all rows and accurate inner solves: for targets whose
+       steps were too short ``STUCK`` times in a row, as happens under weak penalties, and for all
+       targets if rows are few. Rows on disk have this phase only if all of them fit in memory.
 
     Args:
-        exact: exact products from the start.
+        exact: skip the first phase.
     """
+    n, rows, rough = design.n, design.rotated, rough_rows(design)
     largest = design.sample_limit(start[0].numel())
     generator = torch.Generator().manual_seed(seed)
     sampling = Sampling(min(sample_size(design), largest), largest, generator)
-    rough = rough_rows(design)
-    steps = partial(_iterate, design, Y, l2=l2, rough=rough, sampling=sampling, trace=trace)
-    enough = tol / (MARGIN_EXACT if design.n <= SMALL_SAMPLE else MARGIN)
-    if exact or rough is design.rotated:
-        return steps(start=start, rows=design.rotated, tol=tol, enough=enough, max_iter=max_iter)
-    is_rough_enough = tol >= ROUGH
-    enough_of_rough = max(enough, ROUGH_REMAINDER) if is_rough_enough else ROUGH
-    by_rough = steps(
-        start=start, rows=rough, tol=max(tol, ROUGH), enough=enough_of_rough, max_iter=max_iter
-    )
-    left = max_iter - int(by_rough.n_iter.max())
-    if is_rough_enough or left < 1:
-        return by_rough
-    by_exact = steps(
-        start=by_rough.W, rows=design.rotated, tol=tol, enough=enough, max_iter=left, near=ROUGH
-    )
-    return Solution(by_exact.W, by_rough.n_iter + by_exact.n_iter, by_exact.converged)
+    solution = Solution(start.clone(), torch.zeros_like(l2, dtype=torch.int64), l2 < 0)
+
+    def go_on(which: Tensor, rows: Tensor | OnDisk, tol: float, enough: float, **how: Any) -> None:
+        """Continue with some of the targets."""
+        n_left = max_iter - int(solution.n_iter[which].max()) if bool(which.any()) else 0
+        if n_left > 0:
+            rest = _Targets(Y[:, which], solution.W[:, which], l2[which])
+            further = _iterate(
+                design, rest, rows, tol=tol, enough=enough, max_iter=n_left, trace=trace, **how
+            )
+            solution.put(which, further)
+
+    if sampling.size < n or n > SMALL_SAMPLE:
+        # Rows on disk that do not fit in memory have only the sampled phases.
+        sampled = {"rough": rough, "sampling": sampling, "short": SHORT if largest == n else 0.0}
+        enough, near, ready = tol / MARGIN, inf, ~solution.converged
+        is_rough = rough is not rows and not exact
+        if is_rough:
+            remainder = max(enough, ROUGH_REMAINDER) if tol >= ROUGH else ROUGH
+            go_on(ready, rough, max(tol, ROUGH), remainder, **sampled)
+            near, ready = ROUGH, solution.converged.clone()
+        if not is_rough or tol < ROUGH:
+            go_on(ready, rows, tol, enough, near=near, **sampled)
+    if largest == n:
+        whole = {"rough": rows, "sampling": Sampling(n, n, generator), "is_whole": True}
+        go_on(~solution.converged, rows, tol, tol / MARGIN_EXACT, **whole)
+    return solution
 
 
 def _iterate(
     design: Design,
-    Y: Int[Tensor, "n k"],
+    targets: _Targets,
+    rows: Float[Tensor, "n r"] | OnDisk,
     *,
-    l2: Float[Tensor, " k"],
     rough: Float[Tensor, "n r"] | OnDisk,
     sampling: Sampling,
-    trace: Callable[[dict[str, object]], None] | None,
-    start: Float[Tensor, "r k c"],
-    rows: Float[Tensor, "n r"] | OnDisk,
     tol: float,
     enough: float,
     max_iter: int,
     near: float = inf,
+    short: float = 0.0,
+    is_whole: bool = False,
+    trace: Callable[[dict[str, object]], None] | None = None,
 ) -> Solution:
     """Newton steps with gradients from ``rows`` until every target is done or stuck.
 
@@ -165,12 +201,13 @@ def _iterate(
         rough: the rows of the curvature's sample.
         enough: what may remain of the relative decrement.
         near: the relative decrement at the start, where it is known.
+        short: share of the full step below which a step near the optimum is too short.
+        is_whole: whether the curvature is of all rows, and inner solves are accurate.
     """
     Z, block, n = design.rotated, design.block, design.n
-    is_exact = sampling.size == n <= SMALL_SAMPLE
-    point = Point(rows, Y, start, l2, block, is_sampled=not is_exact)
-    state = _State(start, Y.shape[1], near)
-    memory, blocks = Memory(), _Blocks()
+    point = Point(rows, *targets, block, is_sampled=not is_whole)
+    state = _State(targets.start, near, short)
+    memory, blocks = Memory(), _Blocks(is_hard=is_whole and n > SMALL_SAMPLE)
 
     for iteration in range(max_iter + 1):
         done = _is_proved(point, tol) | (state.remaining <= enough)
@@ -193,7 +230,7 @@ def _iterate(
         curvature = Curvature(*sample, point.present, point.l2, design.eigenvalues, blend, block)
         curvature.blocks = blocks.near(curvature, state.relative)
         rest = SOLVE_REST * enough * point.loss
-        solve = _inner_solve(curvature, state.relative, rest, is_exact, size < n)
+        solve = _inner_solve(curvature, state.relative, rest, is_whole, size < n)
         gradient, loss, W = point.gradient.clone(), point.loss.clone(), point.W.clone()
         step = memory.direction(gradient, solve)
         slope = dot(gradient, step)
@@ -207,7 +244,7 @@ def _iterate(
         relative = -slope / (2 * loss.clamp(min=_TINY))
         taken = line_search(Z, rows, point, step, slope)
         state.advance(relative, taken)
-        if bool((relative < FAR).all()) and not is_exact:
+        if bool((relative < FAR).all()) and not is_whole:
             memory.add(point.W - W, point.gradient - gradient)
         else:
             memory.pairs = []
@@ -226,12 +263,14 @@ class _State:
         index: the targets that are still on their way.
         relative: decrement over objective at the last step.
         remaining: what of it the last step is expected to have left.
-        stuck: iterations in a row without a step.
+        short: share of the full step below which a step near the optimum is too short.
+        stuck: iterations in a row without a step, or with one that is too short.
         is_full: whether the last step was taken whole.
     """
 
-    def __init__(self, start: Float[Tensor, "r k c"], k: int, near: float) -> None:
-        device = start.device
+    def __init__(self, start: Float[Tensor, "r k c"], near: float, short: float) -> None:
+        k, device = start.shape[1], start.device
+        self.short = short
         self.final = start.clone()
         self.n_iter = torch.zeros(k, dtype=torch.int64, device=device)
         self.converged = torch.zeros(k, dtype=torch.bool, device=device)
@@ -263,7 +302,8 @@ class _State:
         shrunk = torch.where(is_second, relative / self.relative, 1.0).clamp(max=1.0)
         self.remaining = torch.where(is_full & self.is_full, relative * shrunk, relative)
         self.is_full = is_full
-        self.stuck = torch.where(taken > 0, 0, self.stuck + 1)
+        is_short = (taken == 0) | ((taken < self.short) & (relative < FAR))
+        self.stuck = torch.where(is_short, self.stuck + 1, 0)
         self.relative = relative
         self.n_iter[self.index] += 1
 
@@ -281,15 +321,15 @@ def _inner_solve(
     curvature: Curvature,
     relative: Float[Tensor, " k"],
     enough: Float[Tensor, " k"],
-    is_exact: bool,
+    is_whole: bool,
     is_sampled: bool,
 ) -> Callable[[Tensor], Tensor]:
     """The inner solve, the more accurate the closer a target is to its end
     (which makes the iteration superlinear).
     """
     least, largest = SOLVE
-    accuracy = relative.clamp(max=1.0).sqrt().clamp(SOLVE_EXACT if is_exact else least, largest)
-    if is_exact:
+    accuracy = relative.clamp(max=1.0).sqrt().clamp(SOLVE_EXACT if is_whole else least, largest)
+    if is_whole:
         steps = SOLVE_STEPS_EXACT
     else:
         steps = SOLVE_STEPS_SAMPLED if is_sampled else SOLVE_STEPS

@@ -146,7 +146,7 @@ def test_blocks_stay_positive_where_single_rows_are_far_from_the_others() -> Non
 
 
 def test_a_decrement_behind_a_part_of_a_step_is_no_sign_of_the_end() -> None:
-    state = _State(torch.zeros(3, 1, 2), 1, torch.inf)
+    state = _State(torch.zeros(3, 1, 2), torch.inf, 0.0)
     whole, part = torch.ones(1, dtype=torch.float64), torch.full((1,), 0.01, dtype=torch.float64)
     for decrement, taken, left in ((25.0, part, 25.0), (1e-3, whole, 1e-3), (1e-5, whole, 1e-7)):
         state.advance(torch.tensor([decrement], dtype=torch.float64), taken)

@@ -427,6 +427,25 @@ def test_rough_and_exact_phases_reach_the_tolerance(tol):
         assert fits[name].objective == pytest.approx(least, rel=2 * tol)
 
 
+def test_a_weak_penalty_on_nearly_separable_words_needs_the_curvature_of_all_rows() -> None:
+    # Each row is one of 300 word types with noise. Steps by the curvature of a sample are too long.
+    n, types, d, c, l2 = 9000, 300, 60, 10, 1e-3
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(types, d))
+    class_odds, type_odds = 1 / np.arange(1, c + 1), 1 / np.arange(1, types + 1)
+    class_of = rng.choice(c, size=types, p=class_odds / class_odds.sum())
+    words = rng.choice(types, size=n, p=type_odds / type_odds.sum())
+    X = (vectors[words] + 0.3 * rng.normal(size=(n, d))).astype(np.float32)
+    y = class_of[words]
+    fit = fit_many(X, {"y": y}, l2=l2, tol=1e-5)["y"]
+    Z = StandardScaler().fit_transform(X.astype(np.float64))
+    best = LogisticRegression(C=1 / l2, solver="newton-cholesky", tol=1e-6, max_iter=100).fit(Z, y)
+    assert fit.converged
+    assert fit.n_iter <= 30
+    reference = objective(Z, y, best.coef_, best.intercept_, l2)
+    assert fit.objective == pytest.approx(reference, rel=2e-5)
+
+
 @pytest.mark.parametrize("l2", [1.0, 0.01])
 def test_rows_far_from_the_others_and_hardly_a_penalty(l2: float) -> None:
     # The curvature of few rows is that of the far ones: steps are cut short again and again, and a
