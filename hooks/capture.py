@@ -68,8 +68,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             works for frozen models.
         stop: end the forward pass as soon as every site has fired; the body of the with block ends
             there too.
-        dtype: data type of stored values; None keeps that of the model. The largest float16 value
-            is 65,504.
+        dtype: floating-point type of stored values; None keeps that of the model. The largest
+            float16 value is 65,504. Whole numbers, such as token ids, and complex values keep their
+            own type.
         device: device of stored values; None keeps that of the model.
         clone: copy values, for models that change tensors in place. Without it, reading a changed
             value raises an error.
@@ -101,6 +102,8 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
     ) -> None:
         if not sites:
             raise InputError("capture needs at least one site, such as 'blocks.*.hook_resid_post'")
+        if dtype is not None and not dtype.is_floating_point:
+            raise InputError(f"dtype: expected a floating-point type, got {dtype}")
         self.model = model
         self._places = locate(model, *sites)
         pairs = [
@@ -247,10 +250,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         the value itself where it may share the model's memory.
         """
         stored = value
-        if self._dtype is not None and self._dtype != value.dtype:
+        if self._dtype not in (None, value.dtype) and value.is_floating_point():
             stored = stored.to(self._dtype)
-            is_narrower = torch.finfo(self._dtype).max < torch.finfo(value.dtype).max
-            if is_narrower:
+            if torch.finfo(self._dtype).max < torch.finfo(value.dtype).max:
                 overflows = (stored.isinf() & value.isfinite()).any()
                 self._overflowed[site] = overflows | self._overflowed.get(site, False)
         if self._device is not None:

@@ -105,6 +105,11 @@ class Image:
         """Copy rows in, in the type they are stored in (None: their own)."""
         tensors: dict[str, tuple[Tensor, torch.dtype]] = {INDEX: (index, torch.int64)}
         for site, value in values.items():
+            if not value.is_floating_point():
+                raise StoreError(
+                    f"{site}: expected floating-point values, got {value.dtype}, which a store does "
+                    "not hold"
+                )
             kind = dtype or value.dtype
             if kind not in (torch.float32, torch.float16, torch.bfloat16):
                 raise StoreError(

@@ -156,7 +156,7 @@ POST_NORM = Family(
 # The stream is position by batch, and its projections are weights of the block, not modules.
 XLNET = Family(
     "layer",
-    {},
+    {"hook_embed": "word_embedding:output|turned"},
     {
         "hook_resid_pre": ":input|turned",
         "hook_resid_post": ":output[0]|turned",

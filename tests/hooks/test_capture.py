@@ -8,9 +8,11 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers import XLNetConfig, XLNetModel
 
 from hooks import Site, SiteNeverFired, UnknownArchitecture, UnknownSite, anatomy, capture, sites
 from hooks.verify.exam import attached
+from layerscope.errors import InputError
 
 ALL = sorted(tiny.BUILD)
 FAST = ("gpt2", "llama", "neox", "gemma2", "opt", "bert", "albert", "t5-encoder")
@@ -280,6 +282,26 @@ def test_dtype_and_device():
     ) as acts:
         model(tiny.ids()).logits.mean().backward()
     assert acts["resid_post", 0].dtype == acts.grad["resid_post", 0].dtype == torch.float64
+
+
+def test_whole_numbers_keep_their_type():
+    model, ids = tiny.model("gpt2"), tiny.ids() + 2**12 + 1  # odd numbers that float16 rounds
+    model.given = nn.Identity()
+    model.register_forward_pre_hook(lambda module, args: (module.given(args[0]) - 2**12 - 1,))
+    with capture(model, "module:given:output", "hook_embed", dtype=torch.float16) as acts:
+        model(ids)
+    assert acts["hook_embed"].dtype == torch.float16
+    assert torch.equal(acts["module:given:output"], ids)
+    with pytest.raises(InputError, match=r"expected a floating-point type, got torch\.int64"):
+        capture(model, "hook_embed", dtype=torch.int64)
+
+
+def test_embeddings_of_a_model_that_runs_position_by_position():
+    config = XLNetConfig(vocab_size=50, d_model=16, n_layer=2, n_head=2, d_inner=32)
+    model, ids = XLNetModel(config).eval(), tiny.ids(batch=3) % 50
+    with capture(model, "hook_embed") as acts:
+        model(ids)
+    assert torch.equal(acts["hook_embed"], model.word_embedding.weight[ids])
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,8 @@ def test_values_that_do_not_fit_their_type_are_refused(tmp_path):
     with pytest.raises(StoreError, match=r"a: .*NaN or infinity in float16: .*store bfloat16"):
         with ActivationStore(tmp_path / "s", ABOUT, dtype=torch.float16) as store:
             store.write(0, index([0]), {"a": torch.full((1, 4), 1e5)})
+    with pytest.raises(StoreError, match=r"a: expected floating-point values, got torch\.int64"):
+        Image().fill(index([0]), {"a": torch.full((1, 4), 4097)}, torch.float16)
     filled(tmp_path / "u", torch.bfloat16)
     with pytest.raises(StoreError, match=r"holds bfloat16, got dtype torch.float16"):
         ActivationStore(tmp_path / "u", dtype=torch.float16).write(
