@@ -107,8 +107,8 @@ class Image:
         for site, value in values.items():
             if not value.is_floating_point():
                 raise StoreError(
-                    f"{site}: expected floating-point values, got {value.dtype}, which a store does "
-                    "not hold"
+                    f"{site}: expected floating-point values, got {value.dtype}: "
+                    "a store holds no others"
                 )
             kind = dtype or value.dtype
             if kind not in (torch.float32, torch.float16, torch.bfloat16):
