@@ -8,6 +8,10 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from .schema import Interval
+from .words import plain_number
+
+SMALLEST_P = 1e-300
+"""Smaller p-values are lost in the arithmetic of tails."""
 
 
 def titled(
@@ -27,17 +31,27 @@ def titled(
     return table
 
 
-def number_cell(value: float | None) -> str:
+def number_cell(value: float | None, form: str = ".3f", absent: str = "n/a") -> str:
     if value is None:
-        return "n/a"
-    return f"{value:.3f}" if math.isfinite(value) else "infinite"
+        return absent
+    return plain_number(value, form) if math.isfinite(value) else "infinite"
 
 
-def p_cell(p: float | None) -> str:
-    """A p-value; n/a where nothing was tested."""
-    return "n/a" if p is None else f"{p:.4f}"
+def p_cell(p: float | None, absent: str = "n/a") -> str:
+    """A p-value, never shown as 0; ``absent`` if nothing was tested.
+
+    >>> p_cell(0.0312), p_cell(2.5e-5), p_cell(0.0), p_cell(None)
+    ('0.0312', '2.5e-05', '<1e-300', 'n/a')
+    """
+    if p is None:
+        return absent
+    if p < SMALLEST_P:
+        return f"<{SMALLEST_P:.0e}"
+    return f"{p:.4f}" if p >= 0.001 else f"{p:.1e}"
 
 
 def interval_cell(ends: Interval | None, form: str = ".3f") -> str:
-    """An interval; a dash where there is none."""
-    return "-" if ends is None else ends.text(form)
+    """An interval; a dash if there is none."""
+    if ends is None:
+        return "-"
+    return f"{number_cell(ends.low, form)} to {number_cell(ends.high, form)}"

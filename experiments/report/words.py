@@ -10,6 +10,8 @@ from typing import Any
 from .schema import Interval
 
 ABSENT = "–"
+ROUNDING = 1e-9
+"""Numbers below this are rounding errors, and shown as 0."""
 DOUBT = ", a difference that is not significant"
 """What follows a baseline that a score does not exceed significantly."""
 
@@ -22,14 +24,30 @@ def finite(value: Any) -> float | None:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A score in fixed notation with a true minus sign; an en dash where there is none."""
+    """A score with a true minus sign; an en dash if there is none.
+
+    >>> number(-0.25), number(-0.0004), number(-1e-12), number(0.0004, digits=2)
+    ('−0.250', '−4.0e−04', '0.000', '0.00')
+    """
     x = finite(value)
-    if x is None:
-        return ABSENT
-    text = f"{x:.{digits}f}"
-    if float(text) == 0.0:
-        text = text.lstrip("-")
-    return text.replace("-", "−")
+    return ABSENT if x is None else plain_number(x, f".{digits}f").replace("-", "−")
+
+
+def plain_number(value: float, form: str = ".3f") -> str:
+    """A number in this format, but in scientific notation if three or more decimals would show
+    zeros only. Below ``ROUNDING`` it is 0, without a sign.
+
+    >>> plain_number(0.25), plain_number(0.0004, "+.3f"), plain_number(-1e-12)
+    ('0.250', '+4.0e-04', '0.000')
+    """
+    text = f"{value:{form}}"
+    if float(text) != 0.0:
+        return text
+    has_decimals = len(text.partition(".")[2]) >= 3
+    if has_decimals and abs(value) >= ROUNDING:
+        sign = "+" if form.startswith("+") else ""
+        return f"{value:{sign}.1e}"
+    return text.lstrip("+-")
 
 
 def signed(value: Any, digits: int = 3) -> str:

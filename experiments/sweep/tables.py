@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..report.terminal_tables import interval_cell, titled
+from ..report.terminal_tables import interval_cell, number_cell, p_cell, titled
 from .reading import component_name, families, strongest
 from .records import EffectRecord
 
@@ -30,11 +30,11 @@ def _effect_table(records: Sequence[EffectRecord]) -> Table:
         (
             component_name(record),
             record.site,
-            f"{record.effect:+.3f}",
+            number_cell(record.effect, "+.3f"),
             interval_cell(record.effect_interval),
-            "-" if record.normalised is None else f"{record.normalised:.3f}",
+            number_cell(record.normalised, absent="-"),
             p_text(record),
-            "" if record.q is None else f"{record.q:.4f}",
+            p_cell(record.q, ""),
         )
         for record in strongest(records, ROWS)
     )
@@ -44,5 +44,5 @@ def _effect_table(records: Sequence[EffectRecord]) -> Table:
 def p_text(record: EffectRecord) -> str:
     """The p of an effect, or why it has none."""
     if record.p is not None:
-        return f"{record.p:.4f}"
+        return p_cell(record.p)
     return "cannot be tested" if record.exact else "estimate"

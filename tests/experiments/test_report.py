@@ -518,7 +518,8 @@ def test_numbers_in_words() -> None:
         "–",
         "–",
         "−0.500",
-        "0.000",
+        "−1.0e−04",
     )
     assert (signed(0.1234), signed(-0.1), signed(0.0)) == ("+0.123", "−0.100", "0.000")
+    assert (signed(2e-5), number(-1e-12), number(0.004, 2)) == ("+2.0e−05", "0.000", "0.00")
     assert runs([0, 3, 4, 5, 8], ["emb", *map(str, range(9))]) == "emb, 2–4, 7"

@@ -37,7 +37,7 @@ def _texts(records: Sequence[ReadingRecord]) -> list[Table]:
                 continue
             shown = ", ".join(f"{c.token!r} {c.probability:.2f}" for c in record.top[:3])
             rank = "" if record.target_rank is None else f"{record.target_rank:,}"
-            p = "" if record.target_probability is None else f"{record.target_probability:.4f}"
+            p = number_cell(record.target_probability, ".4f", absent="")
             rows.append((record.kind, layer_label(record.layer), shown, p, rank))
         title = f"text {number + 1}: the next token, layer by layer"
         columns = "lens|layer|top token|p(target)|rank"

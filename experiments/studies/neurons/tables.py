@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ...report.terminal_tables import interval_cell, number_cell, titled
+from ...report.terminal_tables import interval_cell, number_cell, p_cell, titled
 from .records import Results, SetRecord
 
 
@@ -36,9 +36,9 @@ def _row(record: SetRecord) -> list[str]:
         record.ranking,
         str(record.k),
         number_cell(record.accuracy),
-        f"{record.effect:+.3f}",
+        number_cell(record.effect, "+.3f"),
         interval_cell(record.effect_interval),
         interval_cell(record.null_interval, "+.3f"),
-        number_cell(record.null_p),
-        "" if record.q is None else f"{record.q:.4f}",
+        p_cell(record.null_p),
+        p_cell(record.q, ""),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ...report.terminal_tables import interval_cell, number_cell, titled
+from ...report.terminal_tables import interval_cell, number_cell, p_cell, titled
 from ...report.words import layer_label
 from .records import ProbeRecord, Results
 
@@ -64,7 +64,7 @@ def _calibration_row(record: ProbeRecord) -> list[str]:
         number_cell(record.ece),
         interval_cell(record.ece_interval),
         number_cell(record.ece_chance),
-        "" if record.ece_p is None else f"{record.ece_p:.4f}",
+        p_cell(record.ece_p, ""),
         number_cell(record.classwise),
         number_cell(record.brier),
         number_cell(record.nll),

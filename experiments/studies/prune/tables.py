@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ...report.terminal_tables import interval_cell, titled
+from ...report.terminal_tables import interval_cell, number_cell, titled
 from .records import Results
 
 
@@ -18,9 +18,9 @@ def tables(results: Results) -> list[Table]:
             str(record.heads),
             str(record.kv_heads),
             f"{record.parameters:,}",
-            f"{record.value:.3f}",
+            number_cell(record.value),
             interval_cell(record.value_interval),
-            "" if record.random is None else f"{record.random:.3f}",
+            number_cell(record.random, absent=""),
             f"{results.speed(record.step):.2f}x",
             record.model or "",
         )

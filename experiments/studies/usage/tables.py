@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ...report.terminal_tables import interval_cell, titled
+from ...report.terminal_tables import interval_cell, number_cell, p_cell, titled
 from ...sweep.tables import p_text
 from .records import Results
 
@@ -17,14 +17,14 @@ def tables(results: Results) -> list[Table]:
     rows = (
         (
             str(record.layer),
-            f"{record.decodable:.3f}",
-            f"{record.erased_linear:.3f}",
-            f"{record.erased_mlp:.3f}",
-            f"{record.effect:+.3f}",
+            number_cell(record.decodable),
+            number_cell(record.erased_linear),
+            number_cell(record.erased_mlp),
+            number_cell(record.effect, "+.3f"),
             interval_cell(record.effect_interval),
-            "-" if record.null is None else f"{record.null:.3f}",
+            number_cell(record.null, absent="-"),
             p_text(record),
-            "" if record.q is None else f"{record.q:.4f}",
+            p_cell(record.q, ""),
         )
         for record in erased
     )
