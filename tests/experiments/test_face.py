@@ -388,18 +388,21 @@ def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_pat
     assert probe.plan(**study, out=out).records == found.records
 
 
-def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
+def test_pruning_passes_over_a_number_of_heads_that_transformers_cannot_save(tmp_path):
     """The demo model has 4 heads of width 128 in all: with 3 it is no Llama to transformers."""
     (tmp_path / "texts.jsonl").write_text(
         '{"prompt": "The singer posts their copy."}\n{"prompt": "Two guards play."}\n'
     )
     given = {"model": PATHS.model, "prompts": tmp_path / "texts.jsonl", "random": 0}
-    assert cli.main(["prune", *words(given, "--out", tmp_path / "cut")]) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith(
-        "layerscope: step-1: transformers saves no LlamaForCausalLM of this shape: The hidden size"
-    )
-    assert line.endswith("; give fewer --steps")
+    assert cli.main(["prune", *words(given, "--out", tmp_path / "cut")]) == 0
+    found = json.loads((tmp_path / "cut" / "results.json").read_text())
+    assert [record["heads"] for record in found["records"]] == [4, 2, 1]
+    assert {len(record["removed"]) // 4 for record in found["records"][1:]} == {2, 1}
+    (note,) = [note["text"] for note in found["notes"] if "cannot save" in note["text"]]
+    assert note.startswith("transformers cannot save this model with 3 heads per layer")
+    for step, heads in ((1, 2), (2, 1)):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "cut" / "models" / f"step-{step}")
+        assert model.config.num_attention_heads == heads
 
 
 def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsys, monkeypatch):

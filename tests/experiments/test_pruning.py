@@ -13,6 +13,7 @@ import tiny
 import torch
 import transformers as hf
 from naive import subject
+from transformers.utils.quantization_config import GgufConfig
 
 from experiments import cli
 from experiments.corpus.prompts import Prompt
@@ -206,10 +207,23 @@ def test_a_run_cuts_needless_heads_first_and_writes_models_that_load(
     assert again == records
 
 
+def test_weights_of_a_gguf_file_are_cut_and_those_in_eight_bits_are_not() -> None:
+    model = wide()
+    model.config.quantization_config = GgufConfig()  # as reading a GGUF file leaves it
+    smaller = with_heads(model, [[[0], [3]]] * 2)
+    assert not hasattr(smaller.config, "quantization_config")
+    model.config.quantization_config = {"quant_method": "bitsandbytes"}
+    with pytest.raises(HeadError, match="offloaded or quantised"):
+        heads_of(model)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--steps", "9"], "--steps: expected 1 to 3 (6 heads a layer in 2 groups), got 9"),
+        (
+            ["--steps", "9"],
+            "expected 1 to 3, got 9: with fewer than the 6 heads per layer, transfo",
+        ),
         (["--metric", "kl"], "metric kl is a distance from the same model"),
         (["--metric", "pair_difference"], "metric pair_difference is of pairs"),
         (["--metric", "log_probability"], "expected 'answer' to be a text, got None"),

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
@@ -74,7 +75,7 @@ def heads_of(model: nn.Module) -> Heads:
         HeadError: projections that are not one linear map each, or a configuration that cannot say
             fewer heads.
     """
-    if is_offloaded(model) or quantisation_of(model.config):
+    if is_offloaded(model) or not _has_plain_weights(model):
         raise HeadError(
             f"{type(model).__name__}: heads are cut out of plain weights in memory, "
             "and these are offloaded or quantised"
@@ -127,6 +128,12 @@ def heads_of(model: nn.Module) -> Heads:
     return Heads(paths, n_heads, n_kv, width)
 
 
+def _has_plain_weights(model: nn.Module) -> bool:
+    """Whether the weights in memory are numbers; those of a GGUF file are, after reading."""
+    quantisation = quantisation_of(model.config)
+    return not quantisation or quantisation["quant_method"] == "gguf"
+
+
 def _out(module: Any, name: str) -> int:
     """The size of a projection on the side of the heads."""
     return int(module.in_features if name == "o_proj" else module.out_features)
@@ -144,12 +151,7 @@ def with_heads(model: nn.Module, kept: Kept) -> nn.Module:
             heads.
     """
     heads = heads_of(model)
-    n_kv, group = _numbers(heads, kept)
-    config: Any = copy.deepcopy(model.config)
-    of_text = text_config(config)
-    of_text.num_attention_heads, of_text.num_key_value_heads = n_kv * group, n_kv
-    of_text.head_dim = heads.width
-    smaller = random_twin(model, 0, config)
+    smaller = random_twin(model, 0, _smaller_config(model, heads, *_numbers(heads, kept)))
     state = dict(model.state_dict())
     for path, groups in zip(heads.paths, kept, strict=True):
         queries = _rows(flat(groups), heads.width)
@@ -176,6 +178,40 @@ def with_heads(model: nn.Module, kept: Kept) -> nn.Module:
     if getattr(model, "generation_config", None) is not None:
         smaller.generation_config = copy.deepcopy(model.generation_config)
     return smaller.eval()
+
+
+def _smaller_config(model: nn.Module, heads: Heads, n_kv: int, group: int) -> Any:
+    """The configuration of a model with fewer heads; its weights are no longer a file's."""
+    config: Any = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    of_text = text_config(config)
+    of_text.num_attention_heads, of_text.num_key_value_heads = n_kv * group, n_kv
+    of_text.head_dim = heads.width
+    return config
+
+
+def numbers_to_save(model: nn.Module) -> list[tuple[int, int]]:
+    """The numbers of heads that transformers can save, from many to few: key-value heads, and query
+    heads of each.
+
+    Query heads are removed from every group until each has one, then groups. Some configurations
+    allow divisors of the model's width only (Llama's).
+    """
+    heads = heads_of(model)
+    group, n_kv = heads.n_heads // heads.n_kv_heads, heads.n_kv_heads
+    numbers = [(n_kv, each) for each in range(group - 1, 0, -1)]
+    numbers += [(n, 1) for n in range(n_kv - 1, 0, -1)]
+    return [n for n in numbers if _can_be_saved(_smaller_config(model, heads, *n))]
+
+
+def _can_be_saved(config: Any) -> bool:
+    try:
+        if hasattr(config, "validate"):
+            config.validate()
+    except StrictDataclassError:
+        return False
+    return True
 
 
 def _numbers(heads: Heads, kept: Kept) -> tuple[int, int]:

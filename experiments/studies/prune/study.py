@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from torch import nn
 
@@ -33,17 +32,18 @@ from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_an
 from ...metrics.reads import MetricError
 from ...metrics.usable import item_notes, usable
 from ...report.schema import Finding, Interval, Note
-from ...report.words import plural, size, with_unit
+from ...report.words import listed, plural, size, with_unit
 from ...runs import console
 from ...runs.execute import Cost, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
+from ...subject.errors import quiet
 from ...sweep.components import components
 from ...sweep.effects import clusters_of, group_notes, mean_of
 from ...sweep.estimate import estimates
 from ...sweep.records import Mean
 from ...sweep.sweep import Chunk, chunks, clean_values
-from .cut_heads import Heads, Kept, flat, heads_of, with_heads
+from .cut_heads import Heads, Kept, flat, heads_of, numbers_to_save, with_heads
 from .options import PruneOptions
 from .records import Results, StepRecord
 
@@ -68,7 +68,7 @@ class PruneInputs(Inputs):
         metric: what is measured, and ``items`` on what.
         heads: how the model's heads are laid out.
         groups: the texts in batches.
-        steps: how many are made.
+        sizes: for each step, the key-value heads that stay and the query heads of each.
         notes: what was left out.
     """
 
@@ -77,8 +77,13 @@ class PruneInputs(Inputs):
     items: Sequence[Item]
     heads: Heads
     groups: Sequence[Chunk]
-    steps: int
+    sizes: Sequence[tuple[int, int]]
     notes: list[Note]
+
+    @property
+    def steps(self) -> int:
+        """How many models are made."""
+        return len(self.sizes)
 
     @property
     def size(self) -> int:
@@ -106,12 +111,13 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
             "stack; 'layerscope ablate --component heads' measures its heads"
         )
     heads = heads_of(subject.model)
-    possible = heads.n_heads // heads.n_kv_heads - 1 + heads.n_kv_heads - 1
-    steps = possible if options.steps is None else options.steps
-    if not 0 < steps <= possible:
+    sizes = numbers_to_save(subject.model)
+    steps = len(sizes) if options.steps is None else options.steps
+    if not 0 < steps <= len(sizes):
+        shown = ", ".join(str(n_kv * each) for n_kv, each in sizes) or "none"
         raise RunError(
-            f"--steps: expected 1 to {possible} ({heads.n_heads} heads a layer in "
-            f"{heads.n_kv_heads} groups), got {steps}"
+            f"--steps: expected 1 to {len(sizes)}, got {steps}: with fewer than the "
+            f"{heads.n_heads} heads per layer, transformers can save {shown}"
         )
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     return PruneInputs(
@@ -122,9 +128,23 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
         items=items,
         heads=heads,
         groups=list(chunks(subject, reads, options.batch_tokens)),
-        steps=steps,
-        notes=item_notes(unusable, items, subject),
+        sizes=sizes[:steps],
+        notes=[*item_notes(unusable, items, subject), *_passed_over(heads, sizes[:steps])],
     )
+
+
+def _passed_over(heads: Heads, sizes: Sequence[tuple[int, int]]) -> list[Note]:
+    """The numbers of heads on the way that transformers cannot save."""
+    made = {n_kv * each for n_kv, each in sizes}
+    n_kv, group = heads.n_kv_heads, heads.n_heads // heads.n_kv_heads
+    passed = [n_kv * each for each in range(group, 0, -1)] + list(range(n_kv - 1, 0, -1))
+    others = [n for n in passed if min(made) < n < heads.n_heads and n not in made]
+    if not others:
+        return []
+    text = (
+        f"transformers cannot save this model with {listed(list(map(str, others)))} heads per layer"
+    )
+    return [Note(kind="skipped", text=f"{text}: the next smaller number was taken")]
 
 
 def cost(inputs: PruneInputs) -> Cost:
@@ -162,7 +182,7 @@ def _step(inputs: PruneInputs, kept: Kept, step: int) -> dict[str, Any]:
         now = subject.of_model(with_heads(subject.model, kept))
     graded = get_metric(GRADED.get(metric.name, metric.name))
     importance = head_gates(now, graded, inputs.items, options.batch_tokens)
-    fewer = without_least(kept, importance)
+    fewer = _reduced(kept, importance, inputs.sizes[step - 1])
     smaller = subject.of_model(with_heads(subject.model, fewer))
     difference = zeroed_difference(subject.model, smaller.model, fewer, groups[0])
     is_half = smaller.dtype.itemsize < 4
@@ -202,6 +222,18 @@ def head_gates(
             estimates(subject, metric, chunk, parts, lambda part: edits.zero()).effects
         ).sum(1)
     return total.reshape(1 + max(part.layer for part in parts), -1) / len(items)
+
+
+def _reduced(
+    kept: Kept, importance: Float[np.ndarray, "layers heads"], size: tuple[int, int]
+) -> Kept:
+    """The least important heads removed until so many key-value and query heads stay."""
+    while (len(kept[0]), len(kept[0][0])) != size:
+        fewer = without_least(kept, importance)
+        stays = [np.isin(flat(old), flat(new)) for old, new in zip(kept, fewer, strict=True)]
+        importance = np.stack([row[stay] for row, stay in zip(importance, stays, strict=True)])
+        kept = fewer
+    return kept
 
 
 def without_least(
@@ -299,16 +331,8 @@ def _save(subject: Subject, folder: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         model: Any = subject.model
-        try:
+        with quiet():
             model.save_pretrained(unfinished, safe_serialization=True)
-        except (
-            StrictDataclassError
-        ) as error:  # Llama's, where the width is no multiple of the heads
-            why = " ".join(str(error.__cause__ or error).split())
-            raise RunError(
-                f"{folder.name}: transformers saves no {type(model).__name__} of this "
-                f"shape: {why.rstrip('.')}; give fewer --steps"
-            ) from error
         subject.tokenizer.save_pretrained(unfinished)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.replace(folder)
