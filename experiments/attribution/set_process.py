@@ -48,6 +48,8 @@ in variances of the values.
 LEARN_FROM = 256
 """Pairs that the kernel's parameters are learnt from, at most: the time grows with their cube."""
 ITERATIONS = 25
+FOLDS = 5
+"""Into which the sets are divided to test the variances of their part of the Shapley values."""
 LEAST_FREE = 0.25
 """Least share of the evaluations that the kernel's parameters are taken to leave."""
 _DECAYS, _VARIANCES = (-9.0, 3.0), (-14.0, 7.0)
@@ -247,9 +249,7 @@ class SetProcess:
         # Leave-one-out in closed form (Rasmussen and Williams 2006, equations 5.10 to 5.12).
         precision = np.diag(inverse)
         residuals = (inverse @ values / precision)[:-1]
-        # What the others miss of a value should be as large as its variance says, or the process
-        # is too sure of itself.
-        surprise = max(float((residuals**2 * precision[:-1]).mean()) / spread**2, 1.0)
+        surprise = _surprise(masks[:-1], inverse[:-1, :-1], (inverse @ values)[:-1] / spread)
         # The kernel was fitted to the values: its parameters cost some of them.
         free = max(1 - (units + 3) / pairs, LEAST_FREE)
         errors = spread * np.sqrt(np.maximum(variance, 0) * surprise / free)
@@ -262,3 +262,42 @@ class SetProcess:
     def predict(self, masks: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, " rows"]:
         """The expected odd part at other sets."""
         return self.predictor(masks) @ self.values
+
+
+def _surprise(
+    masks: Bool[np.ndarray, "pairs units"],
+    inverse: Float[np.ndarray, "pairs pairs"],
+    solved: Float[np.ndarray, " pairs"],
+) -> float:
+    """By how much the variance of the Shapley values is too small, at least 1.
+
+    If a set is left out, the square of its prediction error should on average be its variance. The
+    mean of two such ratios is taken. One is over single sets; each size counts by its part in the
+    unknown of the Shapley values, because a game may be rough at some sizes only. The other is over
+    folds of sets and their part of the Shapley values, because errors of one sign add up there.
+
+    Args:
+        inverse: of the covariance of the values.
+        solved: this inverse times the values, standardised.
+    """
+    of_one = shapley_of_one(masks)
+    units = masks.shape[1]
+    sizes = np.minimum(masks.sum(1), units - masks.sum(1))  # of the smaller set of each pair
+    by_set = solved**2 / np.diag(inverse)
+    weights = np.zeros(len(masks))
+    for size in np.unique(sizes):
+        of_size = sizes == size
+        n_sets = comb(units, size) / (2 if 2 * size == units else 1)
+        weights[of_size] = (n_sets / of_size.sum() - 1) * (of_one[of_size] ** 2).sum(1)
+    ratios = []
+    if weights.sum() > 0:
+        ratios.append(weights @ by_set / weights.sum())
+    by_fold = []
+    for fold in range(min(FOLDS, len(masks))):
+        of_fold = slice(fold, None, FOLDS)
+        covariance = np.linalg.inv(inverse[of_fold, of_fold])
+        missed = of_one[of_fold].T @ (covariance @ solved[of_fold])
+        expected = np.einsum("fu,fg,gu->u", of_one[of_fold], covariance, of_one[of_fold])
+        by_fold.append(missed**2 / expected)
+    ratios.append(np.mean(by_fold))
+    return max(1.0, float(np.mean(ratios)))
