@@ -323,3 +323,20 @@ def test_no_rounding_makes_a_model_underconfident(n: int, claimed: float) -> Non
     mirrored = cal.chance(1 - confidence, cal.Bins.of(1 - confidence, 2))
     found = cal.overconfidence_interval(1 - confidence, ~correct, boot, mirrored)
     assert found.low <= 0 < found.high
+
+
+@pytest.mark.parametrize("n_clusters", [3, 5])
+def test_overconfidence_of_few_clusters_whose_answers_agree_is_covered(n_clusters: int) -> None:
+    # Each cluster's answers are right with a probability of its own, nearly 0 or nearly 1.
+    n_runs, covers = 200, 0
+    clusters = np.repeat(np.arange(n_clusters), 6)
+    for seed in range(n_runs):
+        rng = np.random.default_rng(seed)
+        chance_of_cluster = rng.beta(0.24, 0.06, size=n_clusters)
+        confidence = rng.uniform(0.7, 0.9, size=len(clusters))
+        correct = rng.random(len(clusters)) < chance_of_cluster[clusters]
+        boot = ClusterBootstrap(clusters, replicates=300, seed=seed)
+        by_chance = cal.chance(confidence, cal.Bins.of(confidence, 5), 300)
+        found = cal.overconfidence_interval(confidence, correct, boot, by_chance)
+        covers += found.low <= 0 <= found.high  # both means are 0.8
+    assert covers / n_runs >= 0.93
