@@ -1,12 +1,15 @@
-"""Which sets of units tell most about the Shapley values: chosen one by one before any is
-evaluated, under a Gaussian process over sets (`set_process`).
+"""Choose the sets of units that are most informative about the Shapley values.
+
+The sets are chosen greedily, before any is evaluated, under a Gaussian process over sets
+(`set_process`):
 
     next = argmax over S of sum_i cov(phi_i, h(S) | known)^2 / var(h(S) | known)
 
-An evaluation lowers the variances of the Shapley values by this sum, whatever value it has, so that
-the choice does not depend on the game (Bayesian quadrature; one by one as in Huszar and Duvenaud
-2012). Each choice is one step of a pivoted Cholesky factorisation, O(candidates x known), in
-float32: it decides what is evaluated, not what comes of it.
+An evaluation lowers the summed variance of the Shapley values by this amount, whatever its value.
+The choice therefore does not depend on the game (Bayesian quadrature; sequential selection as in
+Huszar and Duvenaud 2012). Each choice is one step of a pivoted Cholesky factorisation and costs
+O(candidates x known). It runs in float32, because its rounding affects only which sets are
+evaluated, not their values.
 """
 
 from __future__ import annotations
@@ -17,21 +20,20 @@ from jaxtyping import Bool, Int
 from .set_process import Kernel, Masks
 
 LEAST_VARIANCE = 1e-6
-"""Below it a set is known, but for rounding."""
+"""A set with a smaller posterior variance is known up to rounding."""
 
 
 def most_telling(
     kernel: Kernel, known: Masks, candidates: Bool[np.ndarray, "candidates units"], number: int
 ) -> Int[np.ndarray, " chosen"]:
-    """So many of the candidates, by their rows, the most telling first.
+    """Return the row indices of up to ``number`` candidates, the most informative first.
 
     Args:
-        known: sets that are evaluated already, at least one.
+        known: sets that have already been evaluated, at least one.
     """
     n_known, number = len(known), min(number, len(candidates))
     factor = np.linalg.cholesky(kernel(known, known))
-    # Rows of the Cholesky factor of all covariances: of the candidates, growing by a column with
-    # each choice.
+    # The candidates' rows of the Cholesky factor; each choice adds a column.
     rows = np.zeros((len(candidates), n_known + number), dtype=np.float32)
     rows[:, :n_known] = np.linalg.solve(factor, kernel(known, candidates)).T
     of_known = np.linalg.solve(factor, kernel.with_shapley(known))

@@ -1,10 +1,9 @@
 """Integrated gradients along a path that stays near real words.
 
-Between a word's embedding and the baseline's a straight line passes through vectors that no word
-has, where the model's gradient means little. This path goes through points near the embeddings of
-other words, each coordinate still moving one way only, so that the sum over the path is a path
-integral. Source: Sanyal and Ren 2021 (discretised integrated gradients), section 3, the greedy
-search.
+A straight line from a word's embedding to the baseline passes through vectors far from any word,
+where the model's gradient means little. This path visits points near the embeddings of other words.
+Each coordinate still moves monotonically, so the sum over the path is a path integral. Source:
+Sanyal and Ren 2021 (discretised integrated gradients), section 3, the greedy search.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .slope import Slope
 from .units import AttributionError
 
 NEIGHBOURS = 200
-"""Words near the present point among which the next anchor is looked for."""
+"""Number of nearest words searched for the next anchor."""
 
 
 def word_path(
@@ -32,11 +31,10 @@ def word_path(
     table: Float[Tensor, "vocab d"],
     steps: int,
 ) -> Float[Tensor, "points d"]:
-    """Points from one embedding to another, every coordinate monotone, each as near a word as the
-    search finds.
+    """Find a path between two embeddings that is monotone in every coordinate and stays near words.
 
-    An anchor word's coordinates that lie between here and the end are taken; the others move one
-    step of what is left.
+    Each step takes the coordinates of an anchor word that lie between the present point and the
+    end. The other coordinates move by an equal share of the remaining distance.
     """
     points, point = [start], start
     for left in range(steps - 1, 0, -1):
@@ -45,15 +43,17 @@ def word_path(
         anchors = table[near]
         is_between = (anchors - point) * (anchors - end) <= 0
         moved = torch.where(is_between, anchors, point + (end - point) / (left + 1))
-        # Of all moves the one that ends nearest to a word.
+        # Choose the move that ends nearest to its anchor word.
         point = moved[(moved - anchors).norm(dim=1).argmin()]
         points.append(point)
     return torch.stack([*points, end])
 
 
 def discretised(scorer: Scorer, options: Options) -> MethodScores:
-    """The sum along that path of gradients times steps,
-    the gradient the mean of a step's two ends.
+    """Sum gradient times step along the path, with the mean gradient of each step's two ends.
+
+    Raises:
+        AttributionError: a site, or the baseline ``sampled``.
     """
     if options.site is not None:
         raise AttributionError("dig walks between words' embeddings: it has no --site")

@@ -10,9 +10,9 @@ from ..subject import Subject
 from .units import AttributionError
 
 ERROR = 0.05
-"""Largest standard error over the largest score, where drawing stops by default."""
+"""Default stopping rule: largest standard error divided by largest absolute score."""
 STEPS = 50
-"""Of a path that is walked once."""
+"""Default number of steps of a path that is evaluated once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +20,19 @@ class Options:
     """Settings of the attribution methods.
 
     Args:
-        removal: what an absent unit is (`experiments.attribution.game`).
-        draws: how often a removal that is drawn is drawn.
-        proposals: another masked model, whose words the removal ``propose`` draws (and which makes
-            it the default).
-        window: units that `windows` takes out together.
+        removal: how a unit is made absent (`experiments.attribution.game`).
+        draws: number of draws of a random removal.
+        proposals: another masked model, from which the removal ``propose`` draws words. If given,
+            ``propose`` is the default removal.
+        window: number of units that `windows` removes together.
         samples: changed texts of the tree (5,000) and KernelSHAP (2 M + 2,048); pairs of
             permutations (10); noisy copies of SmoothGrad (50). Of LIME (5,000) and leverage-shap
             (4,096) the most, where an error is asked for.
         error: LIME and leverage-shap stop once the largest standard error is this share of the
             largest score: 0.05 by default, or never where samples are given.
-        verify: leave-one-out is exact for so many units, those that may be largest, and for a few
-            drawn ones; the rest is estimated from one gradient. By default all are exact.
-        features: LIME keeps so many units, as published; 0 keeps all.
+        verify: number of units, those that may be largest, for which leave-one-out is exact. A few
+            random ones are exact too; one gradient estimates the rest. By default all are exact.
+        features: number of units that LIME keeps, as published; 0 keeps all.
         steps: gradients along the path of conductance and dig (50); of integrated gradients those
             of the first round (10).
         baseline: where gradients are integrated from: zero, pad, mask, mean, sampled; by default
@@ -43,7 +43,7 @@ class Options:
         value: what hidden-out puts in a site's place: zero, mean, shuffle, layer:N.
         reference: texts whose values give the mean; by default the words of the text itself.
         rule: of relevance propagation, at linear layers: 0, epsilon, gamma or zplus.
-        seed: everything drawn comes from it.
+        seed: the seed of every random draw.
 
     Raises:
         AttributionError: a number that is too small.
@@ -78,17 +78,18 @@ class Options:
 
     @property
     def asked_error(self) -> float:
-        """The share of the largest score at which drawing stops;
-        0 where a number of samples was asked for instead.
+        """Error, as a share of the largest score, at which drawing stops.
+
+        It is 0 if a number of samples is set instead.
         """
         return self.error or (ERROR if self.samples is None else 0.0)
 
     @property
     def path_steps(self) -> int:
-        """Steps of a path that is walked once."""
+        """Number of steps of a path that is evaluated once."""
         return self.steps or STEPS
 
     @property
     def start(self) -> str:
-        """Where gradients are integrated from."""
+        """Baseline from which gradients are integrated."""
         return self.baseline or ("mean" if self.site is None else "zero")

@@ -1,10 +1,9 @@
-"""Units taken out one at a time, in windows, or one after the other until the model changes its
-mind.
+"""Remove units one at a time, in windows, or cumulatively until one is left.
 
 leave-one-out    score(i) = v(all) - v(all without i)
-windows          score(i) = mean over the windows W that hold i of v(all) - v(all without W)
-input-reduction  units leave in the order in which the value suffers least (Feng et al. 2018); score
-                 = when a unit left
+windows          score(i) = mean of v(all) - v(all without W) over the windows W that contain i
+input-reduction  remove the unit whose loss lowers the value least, repeatedly (Feng et al. 2018);
+                 score(i) = rank of i in the order of removal / number of units
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from .verified import DRAWN, largest_left_out
 
 
 def leave_one_out(game: Game, options: Options) -> MethodScores:
-    """The value that is lost without each unit;
-    with ``verify`` exact for the largest and estimated for the rest.
+    """Measure the drop in value when each unit is removed.
+
+    With ``verify``, the largest scores are exact and the others are estimates.
     """
     if options.verify is not None and options.verify + DRAWN < game.n:
         return largest_left_out(game, options, options.verify)
@@ -33,7 +33,7 @@ def leave_one_out(game: Game, options: Options) -> MethodScores:
 
 
 def windows(game: Game, options: Options) -> MethodScores:
-    """The value that is lost without each window, shared by the units in it.
+    """Average the drop in value over the windows that contain each unit.
 
     Source: Zeiler and Fergus 2014, section 4.2 (occlusion).
     """
@@ -42,26 +42,25 @@ def windows(game: Game, options: Options) -> MethodScores:
     units = np.arange(game.n)
     inside = (starts <= units) & (units < starts + size)  # window unit
     lost = game.value - game(~inside)
-    # Units at the ends are in fewer windows: the mean over a unit's windows, not their sum.
+    # Units at the ends are in fewer windows, so take the mean over windows and not the sum.
     n_windows = inside.sum(0)
     scores = (inside * lost[:, None]).sum(0) / n_windows
     return MethodScores(scores, game.value, figures={"removal": game.removal, "window": size})
 
 
 def input_reduction(game: Game, options: Options) -> MethodScores:
-    """Units taken out one after the other, the least missed first; the curve shows how sure the
-    model stays.
+    """Remove units one after the other, each time the one whose removal keeps the value highest.
 
-    Where the value stays high while next to nothing is left, it is sure of what no person would be.
-    Source: Feng et al. 2018, section 3, with the value itself in place of its gradient to choose
-    by.
+    The curve shows the value after each removal. If it stays high when almost nothing is left, the
+    model is confident on inputs that no person could judge. Source: Feng et al. 2018, section 3;
+    here the value itself, not its gradient, selects the unit.
     """
     is_left = np.ones(game.n, dtype=bool)
     order: list[int] = []
     curve = [game.value]
     while is_left.sum() > 1:
         left = np.flatnonzero(is_left)
-        # A row for each unit that could go next.
+        # One row per unit that could be removed next.
         tried = np.repeat(is_left[None], len(left), 0)
         tried[np.arange(len(left)), left] = False
         values = game(tried)

@@ -1,6 +1,4 @@
-"""What a model answers for a text, before anything is explained: its likeliest classes,
-labels or tokens.
-"""
+"""The most probable classes, labels or tokens of a model for the unchanged text."""
 
 from __future__ import annotations
 
@@ -11,16 +9,16 @@ import torch
 from .question import Question, clean_logits, spelled_token
 
 MOST = 10
-"""Answers of a text that are kept, the likeliest."""
+"""Default number of answers kept per text."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer.
+    """One answer and its probability.
 
     Args:
-        answer: a class, a label, or a token as it stands in a text.
-        probability: by the softmax; by the sigmoid where a text may have several labels.
+        answer: a class, a label, or a token as it is spelled in a text.
+        probability: from a softmax, or from a sigmoid if a text may have several labels.
     """
 
     answer: str
@@ -28,17 +26,17 @@ class Prediction:
 
 
 def predictions(question: Question, most: int = MOST) -> list[Prediction]:
-    """The likeliest answers to a question about the whole text, the likeliest first; of a
-    continuation the first token.
+    """Return the most probable answers for the whole text, in descending order.
 
-    A model that gives one number has no probabilities, and none are returned.
+    For a continuation, these are candidates for its first token. A model with a single output
+    number has no probabilities, so the list is empty.
     """
     if len(question.labels) == 1:
         return []
     part = question.parts[0]
     logits = clean_logits(question, part)[part.slots[0]]
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    # Labels that do not exclude each other have a probability each.
+    # Labels that are not mutually exclusive each have their own probability.
     probabilities = wide.softmax(-1) if question.excludes else wide.sigmoid()
     best = probabilities.topk(min(most, len(probabilities)))
     return [

@@ -1,6 +1,4 @@
-"""An attribution: a signed number for each unit of a text, with its error, its cost,
-and what must be known of it.
-"""
+"""An attribution: a signed score for each unit of a text, with its error, its cost and notes."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from .units import AttributionError
 
 @dataclass(frozen=True)
 class MethodScores:
-    """What a method gives, before it is joined with its question.
+    """The result of a method, before it is combined with its question.
 
     Args:
         scores: a number for each unit.
@@ -28,7 +26,7 @@ class MethodScores:
         baseline: the same where every unit is absent, where the method has such a state.
         inner: a number for each unit and each head, neuron or other part of a site, where one was
             asked for.
-        figures: what else the method has to show.
+        figures: other results of the method.
     """
 
     scores: Float[np.ndarray, " units"]
@@ -43,7 +41,7 @@ class MethodScores:
 def largest_share(
     scores: Float[np.ndarray, " units"], errors: Float[np.ndarray, " units"]
 ) -> float:
-    """The largest standard error over the largest score: where methods that draw stop."""
+    """Largest standard error / largest absolute score: the stopping criterion of sampling."""
     largest, error = float(np.abs(scores).max()), float(errors.max())
     if error == 0:
         return 0.0
@@ -60,8 +58,8 @@ class Attribution:
         units: the words, tokens or spans.
         spans: each one's start and end in characters.
         scores: how much each one adds to the number, signed.
-        errors: standard errors of the scores, where the method draws; 0 where nothing was left to
-            chance.
+        errors: standard errors of the scores, if the method samples; 0 where the result is
+            exact.
         target: what is explained, in words.
         unit: the number's unit (bits or nats).
         value: the number for the whole text.
@@ -70,7 +68,7 @@ class Attribution:
         notes: what was joined, left out, approximated or did not converge.
         inner: a number for each unit and each part of a site (heads, neurons), where one was asked
             for.
-        more: what else the method has to show: rules, curves, settings.
+        more: other results of the method: rules, curves, settings.
     """
 
     method: str
@@ -117,10 +115,10 @@ class Attribution:
 def joined(
     method: str, question: Question, result: MethodScores, cost: Cost, notes: tuple[Note, ...]
 ) -> Attribution:
-    """The attribution that a method's finding makes with its question.
+    """Combine a method's scores with its question.
 
     Raises:
-        AttributionError: scores that are no numbers.
+        AttributionError: a score that is not finite.
     """
     if not np.isfinite(result.scores).all():
         raise AttributionError(f"{method}: {no_number(question)}")

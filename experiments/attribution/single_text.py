@@ -1,4 +1,4 @@
-"""One method on one text."""
+"""Run one attribution method on one text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .scorer import Scorer
 from .units import AttributionError
 
 FORMER = {"hidden": "value"}
-"""Settings that had another name in an earlier version."""
+"""Renamed settings: the earlier name and the present one."""
 
 
 def attribute(
@@ -34,38 +34,39 @@ def attribute(
     batch_tokens: int = 2048,
     **settings: Any,
 ) -> Attribution:
-    """The contribution of each word, token or span of a text to the model's answer.
+    """Score the contribution of each word, token or span of a text to the model's answer.
 
     Args:
-        subject: a causal or masked language model, a classifier of texts, or any model whose saved
-            probe the target names.
-        target: a continuation, a class, a label, or a `Target`; by default what the model itself
-            says.
-        method: a name of `METHODS`.
+        subject: a causal or masked language model, a text classifier, or any model if the target
+            names a saved probe for it.
+        target: a continuation, a class, a label, or a `Target`; the default is the model's own
+            answer.
+        method: a name in `METHODS`.
         level: word, token or span.
-        seed: everything drawn comes from it.
-        spans: (start, end) in characters of each unit, for the level ``span``; by default the
-            clauses.
-        pair: the second text of a classifier of pairs.
-        picture: that a vision-language model is shown with the text; its patches are the first
-            units.
-        sound: that a speech model hears, which is then no text (the text is its path): its spans
-            are the first units, behind them the words of the target's beginning.
-        batch_tokens: tokens of the changed texts that share a batch.
+        seed: the seed of every random draw.
+        spans: (start, end) of each unit in characters, for the level ``span``; the default is
+            the clauses.
+        pair: the second text, for a classifier of text pairs.
+        picture: the image input of a vision-language model; its patches are the first units.
+        sound: the input of a speech model, which has no input text (``text`` is the path of the
+            sound). Its spans are the first units, followed by the words at the beginning of
+            the target.
+        batch_tokens: number of tokens of perturbed texts in one batch.
         settings: fields of `Options`.
 
     Raises:
-        AttributionError: an unknown method or setting, an empty text, one too long, a target that
-            cannot be asked for.
-        MetricError: an answer whose tokens join the text's.
+        AttributionError: an unknown method or setting, a text that is empty or too long, or an
+            invalid target.
+        MetricError: an answer whose tokens merge with those of the text.
     """
     question = ask(subject, text, target, level, spans, pair, picture or sound)
     return explain(Scorer(question, batch_tokens), method, seed=seed, **settings)
 
 
 def explain(scorer: Scorer, method: str = "leave-one-out", **settings: Any) -> Attribution:
-    """One method on a question; methods that share a scorer share what it has computed, which the
-    cost then does not count.
+    """Run one method on a question.
+
+    Methods that share a scorer reuse its results. The cost counts only new computation.
 
     Args:
         settings: fields of `Options`.

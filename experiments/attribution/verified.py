@@ -1,18 +1,18 @@
-"""Leave-one-out of long texts: estimated from one gradient for every unit, measured for the
-largest.
+"""Leave-one-out on long texts: one gradient estimates every unit, and the largest are measured.
 
     estimate(i) = sum over the unit's tokens of (x - absent) . dv/dx,    at the unchanged text
 
-which is drop of the value without the unit, to first order. One forward and one backward give it
-for all units. Between a word and its absence a model is seldom linear, and the sign and size of an
-estimate say little: the units that are left out exactly are those where a change of this size could
-do most,
+This is the first-order drop in the value when the unit is removed. One forward and one backward
+pass give it for all units. A model is seldom linear between a word and its absence, so the sign and
+size of an estimate are unreliable. The units that are measured exactly are therefore those with the
+largest bound on a first-order change of this size:
 
     bound(i) = sum over the unit's tokens of |x - absent| |dv/dx|
 
-On texts of 64 words (SmolLM2) the ten of largest bound held 6 of the ten largest, those of largest
-estimate 3. A random sample of the others is left out exactly, too: the certificate says how far the
-estimates can be trusted, and how many units that were not measured may be larger.
+On texts of 64 words (SmolLM2), 6 of the ten largest units were among the ten with the largest
+bound, and 3 among the ten with the largest estimate. A random sample of the other units is also
+measured exactly. From it, the certificate reports how well the estimates agree with exact values,
+and a note reports how many unmeasured units may be larger.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .result import MethodScores
 from .slope import Slope
 
 DRAWN = 8
-"""Units that are left out exactly to judge the estimates by, besides the largest."""
+"""Number of randomly drawn units that are also measured, to check the estimates."""
 CONFIDENCE = 0.95
-"""Of the bound on how many units that were not measured are larger."""
+"""Confidence of the bound on the number of larger units that were not measured."""
 
 
 def largest_left_out(game: Game, options: Options, largest: int) -> MethodScores:
-    """What is lost without each unit: exact for the largest, estimated for the rest."""
+    """Leave-one-out scores: exact for the largest and the sampled units, estimates for the rest."""
     estimates, bounds = first_order(game)
     top, sample = to_verify(bounds, largest, DRAWN, options.seed)
     chosen = sorted([*top, *sample])
@@ -69,7 +69,7 @@ def largest_left_out(game: Game, options: Options, largest: int) -> MethodScores
 def _others(
     sizes: Float[np.ndarray, " units"], top: Sequence[int], sample: Sequence[int]
 ) -> dict[str, float]:
-    """How many units that were not measured may be larger than the smallest of the first ones."""
+    """Bound the number of unmeasured units that are larger than the smallest of ``top``."""
     smallest = float(sizes[list(top)].min())
     larger = int((sizes[list(sample)] > smallest).sum())
     unmeasured = len(sizes) - len(top) - len(sample)
@@ -84,10 +84,11 @@ def _others(
 
 
 def most_unseen(larger: int, drawn: int, unseen: int) -> int:
-    """The most units among the unseen that can be larger, where so many of those drawn are.
+    """Upper confidence bound on the larger units among the ``unseen``.
 
-    The largest number that the draw does not contradict: P(at most ``larger`` of them are drawn)
-    is above 1 - `CONFIDENCE`. Drawn without replacement, the count is hypergeometric.
+    ``larger`` of the ``drawn`` units are larger. The bound is the greatest number n for which
+    P(at most ``larger`` are drawn | ``larger`` + n in all) exceeds 1 - `CONFIDENCE`. The count is
+    hypergeometric, because units are drawn without replacement.
     """
     possible = range(unseen + 1)
     total = drawn + unseen
@@ -99,9 +100,9 @@ def most_unseen(larger: int, drawn: int, unseen: int) -> int:
 def first_order(
     game: Game,
 ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
-    """The estimates, and the bounds of their sizes."""
+    """Return the first-order estimates and the bounds on their absolute values."""
     if game.question.medium is not None:
-        # A picture's cells are many numbers each: their estimates' own sizes.
+        # A unit of a picture or sound holds many numbers, so the bound is the estimate's own size.
         lost = medium_first_order(game)
         return lost, np.abs(lost)
     lost, bounds = np.zeros(game.n), np.zeros(game.n)

@@ -1,3 +1,4 @@
-"""Data sets that ``layerscope make`` writes: templates and word lists of our own,
-with answers that are one token of the model.
+"""Data sets written by ``layerscope make``.
+
+They combine our own templates and word lists. Every answer is a single token of the model.
 """

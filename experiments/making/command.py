@@ -1,4 +1,4 @@
-"""``layerscope make`` and ``layerscope.make_dataset``: a data set for one model."""
+"""``layerscope make`` and ``layerscope.make_dataset``: write a data set for one model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .items import KINDS, Candidate, Record
 from .options import DATASETS, MakeOptions
 
 TRIES = 200
-"""Candidates for each item that is wanted, before the words are taken to be used up."""
+"""Candidates drawn per requested item before the word lists count as exhausted."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """The records for a model, and how many candidates were left out for each reason."""
+    """The records for a model, and the number of rejected candidates per reason."""
 
     records: list[Record]
     left_out: Counter[str]
@@ -31,7 +31,7 @@ class Made:
 
 
 def make(name: str, options: MakeOptions) -> str:
-    """Write the file; returns what to print.
+    """Write the data set to a file and return the message to print.
 
     Raises:
         InputError: a file that exists already, or a model for which no item is suitable.
@@ -50,7 +50,7 @@ def make(name: str, options: MakeOptions) -> str:
 
 
 def made_for(name: str, options: MakeOptions) -> Made:
-    """The data set for the model of the options; also written to ``options.out``, if given.
+    """Make the data set for ``options.model``, and write it to ``options.out`` if given.
 
     Raises:
         UnknownName: a data set that does not exist.
@@ -77,15 +77,16 @@ def made_for(name: str, options: MakeOptions) -> Made:
 
 
 def _subject_of(options: MakeOptions) -> Subject:
-    """The model of the options, which may be in memory."""
+    """Return ``options.model``, loading it unless it is already in memory."""
     if isinstance(options.model, Subject):
         return options.model
     return load(options.model, bos=options.bos, trust_remote_code=options.trust_remote_code)
 
 
 def drawn(name: str, subject: Subject, n: int, seed: int) -> Made:
-    """Different records whose words suit a model,
-    until there are ``n`` or the words are used up.
+    """Draw distinct records that suit a model.
+
+    Stops at ``n`` records, or after ``TRIES * n`` candidates.
     """
     made = Made([], Counter())
     seen: set[str] = set()
@@ -114,7 +115,7 @@ def drawn(name: str, subject: Subject, n: int, seed: int) -> Made:
 
 
 def unsuited(subject: Subject, candidate: Candidate) -> str | None:
-    """Why a candidate cannot be measured on a model; None where it can."""
+    """Explain why a model cannot measure a candidate; None if it can."""
     difference, pairs = get_metric("logit_difference"), get_metric("pair_difference")
     try:
         for prompt in candidate.prompts:

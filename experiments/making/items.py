@@ -1,5 +1,7 @@
-"""What each data set draws: a record of the file,
-and what must be one token or as long as another text in the model.
+"""Random candidates for each data set.
+
+A candidate is a record of the file with its constraints on tokenization: texts that must be
+a single token, and texts that must have equal numbers of tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ Record = dict[str, object]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A record, and what must hold of its words.
+    """A record and its constraints on tokenization.
 
     Args:
-        prompts: each answer, and each wrong one, must be one token.
+        prompts: each correct and each wrong answer must be one token.
         pairs: the two sentences must differ in one token.
-        equal: texts that must have as many tokens as each other.
-        aligned: they must also have as many as those of the other items.
+        equal: texts that must all have the same number of tokens.
+        aligned: the number of tokens in ``equal`` must also be the same for every item.
     """
 
     record: Record
@@ -37,8 +39,8 @@ class Kind:
     """A data set.
 
     Args:
-        draw: endless candidates.
-        example: a command that uses it; {model} and {file} are put in.
+        draw: yields candidates without end.
+        example: a command that uses the data set, with the placeholders {model} and {file}.
     """
 
     draw: Callable[[random.Random], Iterator[Candidate]]
@@ -50,11 +52,14 @@ IOI = (
     "After {a} and {b} got to the {place}, {c} handed a {thing} to",
     "While {a} and {b} were at the {place}, {c} showed a {thing} to",
 )
-"""Of one length and one order of roles, so that positions align between prompts."""
+"""Templates with the same length and order of roles, so positions align between prompts."""
 
 
 def ioi(rng: random.Random) -> Iterator[Candidate]:
-    """The name that is given to is the one that is named once; corrupted: the other one gives."""
+    """Indirect object identification: the answer is the name that occurs once.
+
+    In the corrupted prompt that name is also the giver, so the other name occurs once.
+    """
     while True:
         shape = rng.choice(IOI)
         a, b = rng.sample([*MEN, *WOMEN], 2)
@@ -72,7 +77,10 @@ AGREEMENT = "The {noun} near the {other} {verb}", "The {noun} behind the {other}
 
 
 def agreement(rng: random.Random) -> Iterator[Candidate]:
-    """Subject and verb agree or do not; half of the nouns between them have the other number."""
+    """Minimal pairs of subject-verb agreement.
+
+    The noun between subject and verb differs from the subject in number half of the time.
+    """
     while True:
         shape, number = rng.randrange(len(AGREEMENT)), rng.randrange(2)
         noun, other, verbs = rng.choice(NOUNS), rng.choice(ATTRACTORS), rng.choice(VERBS)
@@ -94,7 +102,7 @@ NAMES = (
 
 
 def names(rng: random.Random) -> Iterator[Candidate]:
-    """The pronoun after a name, for ``swap --list names`` among others."""
+    """Prompts whose answer is the pronoun for a name, for example for ``swap --list names``."""
     while True:
         shape, side = rng.randrange(len(NAMES)), rng.randrange(2)
         name = rng.choice((MEN, WOMEN)[side])
@@ -105,7 +113,7 @@ def names(rng: random.Random) -> Iterator[Candidate]:
 
 
 def questions(rng: random.Random) -> Iterator[Candidate]:
-    """Facts with four choices in any order."""
+    """Factual questions with four choices in random order."""
     while True:
         question, right, wrong = rng.choice(FACTS)
         choices = [right, *wrong]

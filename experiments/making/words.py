@@ -1,4 +1,7 @@
-"""The words of the data sets; those that are several tokens of a model are not drawn for it."""
+"""Word lists of the data sets.
+
+Candidates whose answers are several tokens in a model are rejected for that model.
+"""
 
 from __future__ import annotations
 
