@@ -18,6 +18,8 @@ from .words import number
 
 INSET = 26.0
 """Pixels at most in front of the first position and behind the last."""
+SMALL_TICK = 1e-3
+"""Ticks that are all below this are in scientific notation."""
 TICK_ROOM = 48.0
 """Pixels between two ticks of an upright axis, about."""
 
@@ -33,7 +35,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     step = min(round_steps, key=lambda step: abs(math.log(step / raw)))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(k * step, 10) for k in range(first, last + 1)]
+    return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
 
 
 def value_range(
@@ -205,11 +207,17 @@ class Cells:
 
 
 def tick_texts(ticks: Sequence[float]) -> list[str]:
-    """Ticks with as many digits as their steps need."""
-    digits = 1
-    for low, high in itertools.pairwise(ticks):
-        _, decimals = f"{high - low:.4f}".rstrip("0").split(".")
-        digits = max(digits, len(decimals))
+    """Ticks with as many digits as their steps need; scientific notation where all are small.
+
+    >>> tick_texts([0.0, 0.5, 1.0]), tick_texts([0.0, 100.0, 200.0])
+    (['0.0', '0.5', '1.0'], ['0', '100', '200'])
+    >>> tick_texts([-2e-5, 0.0, 2e-5]), tick_texts([0.5, 0.50002])
+    (['−2.0e−05', '0', '2.0e−05'], ['0.50000', '0.50002'])
+    """
+    if 0 < max(map(abs, ticks), default=0) < SMALL_TICK:
+        return [f"{tick:.1e}".replace("-", "−") if tick else "0" for tick in ticks]
+    steps = [high - low for low, high in itertools.pairwise(ticks)] or list(ticks)
+    digits = max((len(f"{step:.9f}".rstrip("0").partition(".")[2]) for step in steps), default=0)
     return [number(tick, digits) for tick in ticks]
 
 
