@@ -1,18 +1,17 @@
-r"""Ratios of two sums over clusters, such as means: their standard errors, and the studentised
-bootstrap.
+r"""Ratios of two sums over clusters, such as means: standard errors and the studentised bootstrap.
 
-A mean over items is the ratio of the clusters' sums to the clusters' sizes; attention's weight on a
-token is the ratio of the weight to the queries, an effect's share the ratio of the effects to the
-metric.
+The mean over items is the sum of each cluster's values divided by the sum of the cluster sizes. The
+weight that attention gives to a token is a sum of weights divided by a number of queries. The share
+of an effect is a sum of effects divided by the sum of the metric.
 
-**Skewed clusters.** A few clusters show less of the tail than there is: of 10 to 30 lognormal
-values the studentised bootstrap covers in .91 to .93. The end on the side of the long tail is
-therefore taken at a level between 97.5 and 99%, the further out the more skewed the clusters are
-and the fewer; with it .94 to .95 are covered, and the intervals of normal values stay as they are
-to within a few hundredths of their width (``benchmarks/coverage.py``).
+**Skewed clusters.** A few clusters rarely show the long tail of a skewed distribution: with 10 to
+30 lognormal values the studentised bootstrap covers in .91 to .93. The end on the side of the long
+tail is therefore taken at a level between 97.5% and 99%. The level increases with skewness and
+decreases with the number of clusters. Coverage is then .94 to .95, and intervals of normal values
+change by a few hundredths of their width (``benchmarks/coverage.py``).
 
-Source: Efron & Tibshirani 1993, chapters 11 and 12; Kish 1965; Hall & Martin 1988 (levels that are
-calibrated).
+Source: Efron & Tibshirani 1993, chapters 11 and 12; Kish 1965; Hall & Martin 1988 (calibrated
+levels).
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ from .distributions import t_quantile, t_tail
 
 LEVEL = 0.95
 ALIKE = 0.05
-"""Share of the sample's standard error below which a resample's is taken for 0."""
+"""A resample's standard error below this share of the sample's counts as 0."""
 MOST_ALIKE = 0.01
-"""Share of resamples without spread above which a mean is not studentised by them."""
+"""If a larger share of the resamples has no spread, they are not used to studentise."""
 ROUNDING = 1e-12
 """A relative difference that is rounding."""
 STEEP, CROWD = 2.0, 30
-"""Skewness from which on, and clusters up to which,
-the end on the side of the long tail is as far out as it gets.
+"""The end on the side of the long tail is furthest out at this skewness or more, with this number
+of clusters or fewer.
 """
 LONGEST = 0.4
-"""What the share of resamples beyond that end is then multiplied by."""
+"""Factor of the share of resamples beyond that end."""
 STUDENT = 5
-"""Clusters below which a mean has Student's interval."""
+"""With fewer clusters than this, a mean has Student's interval."""
 
 
 def effective_number(sizes: Float[np.ndarray, "s k"]) -> Float[np.ndarray, " k"]:
-    r"""How many clusters of one size carry as much as these: :math:`(\sum m)^2 / \sum m^2`.
+    r"""The number of clusters of equal size with the same information: :math:`(\sum m)^2 / \sum m^2`.
 
     Source: Kish 1965, Survey Sampling, section 11.7.
     """
@@ -53,11 +52,11 @@ def effective_number(sizes: Float[np.ndarray, "s k"]) -> Float[np.ndarray, " k"]
 
 @dataclass(frozen=True)
 class Ratios:
-    """Ratios of two sums over clusters, such as means: sums of values above, counts below.
+    """Ratios of two sums over clusters, such as means.
 
     Attributes:
-        above: y, the sums of each cluster, [s k].
-        below: m, [s k], or [s 1] for all.
+        above: y, the numerator's sum in each cluster, [s k].
+        below: m, the denominator's sum in each cluster, [s k], or [s 1] for all ratios.
     """
 
     above: Float[np.ndarray, "s k"]
@@ -65,33 +64,33 @@ class Ratios:
 
     @property
     def value(self) -> Float[np.ndarray, " k"]:
-        """0 where nothing is below."""
+        """The ratios; 0 where the denominator is 0."""
         total, size = self.above.sum(0), self.below.sum(0)
         return np.divide(total, size, out=np.zeros_like(total), where=size != 0)
 
     @property
     def error(self) -> Float[np.ndarray, " k"]:
-        r"""Standard errors, of the jackknife: how far the ratio :math:`v` moves without each
-        cluster in turn.
+        r"""Jackknife standard errors: how far the ratio :math:`v` moves if each cluster in turn is
+        left out.
 
         .. math:: s^2 = \frac{S - 1}{S} \sum_c (v - v_{-c})^2, \qquad v - v_{-c} = \frac{y_c -
             v\,m_c}{\sum m - m_c}
 
-        Of clusters of one size it is the usual :math:`s/\sqrt{S}`; of uneven ones it does not let a
-        large cluster pull the mean towards itself and then count as near to it.
+        For clusters of equal size this is the usual :math:`s/\sqrt{S}`. For uneven clusters it
+        avoids a bias: a large cluster pulls the mean towards itself and then seems close to it.
         """
         n, rest = len(self.above), self.above - self.value * self.below
-        # Clusters that are all alike have an error of 0, and not of rounding.
+        # If all clusters are equal, the error is 0 and not a rounding error.
         rest[np.abs(rest) < 1e-12 * np.abs(self.above).max(0, initial=0.0)] = 0.0
         others = self.below.sum(0) - self.below
-        # Where all that is below is in one cluster, nothing is left without it.
+        # If one cluster holds the whole denominator, nothing is left without it.
         moved = np.divide(rest, others, out=np.zeros_like(rest), where=(others != 0) & (rest != 0))
         return np.sqrt((moved**2).sum(0) * (n - 1) / n)
 
     @property
     def freedom(self) -> Float[np.ndarray, " _"]:
-        r"""Degrees of freedom of the errors: :math:`(\sum m)^2 / \sum m^2 - 1`, as of so many
-        clusters of one size.
+        r"""Degrees of freedom of the errors: :math:`(\sum m)^2 / \sum m^2 - 1`, the effective
+        number of clusters less one.
 
         Source: Kish 1965 (effective number); Imbens & Kolesár 2016 (few and uneven clusters need
         fewer degrees).
@@ -100,7 +99,7 @@ class Ratios:
 
     @property
     def skewness(self) -> Float[np.ndarray, " k"]:
-        """Of what clusters add to the ratio; 0 where they are alike, or fewer than three."""
+        """Skewness of the clusters' contributions; 0 if they are equal or fewer than three."""
         n, rest = len(self.above), self.above - self.value * self.below
         rest = rest - rest.mean(0)
         square = (rest**2).mean(0)
@@ -115,8 +114,8 @@ class Ratios:
             weights: how often each cluster is in each resample.
         """
         y, m, n = self.above, self.below, len(self.above)
-        # A resample's own error needs sum_c (y_c - v m_c)^2 at its ratio v, which is made of these
-        # five sums. They are drawn in one product, which reads the weights once.
+        # A resample's own error needs sum_c (y_c - v m_c)^2 at its ratio v. These five sums give it,
+        # and one product computes all of them, so that the weights are read once.
         sums = (y, y**2, y * m, m, m**2)
         widths = [columns.shape[1] for columns in sums]
         drawn = np.split(weights @ np.hstack(sums), np.cumsum(widths)[:-1], axis=1)
@@ -125,7 +124,7 @@ class Ratios:
         variance = (squares - 2 * values * cross + values**2 * size2) * n / (n - 1)
         errors = np.sqrt(np.maximum(variance, 0.0)) / np.where(size == 0, np.nan, np.abs(size))
         value, error = self.value, self.error
-        # A resample of one value, up to rounding, says nothing of the spread.
+        # A resample of one repeated value contains no information on the spread.
         usable = errors > ALIKE * error
         t = np.divide(values - value, errors, out=np.full_like(values, np.nan), where=usable)
         return Studentised(value, error, t, self.freedom, n, self.skewness)
@@ -133,15 +132,15 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Studentised:
-    """Ratios with their standard errors, and how far resampled ones are from them in their own
-    standard errors.
+    """Ratios, their standard errors, and the t statistics of resamples.
 
     Attributes:
-        value, error: of the sample, [k].
-        t: of each resample, [b k]; NaN where all clusters that were drawn are alike.
-        freedom: degrees of freedom of Student's t, for each or for all.
-        n_clusters: clusters.
-        skewness: of the clusters.
+        value, error: ratios and standard errors of the sample, [k].
+        t: each resample's difference from the ratio over its own standard error, [b k]; NaN where
+            all drawn clusters are equal.
+        freedom: degrees of freedom of Student's t, for each ratio or for all.
+        n_clusters: number of clusters.
+        skewness: skewness of the clusters.
     """
 
     value: Float[np.ndarray, " k"]
@@ -153,11 +152,11 @@ class Studentised:
 
     @property
     def _shares(self) -> Float[np.ndarray, "2 k"]:
-        """What the shares of resamples below and above are multiplied by: less than 1 on the side
-        of the long tail.
+        """Factors of the shares of resamples in the lower and the upper tail of t; below 1 on the
+        side of the long tail.
 
-        Of values skewed to the right, means are drawn too low with too small an error: their t has
-        its long tail below.
+        If values are skewed to the right, a resample with a low mean also has a small error, so the
+        long tail of t is the lower one.
         """
         steep = np.minimum(1.0, np.abs(self.skewness) / STEEP)
         longest = 1 - (1 - LONGEST) * steep * min(1.0, CROWD / self.n_clusters)
@@ -166,23 +165,23 @@ class Studentised:
 
     @property
     def _has_spread(self) -> Bool[np.ndarray, " k"]:
-        """Columns whose resamples can be studentised: where many of them hold one value only,
-        Student's t stands in.
+        """Columns whose resamples can be studentised. If too many resamples hold one value only,
+        Student's t is used instead.
         """
         enough = self.n_clusters >= STUDENT
         return enough & (np.isfinite(self.t).mean(0) >= 1 - MOST_ALIKE)
 
     def ends(self, level: float = LEVEL) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Low and high ends: value - t error, at the upper and the lower quantile of t or of
-        Student's, whichever is further out.
+        """Low and high ends, value - t error, where t is the quantile of the resamples or of
+        Student's t, whichever is further out.
 
-        Student's alone is too narrow for skewed values, the resamples' alone for heavy tails on
-        both sides.
+        Student's t alone is too narrow for skewed values. Resamples alone are too narrow for heavy
+        tails on both sides.
         """
         ends = student(self.freedom, level, len(self.value))
         lower, upper = -ends, ends.copy()
         below, above = (1 - level) / 2 * self._shares
-        # Of very few clusters the resamples are too few for quantiles: Student's t stays.
+        # Very few clusters give too few different resamples for quantiles: Student's t stays.
         for j in np.flatnonzero(self._has_spread):
             drawn = self.t[:, j]
             drawn = drawn[np.isfinite(drawn)]
@@ -193,7 +192,7 @@ class Studentised:
             drawn.partition([first - 1, len(drawn) - last])
             lower[j] = min(drawn[first - 1], lower[j])
             upper[j] = max(drawn[-last], upper[j])
-        # The upper quantile of t gives the lower end: a mean that was drawn too high has a positive
+        # The upper quantile of t gives the lower end, because a mean that is too high has a positive
         # t.
         low, high = self.value - upper * self.error, self.value - lower * self.error
         for end in (low, high):
@@ -201,15 +200,17 @@ class Studentised:
         return low, high
 
     def p(self) -> Float[np.ndarray, " k"]:
-        """Two-sided p of each being 0, which is below 1 - level where the interval leaves 0 out.
+        """Two-sided p-value of each ratio being 0. It is below 1 - level where the interval excludes
+        0.
 
-        The larger of the resamples' and of Student's; where no resample is as far out, Student's.
+        It is the larger of the p-values of the resamples and of Student's t, and Student's where no
+        resample is as far out.
         """
         observed = np.full_like(self.value, np.inf)
         np.divide(self.value, self.error, out=observed, where=self.error > 0)
         observed[(self.error == 0) & (self.value == 0)] = 0.0
         tail = t_tail(np.abs(observed), self.freedom)
-        # A resample that is as far out but for rounding counts.
+        # A resample that is as far out up to rounding counts.
         observed = observed * (1 - ROUNDING)
         count = np.isfinite(self.t).sum(0)
         with np.errstate(invalid="ignore"):  # NaN is on neither side
@@ -222,5 +223,5 @@ class Studentised:
 
 
 def student(freedom: Float[np.ndarray, " _"], level: float, count: int) -> Float[np.ndarray, " k"]:
-    """Student's t of a level, a value for each of ``count`` columns."""
+    """The quantile of Student's t for a level, for each of ``count`` columns."""
     return np.broadcast_to(t_quantile((1 + level) / 2, freedom), count).astype(float)
