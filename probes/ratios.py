@@ -42,7 +42,7 @@ STUDENT = 5
 
 
 def effective_number(sizes: Float[np.ndarray, "s k"]) -> Float[np.ndarray, " k"]:
-    r"""The number of clusters of equal size with the same information: :math:`(\sum m)^2 / \sum m^2`.
+    r"""The number of equal clusters with the same information: :math:`(\sum m)^2 / \sum m^2`.
 
     Source: Kish 1965, Survey Sampling, section 11.7.
     """
@@ -114,8 +114,8 @@ class Ratios:
             weights: how often each cluster is in each resample.
         """
         y, m, n = self.above, self.below, len(self.above)
-        # A resample's own error needs sum_c (y_c - v m_c)^2 at its ratio v. These five sums give it,
-        # and one product computes all of them, so that the weights are read once.
+        # A resample's own error needs sum_c (y_c - v m_c)^2 at its ratio v. These five sums give
+        # it. One product computes them all, so the weights are read once.
         sums = (y, y**2, y * m, m, m**2)
         widths = [columns.shape[1] for columns in sums]
         drawn = np.split(weights @ np.hstack(sums), np.cumsum(widths)[:-1], axis=1)
@@ -192,16 +192,14 @@ class Studentised:
             drawn.partition([first - 1, len(drawn) - last])
             lower[j] = min(drawn[first - 1], lower[j])
             upper[j] = max(drawn[-last], upper[j])
-        # The upper quantile of t gives the lower end, because a mean that is too high has a positive
-        # t.
+        # The upper quantile of t gives the lower end: a mean that is too high has a positive t.
         low, high = self.value - upper * self.error, self.value - lower * self.error
         for end in (low, high):
             end[np.abs(end) < ROUNDING * np.abs(self.value)] = 0.0
         return low, high
 
     def p(self) -> Float[np.ndarray, " k"]:
-        """Two-sided p-value of each ratio being 0. It is below 1 - level where the interval excludes
-        0.
+        """Two-sided p-value of each ratio being 0: below 1 - level where the interval excludes 0.
 
         It is the larger of the p-values of the resamples and of Student's t, and Student's where no
         resample is as far out.

@@ -282,11 +282,12 @@ def parts_of_logit(results: Raw, g: Groups, about: str) -> None:
         sum(c["text"] == t for c in results["contributions"]) for t in range(len(results["texts"]))
     ]
     true(int(g["of"]) in counts and int(g["n"]) <= int(g["of"]), "contributions")
-    true(float(g["error"]) <= max(t["sum_error"] or 0.0 for t in results["texts"]) + 1e-6, "error")
+    error = float(g["error"].replace(MINUS, "-"))
+    true(error <= max(t["sum_error"] or 0.0 for t in results["texts"]) + 1e-6, "error")
 
 
 SPAN = "(?:<low> to <high>)?"
-SIGNED = r"[+−-]?\d[\d.,]*"
+SIGNED = r"[+−-]?\d[\d.,]*(?:e[+−-]?\d+)?"
 CAPTIONS: list[tuple[str, Check]] = [
     (
         r"\w+ level · (?:<classes> classes · )?<train> train items · <dev> dev items · <test> test items",

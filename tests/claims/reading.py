@@ -12,7 +12,7 @@ from typing import Any
 Raw = dict[str, Any]
 Groups = dict[str, str]
 Check = Callable[[Raw, Groups, str], None]
-NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?"
+NUMBER = r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+−]?\d+)?%?"
 LEVEL = 0.05
 
 
@@ -52,7 +52,7 @@ def same(text: str, value: float | None, what: str = "") -> None:
     true(value is not None, f"{what}: {text} of nothing")
     assert value is not None
     scale = 100 if text.endswith("%") else 1
-    printed = text.rstrip("%").replace(",", "")
+    printed = text.rstrip("%").replace(",", "").replace("−", "-")
     exponent = Decimal(printed).as_tuple().exponent
     assert isinstance(exponent, int)
     half = 0.5 * 10.0**exponent
