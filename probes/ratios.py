@@ -8,7 +8,7 @@ of an effect is a sum of effects divided by the sum of the metric.
 30 lognormal values the studentised bootstrap covers in .91 to .93. The end on the side of the long
 tail is therefore taken at a level between 97.5% and 99%. The level increases with skewness and
 decreases with the number of clusters. Coverage is then .94 to .95, and intervals of normal values
-change by a few hundredths of their width (``benchmarks/coverage.py``).
+change by at most a few hundredths of their width (``benchmarks/coverage.py``).
 
 Source: Efron & Tibshirani 1993, chapters 11 and 12; Kish 1965; Hall & Martin 1988 (calibrated
 levels).
